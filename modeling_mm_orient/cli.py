@@ -1,0 +1,195 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""`mm-orient`: one command per verb."""
+
+import argparse
+import json
+import logging
+import sys
+from dataclasses import fields, replace
+
+from .configuration_mm_orient import ENCODER_NAMES, MMOrientConfig
+from .dataset_readers import DataDescription
+from .demo_memes import demo
+from .evaluation import describe_data, evaluate, load_run, predict, write_metrics
+from .hub_export import save_for_hub
+from .model_card import metrics_table, model_card
+from .presets import load_preset, preset_names
+from .training import DEFAULT_FEATURE_CACHE, METRICS_FILE, TrainingSettings, train
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns the exit status. Errors of the user's are one message, not a traceback."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        options.run(options)
+    except (ValueError, FileNotFoundError, FileExistsError, OSError) as error:
+        if options.traceback:
+            raise
+        print(f"mm-orient: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="mm-orient", description="Understand posts of a picture and a text, for many tasks at once.")
+    verbs = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    verb = _verb(verbs, "train", _train, "fine-tune on your own posts: check, encode, train, evaluate, save")
+    _data_arguments(verb, required=False)
+    verb.add_argument("--output", required=True, metavar="RUN", help="folder for the trained model")
+    for name in ENCODER_NAMES:
+        verb.add_argument(f"--{name}-encoder", metavar="ID", help=f"{name} encoder: Hub id or local path")
+    verb.add_argument("--revision", metavar="REV", help="branch, tag or commit of the encoders' repositories")
+    verb.add_argument(
+        "--preset", nargs="+", default=[], metavar="NAME", help=f"one or several of {', '.join(preset_names())}, or .json files"
+    )
+    verb.add_argument("--epochs", type=int, help="at most this many passes over the training split (default: preset, 10)")
+    verb.add_argument("--batch-size", type=int, help="posts per process and step (default: preset, 32)")
+    verb.add_argument("--learning-rate", type=float, help="of everything after the encoders (default: preset, 1e-4)")
+    verb.add_argument("--encoder-learning-rate", type=float, help="of trained encoders (default: preset, 1e-5)")
+    verb.add_argument("--accumulation", type=int, help="steps per update (default: 1)")
+    verb.add_argument("--patience", type=int, help="epochs without improvement before stopping; 0 never stops (default: 4)")
+    verb.add_argument("--class-weights", choices=["balanced"], help="weight classes by the inverse of their share")
+    verb.add_argument("--train-encoders", nargs="+", choices=ENCODER_NAMES, help="encoders to fine-tune (default: none)")
+    verb.add_argument("--bf16", action="store_true", default=None, help="train in bfloat16 autocast")
+    verb.add_argument("--seed", type=int, help="of weights, order and dropout (default: 0)")
+    verb.add_argument(
+        "--set", nargs="+", default=[], metavar="FIELD=JSON", help="any field of MMOrientConfig, say hima_stage2=false"
+    )
+    verb.add_argument("--feature-cache", default=DEFAULT_FEATURE_CACHE, metavar="DIR", help="default: %(default)s")
+    verb.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    verb.add_argument("--overwrite", action="store_true", help="replace an existing run")
+
+    verb = _verb(verbs, "evaluate", _evaluate, "metrics of a run on a split")
+    verb.add_argument("model", metavar="RUN")
+    _data_arguments(verb)
+    verb.add_argument("--split", default="test", help="default: test")
+    verb.add_argument("--json", metavar="FILE", help="write the metrics there")
+    verb.add_argument("--batch-size", type=int, help="posts whose relation graph is built together (default: as trained)")
+
+    verb = _verb(verbs, "predict", _predict, "predictions for posts, labelled or not")
+    verb.add_argument("model", metavar="RUN")
+    _data_arguments(verb, labels=False)
+    verb.add_argument("--split", help="default: all posts")
+    verb.add_argument("--output", required=True, metavar="FILE", help=".jsonl or .csv")
+    verb.add_argument("--batch-size", type=int, help="posts whose relation graph is built together (default: as trained)")
+
+    verb = _verb(verbs, "export", _export, "a folder for the Hub: weights, processor, code and model card")
+    verb.add_argument("model", metavar="RUN")
+    verb.add_argument("--output", required=True, metavar="HUB_FOLDER")
+    verb.add_argument("--name", default="mm-orient", help="repository id for the model card (default: %(default)s)")
+
+    verb = _verb(verbs, "demo", lambda options: demo(options.output, options.seed), "train and predict on memes drawn by us; no download")
+    verb.add_argument("--output", default="demo_run", help="default: %(default)s")
+    verb.add_argument("--seed", type=int, default=0)
+    return top
+
+
+def _verb(verbs, name: str, run, text: str) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(name, help=text, description=text)
+    verb.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+    verb.set_defaults(run=run)
+    return verb
+
+
+def _data_arguments(verb: argparse.ArgumentParser, labels: bool = True, required: bool = True) -> None:
+    verb.add_argument(
+        "--data", required=True, help="folder of pictures with a CSV, TSV or JSONL; a saved DatasetDict; or a Hub data set"
+    )
+    if labels:
+        verb.add_argument("--labels", nargs="+", metavar="COLUMN", help="label columns, one task each (default: preset or run)")
+    verb.add_argument("--labels-file", metavar="FILE", help="table inside the folder (default: the one that has the columns)")
+    verb.add_argument("--text-column", nargs="+", metavar="COLUMN", help="of several the first filled one counts (default: text)")
+    verb.add_argument("--image-column", metavar="COLUMN", help="file names of the pictures (default: image)")
+    verb.add_argument("--id-column", metavar="COLUMN", help="default: id, or the picture's name")
+    verb.add_argument("--split-column", metavar="COLUMN", help="train, validation, test (default: split at random)")
+    verb.add_argument("--skip-bad-posts", action="store_true", help="leave out posts with problems, and report them")
+
+
+def _data_changes(options) -> dict:
+    names = ("labels", "labels_file", "text_column", "image_column", "id_column", "split_column")
+    return {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
+
+
+def _train(options) -> None:
+    preset = load_preset(*options.preset)
+    for name in ENCODER_NAMES:
+        if source := getattr(options, f"{name}_encoder"):
+            preset["encoders"][name] = source
+            if options.revision:
+                preset["revisions"][name] = options.revision
+    if not preset["encoders"] and not preset["processor"]:
+        print("no encoder named: training the tiny ones from scratch; --preset modern takes pretrained encoders")
+        tiny = load_preset("tiny")
+        preset |= {part: tiny[part] | preset[part] for part in ("config", "processor", "training")}
+    description = replace(DataDescription(options.data), **preset["data"] | _data_changes(options))
+    if not description.labels:
+        raise ValueError("name the label columns with --labels")
+    names = [entry.name for entry in fields(TrainingSettings)]
+    chosen = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
+    config = _config_fields(options.set)
+    if options.train_encoders:
+        config["frozen_encoders"] = [name for name in ENCODER_NAMES if name not in options.train_encoders]
+    metrics = train(
+        description,
+        options.output,
+        preset,
+        TrainingSettings(**preset["training"] | chosen),
+        config,
+        options.feature_cache,
+        options.skip_bad_posts,
+        options.resume,
+        options.overwrite,
+    )
+    for split, values in metrics.items():
+        print(f"\n{split}\n\n{metrics_table(values)}")
+    print(f"\nsaved to {options.output}")
+
+
+def _evaluate(options) -> None:
+    _, _, run = load_run(options.model)
+    batch_size = options.batch_size or run.get("training", {}).get("batch_size", 32)
+    description = describe_data(run, options.data, **_data_changes(options))
+    metrics = evaluate(options.model, description, options.split, batch_size, options.skip_bad_posts)
+    print(metrics_table(metrics))
+    if options.json:
+        write_metrics(options.json, metrics)
+
+
+def _predict(options) -> None:
+    _, _, run = load_run(options.model)
+    batch_size = options.batch_size or run.get("training", {}).get("batch_size", 32)
+    description = describe_data(run, options.data, **_data_changes(options))
+    count = predict(options.model, description, options.output, options.split, batch_size, options.skip_bad_posts)
+    print(f"{count} posts predicted in {options.output}")
+
+
+def _export(options) -> None:
+    model, processor, run = load_run(options.model)
+    card = None
+    if run:
+        with open(f"{options.model}/{METRICS_FILE}", encoding="utf-8") as file:
+            card = model_card(model.config, json.load(file), run, options.name)
+    save_for_hub(model, processor, options.output, card)
+    print(f"exported to {options.output}")
+
+
+def _config_fields(assignments: list[str]) -> dict:
+    known = MMOrientConfig.__annotations__
+    result = {}
+    for assignment in assignments:
+        name, _, value = assignment.partition("=")
+        if name not in known:
+            raise ValueError(f"--set {assignment}: {name!r} is no field of MMOrientConfig")
+        try:
+            result[name] = json.loads(value)
+        except json.JSONDecodeError:
+            result[name] = value
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

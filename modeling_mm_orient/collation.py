@@ -1,0 +1,87 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""From posts or stored features to batches for the model and for `transformers.Trainer`.
+
+Use with `TrainingArguments(remove_unused_columns=False)`. Shapes: B posts, L regions or tokens, D features, C labels.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .task_heads import MISSING_LABEL
+
+
+def collate_labels(posts: list[dict], tasks: list[dict]) -> dict[str, Tensor]:
+    """Labels of a batch, one key per task always, in the forms of `TaskHeads.loss`; a missing key counts as None."""
+    labels = {}
+    for task in tasks:
+        values = [post.get(task["name"]) for post in posts]
+        if task["kind"] == "single_label":
+            numbers = [MISSING_LABEL if value is None or value < 0 else int(value) for value in values]
+            labels[task["name"]] = torch.tensor(numbers)
+        elif task["kind"] == "multi_label":
+            missing = [float("nan")] * len(task["labels"])
+            labels[task["name"]] = torch.tensor([missing if value is None else list(value) for value in values]).float()
+        else:
+            labels[task["name"]] = torch.tensor([float("nan") if value is None else value for value in values]).float()
+    return labels
+
+
+def pad_sequences(sequences: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Sequences (L_i, D), L_i 0 allowed, to a zero-padded (B, L, D) and its bool mask (B, L); L is at least 1."""
+    longest = max(1, *(len(sequence) for sequence in sequences))
+    padded = sequences[0].new_zeros(len(sequences), longest, sequences[0].shape[-1])
+    mask = torch.zeros(len(sequences), longest, dtype=torch.bool)
+    for row, sequence in enumerate(sequences):
+        padded[row, : len(sequence)] = sequence
+        mask[row, : len(sequence)] = True
+    return padded, mask
+
+
+@dataclass
+class PostCollator:
+    """Posts (`image`, `text`, task columns, optionally `task_features`) to model inputs, through the processor.
+
+    Args:
+        processor: `MMOrientProcessor`.
+        tasks: task descriptions; with `labels` False no labels are made.
+    """
+
+    processor: object
+    tasks: list[dict]
+    labels: bool = True
+
+    def __call__(self, posts: list[dict]) -> dict:
+        images, texts = [post.get("image") for post in posts], [post.get("text") for post in posts]
+        batch = dict(self.processor(images=images, text=texts, return_tensors="pt"))
+        return _with_extras(batch, posts, self.tasks if self.labels else None)
+
+
+@dataclass
+class FeatureCollator:
+    """Stored features (`image_embeds` (D,), `text_embeds`, `region_features` (R, D), `token_features` (T, D),
+    `has_image`, `has_text`, and task columns) to model inputs, float32 and padded."""
+
+    tasks: list[dict]
+    labels: bool = True
+
+    def __call__(self, posts: list[dict]) -> dict:
+        batch = {}
+        for name in ("image_embeds", "text_embeds"):
+            if posts[0].get(name) is not None:
+                batch[name] = torch.stack([torch.as_tensor(post[name]) for post in posts]).float()
+        for name, mask in (("region_features", "region_mask"), ("token_features", "token_mask")):
+            sequences, batch[mask] = pad_sequences([torch.as_tensor(post[name]) for post in posts])
+            batch[name] = sequences.float()
+        for name in ("has_image", "has_text"):
+            batch[name] = torch.tensor([bool(post.get(name, True)) for post in posts])
+        return _with_extras(batch, posts, self.tasks if self.labels else None)
+
+
+def _with_extras(batch: dict, posts: list[dict], tasks: list[dict] | None) -> dict:
+    if posts[0].get("task_features") is not None:
+        batch["task_features"] = torch.stack([torch.as_tensor(post["task_features"]) for post in posts]).float()
+    if tasks is not None:
+        batch["labels"] = collate_labels(posts, tasks)
+    return batch

@@ -1,0 +1,294 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""MMOrientConfig: every choice of the paper and every one of ours as a field."""
+
+from difflib import get_close_matches
+from numbers import Real
+
+from transformers import AutoConfig, PreTrainedConfig
+
+STREAM_NAMES = ("image_over_image", "text_over_text", "image_over_text", "text_over_image")
+ENCODER_NAMES = ("joint", "text", "vision")
+
+CHOICES = {
+    "stage2_combine": ("sum", "concat"),
+    "edge_weights": ("binary", "similarity"),
+    "embedding_pooling": ("mean", "pooler"),
+    "message_passing_backend": ("auto", "torch_scatter", "index_add", "dense"),
+    "task_loss_weighting": ("uniform", "given", "uncertainty"),
+}
+TASK_DEFAULTS = {"kind": "single_label", "labels": [], "loss_weight": 1.0, "class_weights": None, "focal_gamma": 0.0}
+TASK_KINDS = ("single_label", "multi_label", "regression")
+
+PAPER_SIZES = {
+    "image_embed_dim": 512,
+    "text_embed_dim": 512,
+    "region_feature_dim": 2048,
+    "token_feature_dim": 768,
+    "task_feature_dim": 784,
+}
+PAPER_TASKS = [
+    {"name": "sentiment", "labels": ["negative", "neutral", "positive"]},
+    {"name": "humour", "labels": ["not_funny", "funny", "very_funny", "hilarious"]},
+    {"name": "sarcasm", "labels": ["not_sarcastic", "general", "twisted_meaning", "very_twisted"]},
+    {"name": "offensive", "labels": ["not_offensive", "slight", "very_offensive", "hateful_offensive"]},
+    {"name": "motivational", "labels": ["not_motivational", "motivational"]},
+]
+
+
+def feature_width(config: PreTrainedConfig) -> int | None:
+    """Width of an encoder's `last_hidden_state`, from its configuration alone; None where it does not say."""
+    if config.model_type == "mobilenet_v2":
+        keeps_full_width = config.finegrained_output and config.depth_multiplier < 1.0
+        return 1280 if keeps_full_width else round(1280 * config.depth_multiplier / 8) * 8
+    for name in ("hidden_size", "d_model"):
+        if isinstance(getattr(config, name, None), int):
+            return getattr(config, name)
+    for name in ("hidden_sizes", "neck_hidden_sizes"):
+        if getattr(config, name, None):
+            return getattr(config, name)[-1]
+    return getattr(config, "hidden_dim", None)
+
+
+def projection_width(config: PreTrainedConfig, side: str) -> int | None:
+    """Width of a dual encoder's embedding on one `side`, "vision" or "text"; None where the configuration does not say."""
+    if getattr(config, "projection_dim", None) is not None:
+        return config.projection_dim
+    side_config = getattr(config, f"{side}_config", None)
+    for name in ("projection_size", "projection_dim", "hidden_size"):
+        if isinstance(getattr(side_config, name, None), int):
+            return getattr(side_config, name)
+    return None
+
+
+class MMOrientConfig(PreTrainedConfig):
+    """Configuration of MM-ORIENT (arXiv 2508.16300).
+
+    Encoders, each any Hugging Face model and each optional (ours; the paper extracts features beforehand). What an
+    absent encoder would compute is given as input instead. Values are a `PreTrainedConfig`, a dict with `model_type`,
+    or None (default).
+
+    Args:
+        joint_config: CLIP-like dual encoder; gives E_img and E_txt. Without it they are pooled from the other two.
+        text_config: text encoder; gives token features.
+        vision_config: region or patch encoder; gives region features.
+        image_embed_dim, text_embed_dim, region_feature_dim, token_feature_dim: feature widths. None (default) takes the
+            encoder's, or without one the paper's 512, 512, 2048 and 768.
+        task_feature_dim: width F of `task_features`, 0 for none. None (default) is the paper's 784 where no encoder is
+            given (features come as arrays) and 0 otherwise.
+        embedding_pooling: how E_img and E_txt are pooled without `joint_config`: `"mean"` over unmasked region or token
+            features (default, ours) or the encoder's own `"pooler"` output.
+        frozen_encoders: encoders that are not trained, of `"joint"`, `"text"`, `"vision"`; default all (paper).
+        hima_stage1: attention within a post (paper); False takes the mean.
+        attention_hidden_size: width of theta (default 256, ours; 1 in the reference code).
+        attention_context_vector: learn the context vector u (paper's text, default). False, with
+            `attention_hidden_size=1`, is the reference code's form.
+        hima_stage2: attention across the batch (paper, figure).
+        stage2_combine: `"sum"` (default, ours) or `"concat"` of vector and batch bias.
+        stage2_momentum: weight of the newest batch in the running batch bias (default 0.1, ours).
+        relation_streams: the streams that run (paper: all four). An empty list switches CMRL off.
+        image_threshold, text_threshold: tau per modality (paper .9).
+        self_loops: a post is its own neighbour (paper).
+        edge_weights: `"binary"` (paper) or `"similarity"` (ours).
+        relation_hidden_size: output width of a stream (default 512, the paper's embedding width).
+        relation_layers: relation layers per stream (paper 1).
+        relation_normalize: L2-normalise a layer's output (paper).
+        message_passing_backend: `"auto"`, `"torch_scatter"`, `"index_add"` or `"dense"`.
+        gather_global_batch: in training with several processes, graphs and stage 2 see the global batch (ours).
+        learner_hidden_sizes: widths of the learner network (paper 4618, 2048).
+        learner_dropout: dropout after each of its layers (paper .2).
+        tasks: a list of dicts with `name`, `kind` (`"single_label"`, default, `"multi_label"`, `"regression"`), `labels`
+            (label names; none for regression), `loss_weight` (1.0), `class_weights` (None or one per label),
+            `focal_gamma` (0.0). None (default) takes the paper's five tasks on Memotion.
+        task_loss_weighting: `"uniform"` (paper), `"given"` (each task's `loss_weight`) or `"uncertainty"` (learned).
+
+    Raises:
+        ValueError: a field has a wrong value, or a keyword is a field's name misspelt; the message names it.
+    """
+
+    model_type = "mm_orient"
+    keys_to_ignore_at_inference = ["joint_representation", "task_losses"]
+    sub_configs = {"joint_config": AutoConfig, "text_config": AutoConfig, "vision_config": AutoConfig}
+
+    joint_config: PreTrainedConfig | dict | None = None
+    text_config: PreTrainedConfig | dict | None = None
+    vision_config: PreTrainedConfig | dict | None = None
+    image_embed_dim: int | None = None
+    text_embed_dim: int | None = None
+    region_feature_dim: int | None = None
+    token_feature_dim: int | None = None
+    task_feature_dim: int | None = None
+    embedding_pooling: str = "mean"
+    frozen_encoders: list[str] | tuple[str, ...] = ENCODER_NAMES
+
+    hima_stage1: bool = True
+    attention_hidden_size: int = 256
+    attention_context_vector: bool = True
+    hima_stage2: bool = True
+    stage2_combine: str = "sum"
+    stage2_momentum: float = 0.1
+
+    relation_streams: list[str] | tuple[str, ...] = STREAM_NAMES
+    image_threshold: float = 0.9
+    text_threshold: float = 0.9
+    self_loops: bool = True
+    edge_weights: str = "binary"
+    relation_hidden_size: int = 512
+    relation_layers: int = 1
+    relation_normalize: bool = True
+    message_passing_backend: str = "auto"
+    gather_global_batch: bool = True
+
+    learner_hidden_sizes: list[int] | tuple[int, ...] = (4618, 2048)
+    learner_dropout: float = 0.2
+    tasks: list[dict] | None = None
+    task_loss_weighting: str = "uniform"
+
+    def __post_init__(self, **kwargs):
+        fields = [field for field in MMOrientConfig.__annotations__ if field not in kwargs]
+        for name in kwargs:
+            if close := get_close_matches(name, fields, n=1, cutoff=0.85):
+                raise ValueError(f"`{name}` is no field of MMOrientConfig; did you mean `{close[0]}`?")
+        for name in self.sub_configs:
+            setattr(self, name, self._encoder_config(name))
+        for name in ("frozen_encoders", "relation_streams", "learner_hidden_sizes"):
+            if not isinstance(getattr(self, name), (list, tuple)):
+                self._refuse(name, "a list")
+            setattr(self, name, list(getattr(self, name)))
+        self._set_feature_sizes()
+        self.tasks = [self._task(index, task) for index, task in enumerate(self._task_list())]
+        self._check()
+        super().__post_init__(**kwargs)
+
+    @property
+    def encoder_names(self) -> list[str]:
+        """The encoders this configuration has, of `"joint"`, `"text"`, `"vision"`."""
+        return [name for name in ENCODER_NAMES if getattr(self, f"{name}_config") is not None]
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the joint representation that the heads read."""
+        return self.learner_hidden_sizes[-1] if self.learner_hidden_sizes else self.merged_size
+
+    @property
+    def merged_size(self) -> int:
+        """Width of streams, HIMA vectors and task features side by side."""
+        hima = self.region_feature_dim + self.token_feature_dim
+        hima *= 2 if self.hima_stage2 and self.stage2_combine == "concat" else 1
+        return len(self.relation_streams) * self.relation_hidden_size + hima + self.task_feature_dim
+
+    def task(self, name: str) -> dict:
+        """The description of one task. Raises KeyError if there is none of that name."""
+        return {task["name"]: task for task in self.tasks}[name]
+
+    def _encoder_config(self, name: str):
+        value = getattr(self, name)
+        if value is None or isinstance(value, PreTrainedConfig):
+            return value
+        if not isinstance(value, dict) or "model_type" not in value:
+            self._refuse(name, "None, a PreTrainedConfig or a dict with `model_type`")
+        value = dict(value)
+        try:
+            return AutoConfig.for_model(value.pop("model_type"), **value)
+        except ValueError as error:
+            raise ValueError(f"`{name}`: {error}") from error
+
+    def _set_feature_sizes(self) -> None:
+        joint, text, vision = self.joint_config, self.text_config, self.vision_config
+        sizes = {
+            "region_feature_dim": feature_width(vision) if vision else None,
+            "token_feature_dim": feature_width(text) if text else None,
+            "image_embed_dim": projection_width(joint, "vision") if joint else None,
+            "text_embed_dim": projection_width(joint, "text") if joint else None,
+        }
+        if not joint:
+            sizes["image_embed_dim"], sizes["text_embed_dim"] = sizes["region_feature_dim"], sizes["token_feature_dim"]
+        if self.encoder_names:
+            sizes["task_feature_dim"] = 0
+        for name, paper_size in PAPER_SIZES.items():
+            given, found = getattr(self, name), sizes.get(name)
+            if given is not None and found and name != "task_feature_dim" and given != found:
+                self._refuse(name, f"{found}, the width its encoder gives (leave it out to take that)")
+            if given is None:
+                setattr(self, name, paper_size if found is None else found)
+
+    def _task_list(self) -> list:
+        tasks = PAPER_TASKS if self.tasks is None else self.tasks
+        if not isinstance(tasks, (list, tuple)):
+            self._refuse("tasks", "a list of task descriptions")
+        return tasks
+
+    def _task(self, index: int, task: dict) -> dict:
+        where = f"tasks[{index}]"
+        if not isinstance(task, dict) or not isinstance(task.get("name"), str) or not task["name"]:
+            self._refuse(where, "a dict with a non-empty string `name`", task)
+        unknown = sorted(set(task) - set(TASK_DEFAULTS) - {"name"})
+        if unknown:
+            self._refuse(where, f"a dict with the keys name, {', '.join(TASK_DEFAULTS)}; not {', '.join(unknown)}", task)
+        task = {**TASK_DEFAULTS, **task}
+        kind, labels, weights = task["kind"], task["labels"], task["class_weights"]
+        where = f"tasks[{index}] ({task['name']})"
+        if kind not in TASK_KINDS:
+            self._refuse(f"{where}.kind", f"one of {TASK_KINDS}", kind)
+        if not isinstance(labels, (list, tuple)) or not all(isinstance(label, str) for label in labels):
+            self._refuse(f"{where}.labels", "a list of strings", labels)
+        least = {"single_label": 2, "multi_label": 1, "regression": 0}[kind]
+        if len(labels) < least or (kind == "regression" and labels) or len(set(labels)) != len(labels):
+            expected = "empty for regression" if kind == "regression" else f"at least {least} different names for {kind}"
+            self._refuse(f"{where}.labels", expected, labels)
+        if not _is_number(task["loss_weight"]) or task["loss_weight"] < 0:
+            self._refuse(f"{where}.loss_weight", "a number of at least 0", task["loss_weight"])
+        if not _is_number(task["focal_gamma"]) or task["focal_gamma"] < 0:
+            self._refuse(f"{where}.focal_gamma", "a number of at least 0", task["focal_gamma"])
+        if weights is not None and (
+            not isinstance(weights, (list, tuple))
+            or len(weights) != len(labels)
+            or not all(_is_number(weight) and weight >= 0 for weight in weights)
+        ):
+            self._refuse(f"{where}.class_weights", f"None or {len(labels)} numbers of at least 0", weights)
+        task["labels"] = list(labels)
+        task["class_weights"] = None if weights is None else [float(weight) for weight in weights]
+        return task
+
+    def _check(self) -> None:
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                self._refuse(name, f"one of {choices}")
+        for name, choices in {"frozen_encoders": ENCODER_NAMES, "relation_streams": STREAM_NAMES}.items():
+            values = getattr(self, name)
+            if len(set(values)) != len(values) or not set(values) <= set(choices):
+                self._refuse(name, f"different names of {choices}")
+        for name in ("hima_stage1", "attention_context_vector", "hima_stage2", "self_loops", "relation_normalize"):
+            if not isinstance(getattr(self, name), bool):
+                self._refuse(name, "True or False")
+        if not isinstance(self.gather_global_batch, bool):
+            self._refuse("gather_global_batch", "True or False")
+        for name in (*PAPER_SIZES, "attention_hidden_size", "relation_hidden_size", "relation_layers"):
+            least = 0 if name == "task_feature_dim" else 1
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                self._refuse(name, f"a whole number of at least {least}")
+        if not self.attention_context_vector and self.attention_hidden_size != 1:
+            self._refuse("attention_hidden_size", "1 where `attention_context_vector` is False")
+        for size in self.learner_hidden_sizes:
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+                self._refuse("learner_hidden_sizes", "whole numbers of at least 1")
+        for name, (low, high) in {
+            "image_threshold": (-1, 1),
+            "text_threshold": (-1, 1),
+            "stage2_momentum": (0, 1),
+            "learner_dropout": (0, 1),
+        }.items():
+            value = getattr(self, name)
+            if not _is_number(value) or not low <= value <= high or (name == "learner_dropout" and value == 1):
+                self._refuse(name, f"a number from {low} to {high}")
+        names = [task["name"] for task in self.tasks]
+        if len(set(names)) != len(names):
+            self._refuse("tasks", "tasks of different names", names)
+
+    def _refuse(self, name: str, expected: str, value=None) -> None:
+        value = getattr(self, name) if value is None and hasattr(self, name) else value
+        raise ValueError(f"`{name}` must be {expected}, got {value!r}")
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and value == value

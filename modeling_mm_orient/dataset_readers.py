@@ -1,0 +1,501 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""From a folder of pictures and a table, or a `datasets` data set, to posts in one schema, checked as a whole.
+
+The schema: `id` string, `image` Image (undecoded; null for none), `text` string (null for none), and per task a ClassLabel
+(null where missing), a list of 0/1 or a float.
+"""
+
+import csv
+import json
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import datasets
+from PIL import Image
+from tqdm.auto import tqdm
+
+from .processing_mm_orient import MAX_IMAGE_PIXELS, read_image
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
+IMAGE_FOLDERS = ("", "images", "img", "image")
+SPLITS_FILE = "splits.csv"
+SPLIT_NAMES = {
+    "train": "train", "training": "train",
+    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+MISSING_VALUES = ("", "nan")  # not "none": that is a class in some data sets
+RESERVED_TASK_NAMES = ("id", "image", "text", "split", "mean_macro_f1")
+MOST_CLASSES = 50
+MOST_SHOWN = 50
+
+
+@dataclass
+class DataDescription:
+    """Where the posts are and which columns matter; the `data` part of a preset.
+
+    Args:
+        data: folder, `datasets` directory written by `save_to_disk`, or Hub id.
+        labels: names of the tasks, which are column names unless `label_columns` says otherwise; None reads no labels.
+        labels_file: table inside the folder; None takes the only one that has the columns.
+        text_column, image_column, id_column, split_column: column names; of several text columns the first filled one
+            counts. Without `id_column` a post's id is its `id` column, its picture's name or its row number.
+        label_columns: task name -> column name.
+        label_maps: task name -> {value in the table: label name, or null for missing}.
+        tasks: task descriptions that are known beforehand; others are inferred from the values.
+    """
+
+    data: str
+    labels: list[str] | None = None
+    labels_file: str | None = None
+    text_column: str | list[str] = "text"
+    image_column: str | None = "image"
+    id_column: str | None = None
+    split_column: str | None = None
+    label_columns: dict[str, str] = field(default_factory=dict)
+    label_maps: dict[str, dict[str, str | None]] = field(default_factory=dict)
+    tasks: list[dict] | None = None
+
+    @property
+    def text_columns(self) -> list[str]:
+        return [self.text_column] if isinstance(self.text_column, str) else list(self.text_column or [])
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong in the data: where (file and row), of which kind, and what exactly."""
+
+    where: str
+    kind: str
+    what: str
+
+
+class DataProblems(ValueError):
+    """All problems of a data set at once."""
+
+    def __init__(self, problems: list[Problem]):
+        self.problems = problems
+        counts = Counter(problem.kind for problem in problems)
+        lines = [f"{len(problems)} problem(s) in the data:"]
+        for kind, count in counts.items():
+            shown = [problem for problem in problems if problem.kind == kind][:MOST_SHOWN]
+            lines += [f"  {problem.where}: {problem.what}" for problem in shown]
+            if count > len(shown):
+                lines.append(f"  ... and {count - len(shown)} more of this kind ({kind})")
+        super().__init__("\n".join(lines))
+
+
+@dataclass
+class Row:
+    """One raw row: its values and where it stands."""
+
+    where: str
+    values: dict
+
+
+def read_posts(
+    description: DataDescription, skip_bad_posts: bool = False, check_images: bool = True
+) -> tuple[datasets.DatasetDict, list[dict], list[Problem]]:
+    """Read and check a whole data set before anything expensive starts.
+
+    Args:
+        skip_bad_posts: leave out posts with a problem of their own instead of refusing the data set.
+        check_images: decode every picture once.
+
+    Returns:
+        The posts by split (`"train"`, `"validation"`, `"test"`, or `"all"` where no split is known and no labels are
+        read), the task descriptions, and the problems of posts that were left out.
+
+    Raises:
+        DataProblems: with every problem found. FileNotFoundError, ValueError: no such data, table or column.
+    """
+    rows = _read_rows(description)
+    if not rows:
+        raise ValueError(f"{description.data}: no posts")
+    posts, problems = _posts(description, rows)
+    tasks = []
+    if description.labels:
+        tasks = [_task(name, description, posts, problems) for name in description.labels]
+    _split(description, posts, problems)
+    if check_images:
+        _check_images(posts, problems)
+    bad = {problem.where for problem in problems}
+    fatal = [problem for problem in problems if problem.kind in ("single class", "not a class column")]
+    if problems and (fatal or not skip_bad_posts):
+        raise DataProblems(problems)
+    kept = [post for post in posts if post["where"] not in bad]
+    if not kept:
+        raise DataProblems(problems)
+    if description.labels:
+        _check_classes(tasks, kept, problems)
+    return _as_datasets(kept, tasks), tasks, problems
+
+
+def table_columns(path: Path) -> list[str]:
+    """Column names of a CSV, TSV or JSONL file, from its first row."""
+    if path.suffix == ".jsonl":
+        first = next(_read_jsonl(path), None)
+        return list(first.values) if first else []
+    return next(csv.reader(_lines(path), delimiter=_delimiter(path)), [])
+
+
+def _read_rows(description: DataDescription) -> list[Row]:
+    path = Path(description.data)
+    if not path.exists():
+        if path.is_absolute() or description.data.count("/") > 1 or description.data.startswith("."):
+            raise FileNotFoundError(f"{description.data}: no such folder")
+        return _rows_of_datasets(datasets.load_dataset(description.data), description)
+    if path.is_file():
+        raise ValueError(f"{path} is a file; give the folder, and the file's name as the labels file")
+    if (path / "dataset_dict.json").exists():
+        return _rows_of_datasets(datasets.load_from_disk(str(path)), description)
+    if (path / "state.json").exists():
+        return _rows_of_datasets({"all": datasets.load_from_disk(str(path))}, description)
+    table = _find_table(path, description)
+    if table is None:
+        pictures = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        names = [str(picture.relative_to(path)) for picture in pictures]
+        return [Row(name, {description.image_column or "image": name}) for name in names]
+    rows = list(_read_jsonl(table) if table.suffix == ".jsonl" else _read_csv(table))
+    _join_splits(path, table, description, rows)
+    return rows
+
+
+def _rows_of_datasets(splits, description: DataDescription) -> list[Row]:
+    rows = []
+    for split, dataset in splits.items():
+        _require_columns(description, dataset.column_names, f"split {split!r} of {description.data}")
+        names = {name: feature for name, feature in dataset.features.items() if isinstance(feature, datasets.ClassLabel)}
+        for name, feature in dataset.features.items():
+            if isinstance(feature, datasets.Image):
+                dataset = dataset.cast_column(name, datasets.Image(decode=False))
+        for index, values in enumerate(dataset):
+            for name, feature in names.items():
+                number = values[name]
+                values[name] = None if number is None or number < 0 else feature.int2str(number)
+            if description.split_column is None and split != "all":
+                values["__split__"] = split
+            rows.append(Row(f"{split}[{index}]", values))
+    return rows
+
+
+def _find_table(folder: Path, description: DataDescription) -> Path | None:
+    if description.labels_file is not None:
+        table = folder / description.labels_file
+        if not table.is_file():
+            raise FileNotFoundError(f"{table}: no such labels file")
+        if table.suffix not in TABLE_SUFFIXES:
+            raise ValueError(f"{table}: a labels file must end in {', '.join(TABLE_SUFFIXES)}")
+        _require_columns(description, _columns_with_splits(folder, table, description), table.name)
+        return table
+    tables = [p for p in sorted(folder.iterdir()) if p.suffix in TABLE_SUFFIXES and p.name != SPLITS_FILE]
+    if not tables and not description.labels:
+        return None
+    fitting = [p for p in tables if not _missing_columns(description, _columns_with_splits(folder, p, description))]
+    if len(fitting) == 1:
+        return fitting[0]
+    if len(tables) == 1:
+        _require_columns(description, _columns_with_splits(folder, tables[0], description), tables[0].name)
+    found = ", ".join(p.name for p in fitting or tables) or "none"
+    problem = "several tables have" if fitting else "no table has"
+    raise ValueError(
+        f"{folder}: {problem} the columns {', '.join(_wanted_columns(description))} (found: {found}); name the labels file"
+    )
+
+
+def _wanted_columns(description: DataDescription) -> list[str]:
+    names = [description.label_columns.get(label, label) for label in description.labels or []]
+    names += [description.image_column, description.id_column, description.split_column, *description.text_columns]
+    return [*dict.fromkeys(name for name in names if name)]
+
+
+def _missing_columns(description: DataDescription, columns: Iterable[str]) -> list[str]:
+    columns = set(columns)
+    missing = [name for name in _wanted_columns(description) if name not in columns]
+    defaults = {"text", "image"} - set(description.labels or [])
+    # a table of texts alone or of pictures alone is fine where the column's name was not given
+    if description.image_column in columns or any(name in columns for name in description.text_columns):
+        missing = [name for name in missing if name not in defaults]
+    return missing
+
+
+def _require_columns(description: DataDescription, columns: Iterable[str], where: str) -> None:
+    columns = list(columns)
+    if missing := _missing_columns(description, columns):
+        raise ValueError(f"{where} has no column {', '.join(missing)}; its columns are {', '.join(columns)}")
+
+
+def _columns_with_splits(folder: Path, table: Path, description: DataDescription) -> list[str]:
+    columns = table_columns(table)
+    splits = folder / SPLITS_FILE
+    if description.split_column and description.split_column not in columns and splits.is_file():
+        if description.image_column in columns and description.image_column in table_columns(splits):
+            columns = columns + [name for name in table_columns(splits) if name == description.split_column]
+    return columns
+
+
+def _join_splits(folder: Path, table: Path, description: DataDescription, rows: list[Row]) -> None:
+    """A split column that the table lacks is taken from splits.csv beside it, joined on the image column."""
+    if not description.split_column or description.split_column in table_columns(table):
+        return
+    key = description.image_column
+    splits = {row.values[key]: row.values[description.split_column] for row in _read_csv(folder / SPLITS_FILE)}
+    for row in rows:
+        row.values[description.split_column] = splits.get(row.values[key])
+
+
+def _delimiter(path: Path) -> str:
+    return "\t" if path.suffix == ".tsv" else ","
+
+
+def _lines(path: Path) -> Iterator[str]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path.name}:{number}: not UTF-8 ({error.reason}); convert the file first") from None
+
+
+def _read_csv(path: Path) -> Iterator[Row]:
+    reader = csv.reader(_lines(path), delimiter=_delimiter(path))
+    header = next(reader, [])
+    if duplicated := [name for name, count in Counter(header).items() if count > 1]:
+        raise ValueError(f"{path.name}:1: the column {duplicated[0]!r} stands there twice")
+    line = reader.line_num + 1
+    for cells in reader:
+        if cells:
+            values = dict(zip(header, cells, strict=False))
+            if len(cells) != len(header):
+                values["__problem__"] = f"{len(cells)} fields where the header has {len(header)}"
+            yield Row(f"{path.name}:{line}", values)
+        line = reader.line_num + 1
+
+
+def _read_jsonl(path: Path) -> Iterator[Row]:
+    for number, line in enumerate(_lines(path), 1):
+        if line.strip():
+            try:
+                values = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path.name}:{number}: not JSON ({error})") from None
+            if not isinstance(values, dict):
+                raise ValueError(f"{path.name}:{number}: must be an object, got {type(values).__name__}")
+            yield Row(f"{path.name}:{number}", values)
+
+
+def _posts(description: DataDescription, rows: list[Row]) -> tuple[list[dict], list[Problem]]:
+    posts, problems, seen = [], [], {}
+    folder = Path(description.data)
+    for index, row in enumerate(rows):
+        if "__problem__" in row.values:
+            problems.append(Problem(row.where, "malformed row", row.values["__problem__"]))
+        image = row.values.get(description.image_column)
+        text = next((t for t in (row.values.get(c) for c in description.text_columns) if not _is_missing(t)), None)
+        post = {"where": row.where, "image": _find_image(folder, image), "text": None if text is None else str(text)}
+        name = row.values.get(description.id_column or "id")
+        if _is_missing(name):
+            name = image if isinstance(image, str) and image else str(index)
+        post["id"] = str(name)
+        if post["id"] in seen:
+            problems.append(Problem(row.where, "duplicate id", f"id {post['id']!r} is also that of {seen[post['id']]}"))
+        seen.setdefault(post["id"], row.where)
+        if post["image"] is None and post["text"] is None:
+            problems.append(Problem(row.where, "empty post", "neither an image nor a text"))
+        column = description.split_column or "__split__"
+        post["split"] = row.values.get(column)
+        for label in description.labels or []:
+            post[label] = row.values.get(description.label_columns.get(label, label))
+        posts.append(post)
+    return posts, problems
+
+
+def _find_image(folder: Path, value) -> dict | None:
+    if isinstance(value, dict):
+        return value
+    if _is_missing(value):
+        return None
+    candidates = [folder / place / str(value) for place in IMAGE_FOLDERS]
+    return {"path": str(next((path for path in candidates if path.is_file()), candidates[0])), "bytes": None}
+
+
+def _is_missing(value) -> bool:
+    if value is None or (isinstance(value, float) and value != value):
+        return True
+    return isinstance(value, str) and value.strip().lower() in MISSING_VALUES
+
+
+def _task(name: str, description: DataDescription, posts: list[dict], problems: list[Problem]) -> dict:
+    """Describe the task, and turn the posts' raw values of it into class numbers, lists or floats.
+
+    Several labels of a post are a list, in a table a JSON list (or, of a known multi-label task, `a|b`).
+    """
+    if name in RESERVED_TASK_NAMES:
+        raise ValueError(f"a task cannot be called {name!r}; rename the column")
+    known = {task["name"]: task for task in description.tasks or []}.get(name)
+    mapping = description.label_maps.get(name, {})
+    for post in posts:
+        value = post[name]
+        if isinstance(value, str):
+            value = value.strip()
+        if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
+            try:
+                value = json.loads(value)
+            except json.JSONDecodeError as error:
+                problems.append(Problem(post["where"], "unknown label", f"{name} is {value!r}, no JSON list ({error})"))
+                value = None
+        value = mapping.get(str(value), value) if not isinstance(value, list) else value
+        post[name] = None if _is_missing(value) else value
+    values = [post[name] for post in posts if post[name] is not None]
+    kind = known["kind"] if known and "kind" in known else _kind(values)
+    task = {**(known or {"name": name}), "kind": kind}
+    if kind == "regression":
+        task["labels"] = []
+        _convert(posts, name, float, "a number", problems)
+        return task
+    if "labels" not in task:
+        flat = [label for value in values for label in (value if kind == "multi_label" else [value])]
+        task["labels"] = sorted({_label(value) for value in flat}, key=_label_order)
+        if kind == "single_label" and len(task["labels"]) > max(MOST_CLASSES, len(values) // 2):
+            problems.append(
+                Problem(f"column {name!r}", "not a class column", f"{len(task['labels'])} different values: not a label")
+            )
+    numbers = {label: number for number, label in enumerate(task["labels"])}
+    if kind == "multi_label":
+
+        def convert(labels):
+            labels = labels.split("|") if isinstance(labels, str) else labels
+            found = {numbers[_label(label)] for label in labels}
+            return [float(number in found) for number in range(len(numbers))]
+    else:
+
+        def convert(label):
+            return numbers[_label(label)]
+
+    _convert(posts, name, convert, f"one of {', '.join(task['labels'][:20])}", problems)
+    used = {post[name] for post in posts if post[name] is not None} if kind == "single_label" else {0, 1}
+    if len(used) < 2:
+        what = f"only {task['labels'][next(iter(used))]!r}" if used else "no labels at all"
+        problems.append(Problem(f"column {name!r}", "single class", f"{what}; nothing to learn"))
+    return task
+
+
+def _convert(posts: list[dict], name: str, convert, expected: str, problems: list[Problem]) -> None:
+    for post in posts:
+        if post[name] is not None:
+            try:
+                post[name] = convert(post[name])
+            except (KeyError, TypeError, ValueError):
+                problems.append(Problem(post["where"], "unknown label", f"{name} is {post[name]!r}, not {expected}"))
+                post[name] = None
+
+
+def _kind(values: list) -> str:
+    if any(isinstance(value, list) for value in values):
+        return "multi_label"
+    try:
+        numbers = [float(value) for value in values]
+    except (TypeError, ValueError):
+        return "single_label"
+    return "regression" if any(number != int(number) for number in numbers) else "single_label"
+
+
+def _label(value) -> str:
+    """One name per class however the table writes it: 1, 1.0 and "1" are the same."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return str(value)
+    return str(int(number)) if number == int(number) else str(value)
+
+
+def _label_order(label: str):
+    return (0, float(label), "") if label.lstrip("-").isdigit() else (1, 0.0, label)
+
+
+def _split(description: DataDescription, posts: list[dict], problems: list[Problem]) -> None:
+    if all(_is_missing(post["split"]) for post in posts):
+        for post in posts:
+            post["split"] = "all"
+    else:
+        for post in posts:
+            name = SPLIT_NAMES.get(str(post["split"]).strip().lower())
+            if name is None:
+                what = f"split is {post['split']!r}, not one of {', '.join(SPLIT_NAMES)}"
+                problems.append(Problem(post["where"], "unknown split", what))
+            post["split"] = name
+    if description.labels is None:
+        return
+    everyone = [post for post in posts if post["split"] == "all"]
+    _move(everyone, 0.8, "all", "train")
+    _move(everyone, 0.5, "all", "validation")
+    _move(everyone, 1.0, "all", "test")
+    if not any(post["split"] == "validation" for post in posts):
+        _move([post for post in posts if post["split"] == "train"], 0.1, "train", "validation")
+
+
+def _move(posts: list[dict], share: float, source: str, target: str) -> None:
+    """Reproducibly move a random share of the posts of one split, at least one, to another."""
+    left = sorted((post for post in posts if post["split"] == source), key=lambda post: post["id"])
+    random.Random(0).shuffle(left)
+    for post in left[: max(1, round(share * len(left)))]:
+        post["split"] = target
+
+
+def _check_images(posts: list[dict], problems: list[Problem]) -> None:
+    with_image = [post for post in posts if post["image"] is not None]
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(lambda post: _image_problem(post["image"]), with_image)
+        for post, what in tqdm(zip(with_image, found, strict=True), "checking images", len(with_image), leave=False):
+            if what is not None:
+                problems.append(Problem(post["where"], *what))
+
+
+def _image_problem(image: dict) -> tuple[str, str] | None:
+    """Kind and description of what is wrong with an image, or None. JPEGs are decoded at an eighth of their size."""
+    path = image.get("path")
+    if image.get("bytes") is None and not Path(path).is_file():
+        return "missing image", f"image {path} does not exist"
+    try:
+        if image.get("bytes") is None and Path(path).suffix.lower() in (".jpg", ".jpeg"):
+            with Image.open(path) as picture:
+                if picture.width * picture.height <= MAX_IMAGE_PIXELS:
+                    picture.draft("RGB", (picture.width // 8, picture.height // 8))
+                    picture.load()
+                    return None
+        read_image(image)
+    except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error and more for broken files
+        return "unreadable image", f"image {path or ''} cannot be read: {error}"
+    return None
+
+
+def _check_classes(tasks: list[dict], posts: list[dict], problems: list[Problem]) -> None:
+    """A task that has no or one class left in training cannot be learnt."""
+    found = []
+    for task in tasks:
+        values = [post[task["name"]] for post in posts if post["split"] == "train" and post[task["name"]] is not None]
+        if not values or (task["kind"] == "single_label" and len(set(values)) < 2):
+            found.append(Problem(f"column {task['name']!r}", "single class", "fewer than two classes in the training split"))
+    if found and any(post["split"] == "train" for post in posts):
+        raise DataProblems(problems + found)
+
+
+def _as_datasets(posts: list[dict], tasks: list[dict]) -> datasets.DatasetDict:
+    features = {"id": datasets.Value("string"), "image": datasets.Image(decode=False), "text": datasets.Value("string")}
+    for task in tasks:
+        features[task["name"]] = {
+            "single_label": datasets.ClassLabel(names=task["labels"]) if task["labels"] else None,
+            "multi_label": datasets.Sequence(datasets.Value("float32")),
+            "regression": datasets.Value("float32"),
+        }[task["kind"]]
+    features = datasets.Features(features)
+    splits = [name for name in ("train", "validation", "test", "all") if any(post["split"] == name for post in posts)]
+    columns = {split: {name: [post[name] for post in posts if post["split"] == split] for name in features} for split in splits}
+    return datasets.DatasetDict(
+        {split: datasets.Dataset.from_dict(columns[split], features=features) for split in splits}
+    )

@@ -1,0 +1,68 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""The encoders a post is read with: any Hugging Face model, brought to one form of features.
+
+Shapes: B posts, R regions, T tokens, D features.
+"""
+
+import inspect
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel
+
+UNUSED_PARAMETERS = ("logit_scale", "logit_bias")
+
+
+def prepare_encoder(encoder: nn.Module, keep_pooler: bool) -> nn.Module:
+    """Drop what is never used: a learned pooler that the model can do without, a contrastive temperature's gradient."""
+    if not keep_pooler and "add_pooling_layer" in inspect.signature(type(encoder).__init__).parameters:
+        encoder.pooler = None
+    for name in UNUSED_PARAMETERS:
+        if isinstance(getattr(encoder, name, None), nn.Parameter):
+            getattr(encoder, name).requires_grad_(False)
+    return encoder
+
+
+def build_encoder(config, keep_pooler: bool = False) -> nn.Module:
+    """An encoder with random weights from its configuration."""
+    return prepare_encoder(AutoModel.from_config(config), keep_pooler)
+
+
+def load_encoder(name_or_path: str, role: str, revision: str | None = None, **kwargs) -> nn.Module:
+    """A pretrained encoder by Hub id or local path.
+
+    Args:
+        role: `"joint"`, `"text"` or `"vision"`; of a dual encoder (CLIP, SigLIP) the last two take their side alone.
+        revision: branch, tag or commit of a Hub repository.
+        kwargs: passed on to `AutoModel.from_pretrained`.
+    """
+    config = AutoConfig.from_pretrained(name_or_path, revision=revision)
+    side = getattr(config, f"{role}_config", None)
+    if side is not None:
+        kwargs["config"] = side
+    kwargs.setdefault("dtype", torch.float32)
+    encoder = AutoModel.from_pretrained(name_or_path, revision=revision, **kwargs)
+    encoder.config.architectures = None
+    return encoder
+
+
+def region_features(outputs, pixel_values: Tensor, config) -> Tensor:
+    """Regions (B, R, D) of a vision encoder's `last_hidden_state`.
+
+    Feature maps (B, D, H, W) are flattened; of a transformer's sequence the patch tokens are kept, without the class and
+    register tokens before them; object queries (B, R, D) stay as they are.
+    """
+    hidden = outputs.last_hidden_state
+    if hidden.dim() == 4:
+        return hidden.flatten(2).transpose(1, 2)
+    patch_size = getattr(config, "patch_size", None)
+    if patch_size is None:
+        return hidden
+    height, width = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
+    num_patches = (pixel_values.shape[-2] // height) * (pixel_values.shape[-1] // width)
+    return hidden[:, -num_patches:] if hidden.shape[1] > num_patches else hidden
+
+
+def joint_embedding(outputs) -> Tensor:
+    """The projected embedding (B, D) from a dual encoder's `get_image_features` or `get_text_features`."""
+    return outputs if isinstance(outputs, Tensor) else outputs.pooler_output

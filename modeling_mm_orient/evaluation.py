@@ -1,0 +1,142 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""Evaluation and prediction with a finished run."""
+
+import csv
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from .collation import PostCollator, collate_labels
+from .dataset_readers import DataDescription, read_posts
+from .metrics import multi_task_metrics
+from .modeling_mm_orient import MMOrientForMultiTaskClassification
+from .pipeline_mm_orient import predictions_by_task
+from .processing_mm_orient import MMOrientProcessor
+from .task_heads import probabilities
+from .training import RUN_FILE, model_inputs, write_json
+
+
+def load_run(folder: str):
+    """Model, processor and `run.json` of a finished run. Raises FileNotFoundError where there is none."""
+    for name in ("config.json", "processor_config.json"):
+        if not (Path(folder) / name).is_file():
+            raise FileNotFoundError(f"{folder} is no finished run: it has no {name}")
+    run_file = Path(folder) / RUN_FILE
+    run = json.loads(run_file.read_text(encoding="utf-8")) if run_file.is_file() else {}
+    model = MMOrientForMultiTaskClassification.from_pretrained(folder)
+    return model, MMOrientProcessor.from_pretrained(folder), run
+
+
+def describe_data(run: dict, data: str, **changes) -> DataDescription:
+    """The run's own description of its data, for the folder `data`, with the entries of `changes` that are not None."""
+    changes = {name: value for name, value in changes.items() if value is not None}
+    return replace(DataDescription(**run.get("data", {"data": data})), data=data, **changes)
+
+
+@torch.inference_mode()
+def predict_logits(model, inputs, collator, batch_size: int) -> dict[str, torch.Tensor]:
+    """Logits of all posts in their order: task name -> (N, C), or (N,) for regression."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device).eval()
+    batches = []
+    for batch in tqdm(DataLoader(inputs, batch_size, collate_fn=collator), "predicting", leave=False):
+        batch = {name: value.to(device) for name, value in batch.items() if name != "labels"}
+        batches.append({name: value.cpu() for name, value in model(**batch).logits.items()})
+    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def evaluate(run_folder: str, description: DataDescription, split: str, batch_size: int, skip_bad_posts: bool = False) -> dict:
+    """Metrics of a run on one split, as `multi_task_metrics`.
+
+    Raises:
+        ValueError: the data has no such split.
+    """
+    model, processor, run = load_run(run_folder)
+    tasks = model.config.tasks
+    description = replace(description, tasks=tasks, labels=description.labels or [task["name"] for task in tasks])
+    posts = choose_split(read_posts(description, skip_bad_posts, check_images=False)[0], split)
+    one = datasets.DatasetDict({split: posts})
+    inputs, collator = model_inputs(model, processor, one, tasks, run.get("feature_cache"), batch_size)
+    logits = predict_logits(model, inputs[split], collator, batch_size)
+    scores = {task["name"]: probabilities(task["kind"], logits[task["name"]]).numpy() for task in tasks}
+    references = collate_labels([{name: post.get(name) for name in logits} for post in posts.remove_columns("image")], tasks)
+    return multi_task_metrics(tasks, {name: np.asarray(value) for name, value in references.items()}, scores)
+
+
+def predict(
+    run_folder: str,
+    description: DataDescription,
+    output: str,
+    split: str | None = None,
+    batch_size: int = 32,
+    skip_bad_posts: bool = False,
+) -> int:
+    """Predict posts without looking at labels, and write them to `output`, `.jsonl` or `.csv`, complete or not at all.
+
+    A line of JSON is `{"id": ..., TASK: {LABEL: probability}}`, for regression `{TASK: value}`; the CSV has columns `id`,
+    `TASK` (the most probable label; of several labels those from .5, joined by `|`) and `TASK:LABEL`.
+
+    Returns:
+        The number of posts.
+    """
+    output = Path(output)
+    if output.suffix not in (".jsonl", ".csv"):
+        raise ValueError(f"{output}: predictions are written to .jsonl or .csv")
+    model, processor, _ = load_run(run_folder)
+    tasks = model.config.tasks
+    splits = read_posts(replace(description, labels=None), skip_bad_posts)[0]
+    posts = datasets.concatenate_datasets(list(splits.values())) if split is None else choose_split(splits, split)
+    logits = predict_logits(model, posts, PostCollator(processor, tasks, labels=False), batch_size)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f".{output.name}.partial")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        lines = (
+            {"id": name} | predictions_by_task(tasks, {task: values[row] for task, values in logits.items()})
+            for row, name in enumerate(posts["id"])
+        )
+        if output.suffix == ".jsonl":
+            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        else:
+            _write_csv(file, lines, tasks)
+    os.replace(partial, output)
+    return len(posts)
+
+
+def choose_split(splits: datasets.DatasetDict, split: str) -> datasets.Dataset:
+    """One split. Raises ValueError, naming those there are, where it is missing."""
+    if split not in splits:
+        raise ValueError(f"the data has no split {split!r}; it has {', '.join(splits)}")
+    return splits[split]
+
+
+def write_metrics(path: str, metrics: dict) -> None:
+    """Write metrics as JSON, complete or not at all."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_json(Path(path), metrics)
+
+
+def _write_csv(file, lines, tasks: list[dict]) -> None:
+    columns = ["id"]
+    for task in tasks:
+        columns += [task["name"], *(f"{task['name']}:{label}" for label in task["labels"])]
+    writer = csv.DictWriter(file, columns)
+    writer.writeheader()
+    for line in lines:
+        row = {"id": line["id"]}
+        for task in tasks:
+            values = line[task["name"]]
+            if task["kind"] == "regression":
+                row[task["name"]] = values
+                continue
+            chosen = [max(values, key=values.get)]
+            if task["kind"] == "multi_label":
+                chosen = [label for label, probability in values.items() if probability >= 0.5]
+            row |= {task["name"]: "|".join(chosen)} | {f"{task['name']}:{label}": p for label, p in values.items()}
+        writer.writerow(row)

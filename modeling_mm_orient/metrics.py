@@ -1,0 +1,151 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""Metrics of one task, with the majority-class predictor's beside them; a local `evaluate` module.
+
+    evaluate.load("modeling_mm_orient/metrics.py", "single_label").compute(
+        references=[0, 1], prediction_scores=[[.9, .1], [.2, .8]])
+
+Shapes: N posts with a label, C labels.
+"""
+
+import datasets
+import evaluate
+import numpy as np
+from sklearn.metrics import (
+    accuracy_score,
+    f1_score,
+    mean_absolute_error,
+    mean_squared_error,
+    precision_recall_fscore_support,
+    roc_auc_score,
+)
+
+DESCRIPTION = """Macro-F1, weighted F1, accuracy, AUROC where defined, precision and recall per class, and the same of the
+majority-class predictor; for regression the mean squared and absolute error and the correlation."""
+ARGUMENTS = """
+Args:
+    references: single_label: class numbers; multi_label: rows of 0/1; regression: values.
+    prediction_scores: single_label: a row of probabilities per post; multi_label: likewise, one per label; regression: values.
+"""
+
+
+def single_label_metrics(references: np.ndarray, scores: np.ndarray) -> dict:
+    """`references` (N,) int, `scores` (N, C). The majority class is that of `references`. Empty lists give NaN.
+
+    Macro averages run over all C classes, absent ones included with F1 0 (so that a split without a class is not
+    flattered), as `f1_score(labels=range(C), zero_division=0)`.
+    """
+    classes = np.arange(scores.shape[1])
+    predicted = scores.argmax(-1)
+    majority = np.full_like(references, np.bincount(references, minlength=len(classes)).argmax())
+    precision, recall, _, support = precision_recall_fscore_support(
+        references, predicted, labels=classes, zero_division=0
+    )
+    return {
+        **_f1_and_accuracy(references, predicted, classes, ""),
+        "auroc": _single_label_auroc(references, scores),
+        "precision": precision.tolist(),
+        "recall": recall.tolist(),
+        "support": support.tolist(),
+        **_f1_and_accuracy(references, majority, classes, "majority_"),
+    }
+
+
+def multi_label_metrics(references: np.ndarray, scores: np.ndarray) -> dict:
+    """`references` (N, C) of 0 and 1, `scores` (N, C), cut at .5; accuracy is over single labels.
+
+    The majority predictor gives each label its more frequent value.
+    """
+    predicted = (scores >= 0.5).astype(int)
+    majority = np.tile((references.mean(0) >= 0.5).astype(int), (len(references), 1))
+    precision, recall, _, support = precision_recall_fscore_support(references, predicted, average=None, zero_division=0)
+    both = (references.min(0) == 0) & (references.max(0) == 1)
+    auroc = float(np.mean([roc_auc_score(references[:, c], scores[:, c]) for c in np.flatnonzero(both)])) if both.any() else None
+    return {
+        **_f1_and_accuracy(references, predicted, None, ""),
+        "auroc": auroc,
+        "precision": np.atleast_1d(precision).tolist(),
+        "recall": np.atleast_1d(recall).tolist(),
+        "support": np.atleast_1d(support).tolist(),
+        **_f1_and_accuracy(references, majority, None, "majority_"),
+    }
+
+
+def regression_metrics(references: np.ndarray, scores: np.ndarray) -> dict:
+    """`references` and `scores` (N,); beside them the errors of always predicting the mean."""
+    varies = len(references) > 1 and references.std() > 0 and scores.std() > 0
+    return {
+        "mse": float(mean_squared_error(references, scores)),
+        "mae": float(mean_absolute_error(references, scores)),
+        "pearson": float(np.corrcoef(references, scores)[0, 1]) if varies else None,
+        "mean_predictor_mse": float(references.var()),
+    }
+
+
+METRICS = {"single_label": single_label_metrics, "multi_label": multi_label_metrics, "regression": regression_metrics}
+
+
+def multi_task_metrics(tasks: list[dict], references: dict, scores: dict) -> dict:
+    """`{task: metrics, "mean_macro_f1": mean over classification tasks}`.
+
+    Args:
+        tasks: task descriptions of the configuration.
+        references: task name -> labels as the model takes them, with -100 or NaN where missing; such posts are left out.
+            A task without any label in these posts is left out of the result.
+        scores: task name -> probabilities (N, C), or values (N,).
+    """
+    result = {}
+    for task in tasks:
+        labels, task_scores = np.asarray(references[task["name"]]), np.asarray(scores[task["name"]], dtype=np.float64)
+        if task["kind"] == "single_label":
+            known = labels != -100
+        else:
+            known = ~np.isnan(labels).reshape(len(labels), -1).any(-1)
+        if known.any():
+            labels = labels[known] if task["kind"] == "regression" else labels[known].astype(int)
+            result[task["name"]] = METRICS[task["kind"]](labels, task_scores[known]) | {"posts": int(known.sum())}
+    macro = [metrics["macro_f1"] for metrics in result.values() if "macro_f1" in metrics]
+    result["mean_macro_f1"] = float(np.mean(macro)) if macro else None
+    return result
+
+
+def _f1_and_accuracy(references, predicted, classes, prefix: str) -> dict:
+    f1 = {"labels": classes, "zero_division": 0}
+    return {
+        f"{prefix}macro_f1": float(f1_score(references, predicted, average="macro", **f1)),
+        f"{prefix}weighted_f1": float(f1_score(references, predicted, average="weighted", **f1)),
+        f"{prefix}accuracy": float((references == predicted).mean()) if references.ndim > 1 else float(
+            accuracy_score(references, predicted)
+        ),
+    }
+
+
+def _single_label_auroc(references: np.ndarray, scores: np.ndarray) -> float | None:
+    """One class against the rest, averaged over the classes that have both; None where there is none."""
+    classes = [c for c in range(scores.shape[1]) if 0 < (references == c).sum() < len(references)]
+    values = [roc_auc_score(references == c, scores[:, c]) for c in classes]
+    return float(np.mean(values)) if values else None
+
+
+class MultimodalTaskMetrics(evaluate.Metric):
+    """The `evaluate` face of `METRICS`; the configuration name is the task's kind."""
+
+    def _info(self):
+        kind = "single_label" if self.config_name == "default" else self.config_name
+        if kind not in METRICS:
+            raise ValueError(f"the configuration must be one of {sorted(METRICS)}, got {kind!r}")
+        number, numbers = datasets.Value("float64"), datasets.Sequence(datasets.Value("float64"))
+        features = {
+            "single_label": {"references": datasets.Value("int64"), "prediction_scores": numbers},
+            "multi_label": {"references": datasets.Sequence(datasets.Value("int64")), "prediction_scores": numbers},
+            "regression": {"references": number, "prediction_scores": number},
+        }
+        return evaluate.MetricInfo(
+            description=DESCRIPTION,
+            citation="",
+            inputs_description=ARGUMENTS,
+            features=datasets.Features(features[kind]),
+        )
+
+    def _compute(self, references, prediction_scores):
+        kind = "single_label" if self.config_name == "default" else self.config_name
+        return METRICS[kind](np.asarray(references), np.asarray(prediction_scores, dtype=np.float64))

@@ -1,0 +1,88 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""The model card of a trained run."""
+
+from huggingface_hub import ModelCardData
+
+from .pipeline_mm_orient import TASK_NAME
+
+TEMPLATE = """---
+{header}
+---
+
+# {name}
+
+An [MM-ORIENT](https://arxiv.org/abs/2508.16300) model: it reads a picture and its text together and judges {tasks}.
+
+```python
+from transformers import pipeline
+
+pipe = pipeline("{task_name}", model="{name}", revision="main", trust_remote_code=True)  # pin a commit, the code runs
+pipe({{"image": "post.jpg", "text": "the caption"}})
+```
+
+## Tasks
+
+{task_lines}
+
+## Encoders
+
+{encoder_lines}
+
+## Results
+
+{results}
+
+Macro-F1 runs over all classes; the majority rows are a predictor that always gives the split's most frequent class. The
+relation graph is built among the posts of a batch, as in the paper, so a verdict can change with its batch mates.
+
+## Training
+
+{training_lines}
+"""
+
+
+def model_card(config, metrics: dict, run: dict, name: str = "mm-orient") -> str:
+    """Markdown with YAML header.
+
+    Args:
+        config: `MMOrientConfig`. metrics: split -> `multi_task_metrics`. run: what `run.json` holds.
+    """
+    header = ModelCardData(library_name="transformers", tags=["mm-orient", TASK_NAME, "memes"]).to_yaml()
+    encoder_lines = [
+        f"- {role}: `{getattr(config, f'{role}_config').model_type}`"
+        + (" (frozen)" if role in config.frozen_encoders else " (trained)")
+        for role in config.encoder_names
+    ]
+    task_lines = [f"- **{task['name']}** ({task['kind']}): {', '.join(task['labels']) or 'a number'}" for task in config.tasks]
+    shown = {name: value for name, value in run["training"].items() if value not in (None, False)}
+    shown |= {f"posts in {split}": count for split, count in run["splits"].items()}
+    return TEMPLATE.format(
+        header=header,
+        name=name,
+        task_name=TASK_NAME,
+        tasks=", ".join(task["name"] for task in config.tasks),
+        task_lines="\n".join(task_lines),
+        encoder_lines="\n".join(encoder_lines),
+        results="\n\n".join(f"### {split}\n\n{metrics_table(values)}" for split, values in metrics.items()),
+        training_lines="\n".join(f"- {name}: {value}" for name, value in shown.items()),
+    )
+
+
+def metrics_table(metrics: dict) -> str:
+    """A Markdown table of `multi_task_metrics`, with the majority-class predictor's row under each task's."""
+    lines = ["| task | predictor | macro-F1 | weighted F1 | accuracy | AUROC |", "|---|---|--:|--:|--:|--:|"]
+    errors = []
+    for task, values in metrics.items():
+        if task == "mean_macro_f1":
+            continue
+        if "mse" in values:
+            errors.append(f"{task}: mean squared error {values['mse']:.4f}, predicting the mean {values['mean_predictor_mse']:.4f}")
+            continue
+        auroc = "" if values["auroc"] is None else f"{values['auroc']:.3f}"
+        for predictor, prefix, area in (("model", "", auroc), ("majority class", "majority_", "")):
+            cells = [f"{values[prefix + name]:.3f}" for name in ("macro_f1", "weighted_f1", "accuracy")]
+            lines.append(f"| {task} | {predictor} | {' | '.join(cells)} | {area} |")
+    if metrics.get("mean_macro_f1") is not None:
+        lines.append(f"| **mean** | model | {metrics['mean_macro_f1']:.3f} | | | |")
+    table = lines if len(lines) > 2 else []
+    return "\n".join(table) + ("\n\n" if table and errors else "") + "\n".join(errors)

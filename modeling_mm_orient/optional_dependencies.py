@@ -1,0 +1,9 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""Packages that make things faster but are never demanded: each is tried for here and nowhere else."""
+
+try:
+    import torch_scatter
+except Exception:  # a broken compiled wheel raises OSError, not ImportError
+    torch_scatter = None
+
+TORCH_SCATTER_AVAILABLE = torch_scatter is not None

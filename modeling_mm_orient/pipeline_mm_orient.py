@@ -1,0 +1,66 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""`pipeline("multimodal-classification", model=..., trust_remote_code=True)`."""
+
+from transformers import Pipeline
+
+from .processing_mm_orient import read_image
+from .task_heads import probabilities
+
+TASK_NAME = "multimodal-classification"
+
+
+def predictions_by_task(tasks: list[dict], logits: dict) -> dict:
+    """One post's logits, task name -> (C,) or scalar tensor, as `{task: {label: probability}}`; a regression's value."""
+    result = {}
+    for task in tasks:
+        values = probabilities(task["kind"], logits[task["name"]]).tolist()
+        is_value = task["kind"] == "regression"
+        result[task["name"]] = values if is_value else dict(zip(task["labels"], values, strict=True))
+    return result
+
+
+class MultimodalClassificationPipeline(Pipeline):
+    """Verdicts on posts: `pipe({"image": picture, "text": words})`, or a list, dataset or generator of such dicts.
+
+    `pipe(images=..., text=...)` takes lists as the processor does. Either part of a post may be missing. A picture is
+    anything `read_image` takes. Every post gives `{task: {label: probability}}`, for regression `{task: value}`.
+    """
+
+    _load_processor = True
+    _load_image_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    def __call__(self, inputs=None, images=None, text=None, **kwargs):
+        if inputs is None:
+            if images is None and text is None:
+                raise ValueError('give posts as {"image": ..., "text": ...}, or `images` and `text`')
+            many = isinstance(images if images is not None else text, (list, tuple))
+            images = images if many or images is None else [images]
+            text = text if many or text is None else [text]
+            count = len(images if images is not None else text)
+            images, text = images or [None] * count, text or [None] * count
+            inputs = [{"image": image, "text": words} for image, words in zip(images, text, strict=True)]
+            inputs = inputs if many else inputs[0]
+        return super().__call__(inputs, **kwargs)
+
+    def _sanitize_parameters(self, **kwargs):
+        if kwargs:
+            raise TypeError(f"unknown arguments for this pipeline: {', '.join(kwargs)}")
+        return {}, {}, {}
+
+    def preprocess(self, post):
+        if not hasattr(post, "get"):
+            post = {"image": post}
+        image = post.get("image")
+        return {"image": None if image is None else read_image(image, self.processor.max_image_pixels), "text": post.get("text")}
+
+    def _forward(self, posts):
+        batch = isinstance(posts["image"], list)
+        images, text = (posts["image"], posts["text"]) if batch else ([posts["image"]], [posts["text"]])
+        inputs = self.processor(images=images, text=text, return_tensors="pt").to(self.device)
+        return {f"logits.{name}": values for name, values in self.model(**inputs).logits.items()}
+
+    def postprocess(self, outputs):
+        logits = {name.removeprefix("logits."): values[0] for name, values in outputs.items()}
+        return predictions_by_task(self.model.config.tasks, logits)

@@ -1,0 +1,114 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""Presets: JSON files of `hub_configs/` that describe an architecture, a data set's tasks, or both.
+
+A preset has any of the parts `description`, `encoders` (role -> Hub id), `revisions` (role -> commit), `config` (fields of
+`MMOrientConfig`), `processor` (how to make one without pretrained encoders), `training` (fields of `TrainingSettings`) and
+`data` (fields of `DataDescription`).
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast, ViTImageProcessor
+
+from .configuration_mm_orient import ENCODER_NAMES, MMOrientConfig
+from .modeling_mm_orient import MMOrientForMultiTaskClassification
+from .processing_mm_orient import MMOrientProcessor
+
+PARTS = ("description", "encoders", "revisions", "config", "processor", "training", "data")
+SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+
+
+def preset_folder() -> Path:
+    """`hub_configs/`: inside the package when installed from a wheel, beside it in a checkout."""
+    inside = Path(__file__).with_name("hub_configs")
+    return inside if inside.is_dir() else Path(__file__).parent.with_name("hub_configs")
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that come with the package."""
+    return sorted(path.stem for path in preset_folder().glob("*.json"))
+
+
+def load_preset(*names: str) -> dict:
+    """The parts of one or several presets, by name or path; of the same entry the last preset's counts.
+
+    Raises:
+        ValueError: there is no such preset, or it has a part of another name.
+    """
+    merged = {part: {} for part in PARTS if part != "description"}
+    for name in names:
+        path = Path(name) if name.endswith(".json") else preset_folder() / f"{name}.json"
+        if not path.is_file():
+            raise ValueError(f"no preset {name!r}; there are {', '.join(preset_names())}, or give a path to a .json file")
+        preset = json.loads(path.read_text(encoding="utf-8"))
+        if unknown := sorted(set(preset) - set(PARTS)):
+            raise ValueError(f"{path.name}: unknown part {unknown[0]!r}; a preset has {', '.join(PARTS)}")
+        for part in merged:
+            merged[part] |= preset.get(part, {})
+    return merged
+
+
+def build_model(preset: dict, tasks: list[dict], texts: list[str], **config_fields):
+    """Model and processor of a preset.
+
+    Args:
+        preset: from `load_preset`, its `encoders` possibly changed.
+        tasks: task descriptions.
+        texts: training texts, for the vocabulary of a text encoder that is trained from scratch.
+        config_fields: fields of `MMOrientConfig` that override the preset's.
+
+    Returns:
+        `MMOrientForMultiTaskClassification`, `MMOrientProcessor`.
+    """
+    encoders = {role: source for role, source in preset["encoders"].items() if source}
+    fields = preset["config"] | config_fields | {"tasks": tasks}
+    if encoders:
+        given = {f"{role}_config" for role in ENCODER_NAMES} | ({"region_feature_dim"} if "vision" in encoders else set())
+        fields = {name: value for name, value in fields.items() if name not in given}
+        processor = MMOrientProcessor.from_encoders_pretrained(**encoders, revision=preset["revisions"])
+        model = MMOrientForMultiTaskClassification.from_encoders_pretrained(
+            **encoders, revision=preset["revisions"], **fields
+        )
+        return model, processor
+    if not preset["processor"]:
+        raise ValueError("name an encoder (joint, text or vision), or a preset that has encoders")
+    tokenizer = train_tokenizer(texts, preset["processor"]["vocabulary_size"])
+    size = preset["processor"]["image_size"]
+    fields["text_config"] = fields["text_config"] | {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    processor = MMOrientProcessor(
+        ViTImageProcessor(size={"height": size, "width": size}, image_mean=[0.5] * 3, image_std=[0.5] * 3),
+        tokenizer,
+        max_tokens=preset["processor"]["max_tokens"],
+    )
+    return MMOrientForMultiTaskClassification(MMOrientConfig(**fields)), processor
+
+
+def train_tokenizer(texts: list[str], vocabulary_size: int) -> PreTrainedTokenizerFast:
+    """A lower-casing WordPiece tokenizer learnt from `texts`, with BERT's special tokens."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(vocab_size=vocabulary_size, special_tokens=SPECIAL_TOKENS, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    ends = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=ends
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def build_on_meta(name: str) -> MMOrientForMultiTaskClassification:
+    """The model of a preset without memory for its weights: shows that its configuration is complete."""
+    with torch.device("meta"):
+        return MMOrientForMultiTaskClassification(MMOrientConfig(**load_preset(name)["config"]))

@@ -1,0 +1,263 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""MMOrientProcessor: pictures and texts to the inputs of all three encoders.
+
+Shapes: B posts, T tokens.
+"""
+
+import io
+import os
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, BatchFeature
+from transformers.image_utils import load_image
+from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
+
+MAX_IMAGE_PIXELS = 89_478_485  # Pillow's own limit before it warns of a decompression bomb
+JOINT_FOLDER = "joint_processor"
+
+
+def read_image(source, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
+    """One picture as an upright RGB image.
+
+    Args:
+        source: path, URL (`http...` or `data:`), bytes, open binary file, PIL image, or a `datasets` image dict
+            (`{"path", "bytes"}`).
+        max_pixels: larger pictures are refused before they are decoded.
+
+    EXIF orientation is applied, transparency laid over white, 16-bit greys scaled, of an animation the first frame taken.
+
+    Raises:
+        ValueError: not a picture, truncated, or too large; the message names the source.
+    """
+    name = f"image {source!r}" if isinstance(source, (str, os.PathLike)) else f"image ({type(source).__name__})"
+    try:
+        if isinstance(source, dict):
+            return read_image(source["bytes"] if source.get("bytes") is not None else source["path"], max_pixels)
+        if isinstance(source, str) and source.startswith(("http://", "https://", "data:")):
+            image = load_image(source)
+        elif isinstance(source, (bytes, bytearray)):
+            image = Image.open(io.BytesIO(source))
+        else:
+            image = source if isinstance(source, Image.Image) else Image.open(source)
+        if image.width * image.height > max_pixels:
+            raise ValueError(f"{image.width} x {image.height} pixels are more than the {max_pixels} allowed")
+        if getattr(image, "is_animated", False):
+            image.seek(0)
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError:
+        raise ValueError(f"{name} does not exist") from None
+    except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error and more for broken files
+        raise ValueError(f"{name} cannot be read: {error}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image, dtype=np.float32)
+        top = 65535.0 if values.max(initial=0) > 255 else 255.0
+        image = Image.fromarray((values.clip(0, top) * (255 / top)).astype(np.uint8))
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        image = image.convert("RGBA")
+        canvas = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(canvas, image).convert("RGB")
+    return image.convert("RGB")
+
+
+class MMOrientProcessorKwargs(ProcessingKwargs, total=False):
+    _defaults = {"text_kwargs": {"padding": True, "truncation": True}}
+
+
+class MMOrientProcessor(ProcessorMixin):
+    """Prepares posts for `MMOrientModel`.
+
+    Args:
+        image_processor: of the vision encoder. tokenizer: of the text encoder. Either may be None where the model has no
+            such encoder.
+        joint_processor: of the joint encoder, with an `image_processor` and a `tokenizer` of its own; default None. It is
+            saved in a folder of its name.
+        max_tokens: longer texts are cut for the text encoder (default 128, the paper's).
+        joint_padding: `"longest"` (default), or `"max_length"` for joint encoders trained so (SigLIP).
+        max_image_pixels: larger pictures are refused (default 89,478,485).
+    """
+
+    valid_processor_kwargs = MMOrientProcessorKwargs
+
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        joint_processor=None,
+        max_tokens: int = 128,
+        joint_padding: str = "longest",
+        max_image_pixels: int = MAX_IMAGE_PIXELS,
+        **kwargs,
+    ):
+        parts = {"image_processor": image_processor, "tokenizer": tokenizer}
+        present = {name: part for name, part in parts.items() if part is not None}
+        # ProcessorMixin demands every part of the signature; on an instance only those it has are asked for
+        self.get_attributes = partial(list, present)
+        super().__init__(**present, **kwargs)
+        for name in parts:
+            if name not in present:
+                setattr(self, name, None)
+        if tokenizer is not None and tokenizer.pad_token_id is None:
+            raise ValueError("`tokenizer` has no padding token; set `tokenizer.pad_token`")
+        self.joint_processor = joint_processor
+        self.max_tokens, self.joint_padding, self.max_image_pixels = max_tokens, joint_padding, max_image_pixels
+
+    @classmethod
+    def from_encoders_pretrained(
+        cls,
+        joint: str | None = None,
+        text: str | None = None,
+        vision: str | None = None,
+        revision: str | dict[str, str] | None = None,
+        **kwargs,
+    ):
+        """The processor for a model of the same encoders. Arguments as in `MMOrientModel.from_encoders_pretrained`."""
+        revisions = revision if isinstance(revision, dict) else dict.fromkeys(("joint", "text", "vision"), revision)
+        parts = {}
+        if vision is not None:
+            parts["image_processor"] = AutoImageProcessor.from_pretrained(vision, revision=revisions.get("vision"))
+        if text is not None:
+            parts["tokenizer"] = AutoTokenizer.from_pretrained(text, revision=revisions.get("text"))
+        if joint is not None:
+            parts["joint_processor"] = AutoProcessor.from_pretrained(joint, revision=revisions.get("joint"))
+            if "attention_mask" not in parts["joint_processor"].tokenizer.model_input_names:
+                kwargs.setdefault("joint_padding", "max_length")
+        return cls(**parts, **kwargs)
+
+    def __call__(self, images=None, text=None, **kwargs) -> BatchFeature:
+        """Prepare a batch of posts, or one post.
+
+        Args:
+            images: a picture or a list with one entry per post, None for a post without; anything `read_image` takes,
+                or arrays and tensors as image processors take them.
+            text: a string or a list with one entry per post; None or a text of white space alone means no text.
+            kwargs: `return_tensors`, and what tokenizers and image processors take (`text_kwargs`, `images_kwargs`).
+
+        Returns:
+            `pixel_values`, `input_ids` (B, T), `attention_mask`, ... for the encoders there are, those of the joint
+            encoder with the prefix `joint_`; `has_image` and `has_text` (B,) bool. The inputs of a modality that no post
+            of the batch has are left out.
+
+        Raises:
+            ValueError: lengths differ, a post has neither picture nor text, or a picture cannot be read.
+        """
+        images, text = self._posts(images, text)
+        merged = self._merge_kwargs(
+            MMOrientProcessorKwargs, tokenizer_init_kwargs=getattr(self.tokenizer, "init_kwargs", {}), **kwargs
+        )
+        text_kwargs, images_kwargs = merged["text_kwargs"], merged["images_kwargs"]
+        return_tensors = text_kwargs.pop("return_tensors", None)
+        images_kwargs.pop("return_tensors", None)
+        data = {}
+        if any(image is not None for image in images):
+            pictures = self._pictures(images)
+            if self.image_processor is not None:
+                data |= self.image_processor(pictures, **images_kwargs)
+            if self.joint_processor is not None:
+                data |= _joint(self.joint_processor.image_processor(pictures))
+        if any(text):
+            if self.tokenizer is not None:
+                data |= self.tokenizer(text, **({"max_length": self.max_tokens} | text_kwargs))
+            if self.joint_processor is not None:
+                tokenizer = self.joint_processor.tokenizer
+                longest = min(tokenizer.model_max_length, self.max_tokens)
+                data |= _joint(tokenizer(text, padding=self.joint_padding, truncation=True, max_length=longest))
+        data["has_image"] = [image is not None for image in images]
+        data["has_text"] = [bool(words) for words in text]
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        names = [name for part in self.get_attributes() for name in getattr(self, part).model_input_names]
+        if self.joint_processor is not None:
+            for part in (self.joint_processor.image_processor, self.joint_processor.tokenizer):
+                names += _joint(dict.fromkeys(part.model_input_names))
+        return [*dict.fromkeys(names), "has_image", "has_text"]
+
+    def to_dict(self) -> dict:
+        joint = None if self.joint_processor is None else JOINT_FOLDER
+        return super().to_dict() | {"parts": self.get_attributes(), "joint_processor": joint}
+
+    def save_pretrained(self, save_directory, **kwargs):
+        if self.joint_processor is not None:
+            self.joint_processor.save_pretrained(os.path.join(save_directory, JOINT_FOLDER))
+        return super().save_pretrained(save_directory, **kwargs)
+
+    @classmethod
+    def get_processor_dict(cls, pretrained_model_name_or_path, **kwargs):
+        settings, rest = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
+        if settings.get("joint_processor") is not None:
+            kwargs["subfolder"] = os.path.join(kwargs.get("subfolder", ""), JOINT_FOLDER)
+            settings["joint_processor"] = AutoProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        return settings, rest
+
+    @classmethod
+    def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
+        present = (processor_dict or {}).get("parts", ["image_processor", "tokenizer"])
+        loaders = {"image_processor": AutoImageProcessor, "tokenizer": AutoTokenizer}
+        return [
+            loader.from_pretrained(pretrained_model_name_or_path, **kwargs) if name in present else None
+            for name, loader in loaders.items()
+        ]
+
+    def _posts(self, images, text) -> tuple[list, list[str]]:
+        if images is None and text is None:
+            raise ValueError("give `images`, `text` or both")
+        if images is not None:
+            images = _as_list(images)
+        if text is not None:
+            text = [text] if isinstance(text, str) else list(text)
+            for index, words in enumerate(text):
+                if words is not None and not isinstance(words, str):
+                    raise ValueError(f"`text[{index}]` must be a string or None, got {type(words).__name__}")
+            text = [words if words and words.strip() else "" for words in text]
+        images = [None] * len(text) if images is None else images
+        text = [""] * len(images) if text is None else text
+        if len(images) != len(text):
+            raise ValueError(f"`images` and `text` must have one entry per post, got {len(images)} and {len(text)}")
+        for index, (image, words) in enumerate(zip(images, text, strict=True)):
+            if image is None and not words:
+                raise ValueError(f"post {index} has neither an image nor a text")
+        return images, text
+
+    def _pictures(self, images: list) -> list:
+        """Every picture read; a blank one, masked later, where a post has none."""
+        arrays = all(image is None or hasattr(image, "shape") for image in images)
+        if arrays:
+            like = next(image for image in images if image is not None)
+            return [like * 0 if image is None else image for image in images]
+        pictures = []
+        for index, image in enumerate(images):
+            try:
+                pictures.append(None if image is None else read_image(image, self.max_image_pixels))
+            except ValueError as error:
+                raise ValueError(f"`images[{index}]`: {error}") from error
+        size = next(picture.size for picture in pictures if picture is not None)
+        return [Image.new("RGB", size) if picture is None else picture for picture in pictures]
+
+
+def _as_list(images) -> list:
+    if isinstance(images, (str, bytes, dict, Path, Image.Image)) or hasattr(images, "read"):
+        return [images]
+    if hasattr(images, "shape"):
+        return list(images) if len(images.shape) == 4 else [images]
+    images = list(images)
+    nested = [isinstance(image, (list, tuple)) for image in images]
+    if any(nested):
+        if not all(nested) or any(len(image) != 1 for image in images):
+            raise ValueError("`images` must have one picture per post")
+        images = [image[0] for image in images]
+    return images
+
+
+def _joint(data) -> dict:
+    return {f"joint_{name}": value for name, value in data.items()}
+
+
+__all__ = ["MMOrientProcessor"]

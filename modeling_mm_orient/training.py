@@ -1,0 +1,315 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""Training: a Trainer that logs every task's loss and metrics, and a whole run from a folder to a Hub-ready checkpoint."""
+
+import json
+import logging
+import os
+import shutil
+from collections import Counter
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import datasets
+import torch
+from huggingface_hub import constants
+from accelerate import PartialState
+from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from .collation import FeatureCollator, PostCollator
+from .configuration_mm_orient import ENCODER_NAMES
+from .dataset_readers import DataDescription, DataProblems, read_posts
+from .feature_cache import CachedPosts, FeatureCache, post_key
+from .hub_export import save_for_hub
+from .metrics import multi_task_metrics
+from .model_card import model_card
+from .presets import build_model, load_preset
+from .task_heads import probabilities
+
+logger = logging.getLogger(__name__)
+
+RUN_FILE = "run.json"
+METRICS_FILE = "metrics.json"
+CHECKPOINTS = "checkpoints"
+DEFAULT_FEATURE_CACHE = os.path.join(constants.HF_HOME, "mm_orient", "features")
+
+
+@dataclass
+class TrainingSettings:
+    """How to train; the `training` part of a preset.
+
+    Args:
+        epochs: at most this many (default 10). patience: stop after so many epochs without a better mean macro-F1 on the
+            validation split (default 4); 0 never stops early.
+        batch_size: posts per process and step (default 32); relation graphs are built among them.
+        accumulation: steps per update (default 1).
+        learning_rate: of everything after the encoders (default 1e-4). encoder_learning_rate: of encoders that are
+            trained (default 1e-5).
+        weight_decay, warmup: of AdamW (default .01) and as a share of all steps (default .1).
+        class_weights: None, or `"balanced"`: each class weighted by the inverse of its share in training.
+        bf16: autocast to bfloat16.
+        seed: of initial weights, shuffling and dropout (default 0).
+    """
+
+    epochs: int = 10
+    patience: int = 4
+    batch_size: int = 32
+    accumulation: int = 1
+    learning_rate: float = 1e-4
+    encoder_learning_rate: float = 1e-5
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    class_weights: str | None = None
+    bf16: bool = False
+    seed: int = 0
+
+
+@dataclass
+class MMOrientTrainingArguments(TrainingArguments):
+    """`TrainingArguments` with a learning rate for the encoders; None (default) trains them at `learning_rate`."""
+
+    encoder_learning_rate: float | None = field(default=None, metadata={"help": "learning rate of the encoders"})
+
+
+class MMOrientTrainer(Trainer):
+    """`Trainer` that also logs each task's training loss (`loss_TASK`) and has a learning rate for the encoders."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._task_losses, self._task_loss_count = Counter(), 0
+
+    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        if model.training:
+            self._task_losses.update({name: float(value) for name, value in outputs["task_losses"].items()})
+            self._task_loss_count += 1
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs, *args, **kwargs):
+        if "loss" in logs and self._task_loss_count:
+            logs |= {f"loss_{name}": total / self._task_loss_count for name, total in self._task_losses.items()}
+            self._task_losses, self._task_loss_count = Counter(), 0
+        super().log(logs, *args, **kwargs)
+
+    def create_optimizer(self, model=None):
+        model = self.model if model is None else model
+        encoder_rate = getattr(self.args, "encoder_learning_rate", None)
+        if self.optimizer is None and encoder_rate is not None:
+            decayed = set(self.get_decay_parameter_names(model))
+            groups = []
+            for of_encoder, rate in ((False, self.args.learning_rate), (True, encoder_rate)):
+                for decays in (True, False):
+                    parameters = [
+                        value
+                        for name, value in model.named_parameters()
+                        if value.requires_grad and is_encoder_parameter(name) == of_encoder and (name in decayed) == decays
+                    ]
+                    decay = self.args.weight_decay if decays else 0.0
+                    groups.append({"params": parameters, "lr": rate, "weight_decay": decay})
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            self.optimizer = optimizer_class([group for group in groups if group["params"]], **options)
+        return super().create_optimizer() if self.optimizer is None else self.optimizer
+
+
+def is_encoder_parameter(name: str) -> bool:
+    """Whether a parameter's full name is one of an encoder's."""
+    return any(f"{encoder}_encoder." in name for encoder in ENCODER_NAMES)
+
+
+def task_metrics_function(tasks: list[dict]):
+    """`compute_metrics` for any `Trainer`: every task's scalar metrics as `TASK_METRIC`, and `mean_macro_f1`.
+
+    A run of regression tasks alone has no macro-F1: there `mean_macro_f1` is the negated mean squared error.
+    """
+
+    def compute(prediction) -> dict[str, float]:
+        kinds = {task["name"]: task["kind"] for task in tasks}
+        scores = {name: probabilities(kinds[name], torch.as_tensor(v)).numpy() for name, v in prediction.predictions.items()}
+        metrics = multi_task_metrics(tasks, prediction.label_ids, scores)
+        mean = metrics.pop("mean_macro_f1")
+        if mean is None:
+            errors = [values["mse"] for values in metrics.values()]
+            mean = -sum(errors) / max(1, len(errors))
+        flat = {f"{task}_{name}": v for task, values in metrics.items() for name, v in values.items() if _is_scalar(v)}
+        return flat | {"mean_macro_f1": mean}
+
+    return compute
+
+
+def balanced_class_weights(posts: datasets.Dataset, task: dict) -> list[float] | None:
+    """`posts / (classes * posts of the class)` over the labels that are there; 1 for an absent class. None unless single label."""
+    if task["kind"] != "single_label":
+        return None
+    counts = Counter(number for number in posts[task["name"]] if number is not None)
+    total = sum(counts.values())
+    return [total / (len(task["labels"]) * counts[c]) if counts[c] else 1.0 for c in range(len(task["labels"]))]
+
+
+def train(
+    description: DataDescription,
+    output: str,
+    preset: dict | None = None,
+    settings: TrainingSettings | None = None,
+    config: dict | None = None,
+    feature_cache: str | None = DEFAULT_FEATURE_CACHE,
+    skip_bad_posts: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> dict:
+    """Check the data, train, keep the best epoch by mean macro-F1 on validation, evaluate on test, write a Hub-ready folder.
+
+    Args:
+        description: the data.
+        output: the run's folder. It ends up with model, processor and code, `run.json`, `metrics.json` and `README.md`.
+        preset: from `load_preset`; None takes the tiny encoders, trained from scratch.
+        settings: None takes the preset's.
+        config: fields of `MMOrientConfig` that override the preset's.
+        feature_cache: folder of the feature cache, used when all encoders are frozen; None encodes in every epoch.
+        resume: go on from the last checkpoint of an interrupted run. overwrite: replace an existing run.
+
+    Returns:
+        Metrics by split, `"validation"` and `"test"`, in the form of `multi_task_metrics`.
+
+    Raises:
+        DataProblems: see `read_posts`. FileExistsError: `output` holds a run. ValueError: a setting is wrong.
+    """
+    preset = preset or load_preset("tiny")
+    settings = settings or TrainingSettings(**preset["training"])
+    output = Path(output)
+    _check_output(output, resume, overwrite)
+    arguments = _training_arguments(output, settings)
+    set_seed(settings.seed)
+
+    posts, tasks, left_out = read_posts(description, skip_bad_posts)
+    if left_out:
+        logger.warning("left out:\n%s", DataProblems(left_out))
+    for split in ("train", "validation"):
+        if split not in posts:
+            raise ValueError(f"the data has no {split} split")
+    if settings.class_weights == "balanced":
+        tasks = [task | {"class_weights": balanced_class_weights(posts["train"], task)} for task in tasks]
+    texts = [text for text in posts["train"]["text"] if text]
+    model, processor = build_model(preset, tasks, texts, **{"task_feature_dim": 0} | (config or {}))
+    if missing := _unread_modalities(model.config):
+        raise ValueError(f"the model has no encoder for {missing}: name one, or train on feature arrays with FeatureCollator")
+    run = {
+        "data": asdict(description),
+        "training": asdict(settings),
+        "feature_cache": feature_cache if _all_frozen(model.config) else None,
+        "splits": {split: len(rows) for split, rows in posts.items()},
+        "left_out": [asdict(problem) for problem in left_out],
+    }
+    state = PartialState()
+    if state.is_main_process:
+        if overwrite and not resume and output.exists():
+            shutil.rmtree(output)
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(output / RUN_FILE, run)
+    state.wait_for_everyone()
+
+    inputs, collator = model_inputs(model, processor, posts, tasks, run["feature_cache"], settings.batch_size)
+    trainer = MMOrientTrainer(
+        model=model,
+        args=arguments,
+        data_collator=collator,
+        train_dataset=inputs["train"],
+        eval_dataset=inputs["validation"],
+        compute_metrics=task_metrics_function(tasks),
+        callbacks=[EarlyStoppingCallback(settings.patience)] if settings.patience else [],
+    )
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output / CHECKPOINTS)) if resume else None)
+
+    metrics = {}
+    for split in ("validation", "test"):
+        if split in inputs:
+            prediction = trainer.predict(inputs[split])
+            kinds = {task["name"]: task["kind"] for task in tasks}
+            scores = {n: probabilities(kinds[n], torch.as_tensor(v)).numpy() for n, v in prediction.predictions.items()}
+            metrics[split] = multi_task_metrics(tasks, prediction.label_ids, scores)
+    if state.is_main_process:
+        write_json(output / METRICS_FILE, metrics)
+        save_for_hub(model, processor, output, model_card(model.config, metrics, run))
+        shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
+    state.wait_for_everyone()
+    return metrics
+
+
+def model_inputs(model, processor, posts: datasets.DatasetDict, tasks, feature_cache: str | None, batch_size: int):
+    """Data sets for the model by split, and the collator they need: stored features, or the posts themselves."""
+    if feature_cache is None:
+        return posts, PostCollator(processor, tasks)
+    encoder = getattr(model, "mm_orient", model)
+    cache, state = FeatureCache(feature_cache, encoder, processor), PartialState()
+    encoder.to(state.device)
+    keys = {split: [post_key(post) for post in rows] for split, rows in posts.items()}
+    for split, rows in posts.items():
+        cache.add(rows, keys[split], batch_size, state.process_index, state.num_processes)
+    state.wait_for_everyone()
+    cache.load()
+    return {split: CachedPosts(rows, keys[split], cache) for split, rows in posts.items()}, FeatureCollator(tasks)
+
+
+def write_json(path: Path, content) -> None:
+    """Write JSON to a temporary name and rename it."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _training_arguments(output: Path, settings: TrainingSettings) -> MMOrientTrainingArguments:
+    for entry in fields(settings):
+        value = getattr(settings, entry.name)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and value < 0:
+            raise ValueError(f"`{entry.name}` must not be negative, got {value}")
+    for name in ("epochs", "batch_size", "accumulation"):
+        if getattr(settings, name) < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {getattr(settings, name)}")
+    if settings.class_weights not in (None, "balanced"):
+        raise ValueError(f"`class_weights` must be None or 'balanced', got {settings.class_weights!r}")
+    return MMOrientTrainingArguments(
+        output_dir=str(output / CHECKPOINTS),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulation,
+        learning_rate=settings.learning_rate,
+        encoder_learning_rate=settings.encoder_learning_rate,
+        weight_decay=settings.weight_decay,
+        warmup_steps=settings.warmup,
+        bf16=settings.bf16,
+        seed=settings.seed,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        logging_strategy="epoch",
+        save_total_limit=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="mean_macro_f1",
+        greater_is_better=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        report_to="none",
+    )
+
+
+def _check_output(output: Path, resume: bool, overwrite: bool) -> None:
+    if not output.exists() or overwrite or not any(output.iterdir()):
+        return
+    if not (output / RUN_FILE).exists():
+        raise FileExistsError(f"{output} exists and is no run; choose another output")
+    if (output / "config.json").exists():
+        raise FileExistsError(f"{output} holds a finished run; choose another output, or say --overwrite")
+    if not resume:
+        raise FileExistsError(f"{output} holds an interrupted run; say --resume to go on, or --overwrite")
+
+
+def _all_frozen(config) -> bool:
+    return set(config.encoder_names) <= set(config.frozen_encoders)
+
+
+def _unread_modalities(config) -> str:
+    missing = {"region features (vision)": config.vision_config, "token features (text)": config.text_config}
+    return " and ".join(name for name, encoder in missing.items() if encoder is None)
+
+
+def _is_scalar(value) -> bool:
+    return isinstance(value, (int, float))
