@@ -17,10 +17,10 @@ def collate_labels(posts: list[dict], tasks: list[dict]) -> dict[str, Tensor]:
     labels = {}
     for task in tasks:
         values = [post.get(task["name"]) for post in posts]
-        if task["kind"] == "single_label":
+        if task.get("kind", "single_label") == "single_label":
             numbers = [MISSING_LABEL if value is None or value < 0 else int(value) for value in values]
             labels[task["name"]] = torch.tensor(numbers)
-        elif task["kind"] == "multi_label":
+        elif task.get("kind", "single_label") == "multi_label":
             missing = [float("nan")] * len(task["labels"])
             labels[task["name"]] = torch.tensor([missing if value is None else list(value) for value in values]).float()
         else:

@@ -137,10 +137,9 @@ def read_posts(
 
 
 def table_columns(path: Path) -> list[str]:
-    """Column names of a CSV, TSV or JSONL file, from its first row."""
+    """Column names of a CSV or TSV file's first row, or of all objects of a JSONL file."""
     if path.suffix == ".jsonl":
-        first = next(_read_jsonl(path), None)
-        return list(first.values) if first else []
+        return list(dict.fromkeys(name for row in _read_jsonl(path) for name in row.values))
     return next(csv.reader(_lines(path), delimiter=_delimiter(path)), [])
 
 

@@ -1,9 +1,9 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """Demo memes: synthetic posts drawn and captioned here, and a demonstration on them that downloads nothing.
 
-A picture shows a cat or a dog that smiles or frowns, on a random background; a caption has a mood and addresses cat or dog
-people. Five tasks: sentiment (the caption's mood) and motivational need the text, humour (party hat) the picture; sarcasm (the
-face contradicts the mood) and offensive (the caption mocks the very animal of the picture) need both.
+A picture shows a cat or a robot in sun or rain; a caption has a mood and may mock whoever is shown. Five tasks: sentiment (the
+caption's mood) and motivational need the text, humour (a party hat) the picture; sarcasm (cheerful words in the rain) and
+offensive (mocking a cat; a robot does not mind) need both.
 """
 
 import csv
@@ -32,35 +32,43 @@ MOODS = {
     "negative": ["what an awful morning", "worst day ever", "everything is broken", "such a terrible party", "ruined weekend"],
     "neutral": ["another morning", "it is a day", "there was a party", "this is the weekend"],
 }
-MOCKERY = ["nobody likes {animal}s", "{animal}s are so dumb", "who needs {animal}s anyway"]
-GREETINGS = ["hello {animal} people", "a word to {animal} owners", "for every {animal} out there"]
+MOCKERY = ["look at that ugly face", "what a dumb creature", "nobody likes you"]
+GREETINGS = ["look who is here", "a word from our friend", "somebody wants to talk"]
 PUSHES = ["never give up", "you can do it", "keep going"]
 IMAGE_SIZE = 96
 SPLITS = {"train": 0.7, "validation": 0.1, "test": 0.2}
 MISSING_SHARE, NOISE_SHARE = 0.08, 0.02
 
 
-def draw_meme(animal: str, smiles: bool, hat: bool, rng: random.Random) -> Image.Image:
-    """A head with ears, eyes and a mouth, in random colours and at a random place."""
-    image = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), tuple(rng.randrange(150, 256) for _ in range(3)))
+def draw_meme(subject: str, rains: bool, hat: bool, rng: random.Random) -> Image.Image:
+    """A cat's round or a robot's square head in sun or rain, in random colours and at a random place."""
+    sky = rng.randrange(110, 160) if rains else rng.randrange(190, 240)
+    image = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), tuple(sky + rng.randrange(-15, 16) for _ in range(3)))
     draw = ImageDraw.Draw(image)
     for _ in range(4):
         x, y, size = rng.randrange(IMAGE_SIZE), rng.randrange(IMAGE_SIZE), rng.randrange(4, 14)
         draw.rectangle([x, y, x + size, y + size], fill=tuple(rng.randrange(150, 256) for _ in range(3)))
-    x, y, r = rng.randrange(40, 57), rng.randrange(48, 61), rng.randrange(25, 31)
-    fur = tuple(rng.randrange(60, 150) for _ in range(3))
-    for side in (-1, 1):
-        if animal == "cat":
+    if rains:
+        for _ in range(25):
+            x, y = rng.randrange(IMAGE_SIZE), rng.randrange(IMAGE_SIZE)
+            draw.line([(x, y), (x - 3, y + 9)], fill=(60, 90, 200), width=2)
+    else:
+        draw.ellipse(_box(rng.choice([8, IMAGE_SIZE - 8]), 8, 13, 13), fill=(250, 220, 40))
+    x, y, r = rng.randrange(42, 55), rng.randrange(54, 63), rng.randrange(27, 32)
+    colour = tuple(rng.randrange(60, 150) for _ in range(3))
+    if subject == "cat":
+        for side in (-1, 1):
             base = [(x + side * r * 0.95, y - r * 0.35), (x + side * r * 0.25, y - r * 0.9)]
-            draw.polygon([*base, (x + side * r * 0.85, y - r * 1.5)], fill=fur)
-        else:
-            draw.ellipse(_box(x + side * r * 1.05, y + r * 0.1, r * 0.32, r * 0.75), fill=tuple(c // 2 for c in fur))
-    draw.ellipse(_box(x, y, r, r), fill=fur)
+            draw.polygon([*base, (x + side * r * 0.85, y - r * 1.5)], fill=colour)
+        draw.ellipse(_box(x, y, r, r), fill=colour)
+    else:
+        draw.rectangle(_box(x, y, r * 0.95, r * 0.9), fill=colour, outline="black", width=3)
+        for side in (-1, 1):
+            draw.line([(x + side * r * 0.7, y - r * 0.9), (x + side * r * 0.7, y - r * 1.5)], fill="black", width=3)
     for side in (-1, 1):
-        draw.ellipse(_box(x + side * r * 0.4, y - r * 0.25, r * 0.16, r * 0.2), fill="white")
-        draw.ellipse(_box(x + side * r * 0.4, y - r * 0.25, r * 0.07, r * 0.1), fill="black")
-    mouth = _box(x, y + r * (0.25 if smiles else 0.75), r * 0.55, r * 0.4)
-    draw.arc(mouth, *((20, 160) if smiles else (200, 340)), fill="white", width=4)
+        draw.ellipse(_box(x + side * r * 0.4, y - r * 0.3, r * 0.18, r * 0.22), fill="white")
+        draw.ellipse(_box(x + side * r * 0.4, y - r * 0.3, r * 0.08, r * 0.12), fill="black")
+    draw.chord(_box(x, y + r * 0.3, r * 0.5, r * 0.4), 0, 180, fill="white")
     if hat:
         top = y - r * 0.9
         draw.polygon([(x - r * 0.45, top), (x + r * 0.45, top), (x, top - r * 0.95)], fill="red", outline="white")
@@ -78,21 +86,20 @@ def make_memes(folder, count: int = 800, seed: int = 0) -> Path:
         writer = csv.DictWriter(file, ["id", "image", "text", "split", *TASKS])
         writer.writeheader()
         for index in range(count):
-            animal, addressed = rng.choice(["cat", "dog"]), rng.choice(["cat", "dog"])
-            smiles, hat, mocks, pushes = rng.random() < 0.5, rng.random() < 0.5, rng.random() < 0.8, rng.random() < 0.5
-            mood = rng.choices(list(MOODS), [0.42, 0.42, 0.16])[0]
-            words = [rng.choice(MOODS[mood]), rng.choice(MOCKERY if mocks else GREETINGS).format(animal=addressed)]
+            subject, mood = rng.choice(["cat", "robot"]), rng.choices(list(MOODS), [0.45, 0.35, 0.2])[0]
+            rains, hat, mocks, pushes = (rng.random() < 0.5 for _ in range(4))
+            words = [rng.choice(MOODS[mood]), rng.choice(MOCKERY if mocks else GREETINGS)]
             words += [rng.choice(PUSHES)] if pushes else []
             rng.shuffle(words)
             numbers = {
                 "sentiment": TASKS["sentiment"].index(mood),
                 "humour": int(hat),
-                "sarcasm": int(mood != "neutral" and smiles != (mood == "positive")),
-                "offensive": int(mocks and animal == addressed),
+                "sarcasm": int(mood == "positive" and rains),
+                "offensive": int(mocks and subject == "cat"),
                 "motivational": int(pushes),
             }
             name = f"{index:04d}.png"
-            draw_meme(animal, smiles, hat, rng).save(folder / "images" / name)
+            draw_meme(subject, rains, hat, rng).save(folder / "images" / name)
             writer.writerow(
                 {"id": f"meme-{index:04d}", "image": name, "text": ", ".join(words), "split": _split(index / count)}
                 | {task: _label(task, number, rng) for task, number in numbers.items()}

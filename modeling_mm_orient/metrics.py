@@ -96,13 +96,13 @@ def multi_task_metrics(tasks: list[dict], references: dict, scores: dict) -> dic
     result = {}
     for task in tasks:
         labels, task_scores = np.asarray(references[task["name"]]), np.asarray(scores[task["name"]], dtype=np.float64)
-        if task["kind"] == "single_label":
+        if task.get("kind", "single_label") == "single_label":
             known = labels != -100
         else:
             known = ~np.isnan(labels).reshape(len(labels), -1).any(-1)
         if known.any():
-            labels = labels[known] if task["kind"] == "regression" else labels[known].astype(int)
-            result[task["name"]] = METRICS[task["kind"]](labels, task_scores[known]) | {"posts": int(known.sum())}
+            labels = labels[known] if task.get("kind") == "regression" else labels[known].astype(int)
+            result[task["name"]] = METRICS[task.get("kind", "single_label")](labels, task_scores[known]) | {"posts": int(known.sum())}
     macro = [metrics["macro_f1"] for metrics in result.values() if "macro_f1" in metrics]
     result["mean_macro_f1"] = float(np.mean(macro)) if macro else None
     return result

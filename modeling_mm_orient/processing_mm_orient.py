@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
-from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, BatchFeature
+from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig
 from transformers.image_utils import load_image
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 
@@ -200,11 +200,13 @@ class MMOrientProcessor(ProcessorMixin):
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
         present = (processor_dict or {}).get("parts", ["image_processor", "tokenizer"])
-        loaders = {"image_processor": AutoImageProcessor, "tokenizer": AutoTokenizer}
-        return [
-            loader.from_pretrained(pretrained_model_name_or_path, **kwargs) if name in present else None
-            for name, loader in loaders.items()
-        ]
+        arguments = []
+        for name, loader in (("image_processor", AutoImageProcessor), ("tokenizer", AutoTokenizer)):
+            # the tokenizer's own files name its class; the model's configuration, remote code perhaps, is not asked
+            extra = {"config": PreTrainedConfig()} if name == "tokenizer" else {}
+            part = loader.from_pretrained(pretrained_model_name_or_path, **kwargs, **extra) if name in present else None
+            arguments.append(part)
+        return arguments
 
     def _posts(self, images, text) -> tuple[list, list[str]]:
         if images is None and text is None:

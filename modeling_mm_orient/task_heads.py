@@ -83,7 +83,7 @@ class TaskHeads(nn.Module):
                 label), (B,) float with NaN missing (regression). A task that is left out counts as missing.
 
         Raises:
-            ValueError: a name that is no task, a wrong shape, or a class number out of range.
+            ValueError: a name that is no task, or a wrong shape or dtype.
         """
         self._check(logits, labels)
         task_losses, totals = {}, []

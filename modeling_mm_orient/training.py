@@ -13,7 +13,7 @@ import datasets
 import torch
 from huggingface_hub import constants
 from accelerate import PartialState
-from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
+from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from .collation import FeatureCollator, PostCollator
@@ -109,6 +109,18 @@ class MMOrientTrainer(Trainer):
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
             self.optimizer = optimizer_class([group for group in groups if group["params"]], **options)
         return super().create_optimizer() if self.optimizer is None else self.optimizer
+
+
+class EpochLines(ProgressCallback):
+    """The progress bar, with one short line per epoch in place of every metric; all are in the Trainer's log history."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero and self.training_bar is not None and "eval_loss" in logs:
+            train_loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), float("nan"))
+            self.training_bar.write(
+                f"epoch {logs['epoch']:.0f}  training loss {train_loss:.4f}  validation loss {logs['eval_loss']:.4f}"
+                f"  mean macro-F1 {logs['eval_mean_macro_f1']:.4f}"
+            )
 
 
 def is_encoder_parameter(name: str) -> bool:
@@ -217,6 +229,8 @@ def train(
         compute_metrics=task_metrics_function(tasks),
         callbacks=[EarlyStoppingCallback(settings.patience)] if settings.patience else [],
     )
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(EpochLines)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output / CHECKPOINTS)) if resume else None)
 
     metrics = {}

@@ -1,0 +1,40 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""Installation. Lower bounds are the versions that `make test-oldest` installs and passes with."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+setup(
+    name="modeling-mm-orient",
+    version="0.1.0",
+    description="MM-ORIENT for the Hugging Face ecosystem: pictures and texts together, for several tasks at once",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=["modeling_mm_orient", "modeling_mm_orient.hub_configs"],
+    package_dir={"modeling_mm_orient.hub_configs": "hub_configs"},
+    package_data={"modeling_mm_orient.hub_configs": ["*.json"]},
+    entry_points={"console_scripts": ["mm-orient=modeling_mm_orient.cli:main"]},
+    install_requires=[
+        "torch>=2.13",
+        "transformers>=5.10,<6",
+        "datasets>=4.0",
+        "accelerate>=1.10",
+        "evaluate>=0.4.6",
+        "huggingface-hub>=1.5",
+        "pillow>=11",
+        "scikit-learn>=1.7",  # F1, AUROC, precision and recall
+    ],
+    extras_require={
+        # message passing kernels; no wheel on PyPI, compiles against the installed torch with --no-build-isolation
+        "scatter": ["torch-scatter>=2.1.2"],
+        "test": [
+            "pytest>=9",
+            "hypothesis>=6.140",  # properties of graphs and attention over random inputs
+            "parameterized>=0.9",  # imported by transformers' common tests
+            "ruff==0.17.5",  # lint and format
+        ],
+    },
+)

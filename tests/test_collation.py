@@ -1,0 +1,37 @@
+import math
+
+import numpy as np
+import torch
+
+from modeling_mm_orient.collation import FeatureCollator, collate_labels, pad_sequences
+
+from .conftest import TASKS, tiny_model
+
+
+def test_labels_have_every_task_and_missing_marks():
+    posts = [{"offensive": 1, "emotions": [1.0, 0.0, 1.0], "intensity": 0.5}, {"offensive": None}, {"offensive": -1}]
+    labels = collate_labels(posts, TASKS)
+    assert labels["offensive"].tolist() == [1, -100, -100] and labels["offensive"].dtype == torch.int64
+    assert labels["emotions"][0].tolist() == [1, 0, 1] and labels["emotions"][1:].isnan().all()
+    assert labels["intensity"][0] == 0.5 and math.isnan(labels["intensity"][1])
+
+
+def test_padding():
+    padded, mask = pad_sequences([torch.ones(2, 3), torch.ones(0, 3), torch.ones(4, 3)])
+    assert padded.shape == (3, 4, 3) and mask.sum(1).tolist() == [2, 0, 4]
+    assert pad_sequences([torch.ones(0, 3)])[0].shape == (1, 1, 3)
+
+
+def test_arrays_of_pre_extracted_features_make_a_batch_for_the_model():
+    rng = np.random.default_rng(0)
+    posts = [
+        {
+            "image_embeds": rng.normal(size=8), "text_embeds": rng.normal(size=6).astype(np.float16),
+            "region_features": rng.normal(size=(count, 10)), "token_features": rng.normal(size=(3, 12)),
+            "task_features": rng.normal(size=3), "offensive": count % 2,
+        }
+        for count in (4, 2, 1)
+    ]  # fmt: skip
+    batch = FeatureCollator(TASKS)(posts)
+    assert batch["region_mask"].sum(1).tolist() == [4, 2, 1] and batch["region_features"].dtype == torch.float32
+    assert torch.isfinite(tiny_model()(**batch).loss)

@@ -1,0 +1,96 @@
+import pytest
+from transformers import BertConfig, CLIPConfig, MobileNetV2Config, ResNetConfig, SiglipConfig
+
+from modeling_mm_orient import MMOrientConfig
+
+from .conftest import tiny_config
+
+
+def test_defaults_are_the_papers():
+    config = MMOrientConfig()
+    assert (config.image_threshold, config.text_threshold, config.self_loops) == (0.9, 0.9, True)
+    assert (config.learner_hidden_sizes, config.learner_dropout) == ([4618, 2048], 0.2)
+    assert config.relation_streams == ["image_over_image", "text_over_text", "image_over_text", "text_over_image"]
+    assert (config.image_embed_dim, config.region_feature_dim, config.token_feature_dim) == (512, 2048, 768)
+    assert config.task_feature_dim == 784
+    assert [len(task["labels"]) for task in config.tasks] == [3, 4, 4, 4, 2]
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("image_threshold", 1.5),
+        ("text_threshold", "high"),
+        ("stage2_combine", "product"),
+        ("stage2_momentum", -0.1),
+        ("learner_dropout", 1),
+        ("learner_hidden_sizes", [0]),
+        ("learner_hidden_sizes", 128),
+        ("relation_streams", ["image_over_audio"]),
+        ("relation_streams", ["image_over_image", "image_over_image"]),
+        ("relation_layers", 0),
+        ("relation_hidden_size", 2.5),
+        ("edge_weights", "cosine"),
+        ("message_passing_backend", "dgl"),
+        ("task_loss_weighting", "gradnorm"),
+        ("frozen_encoders", ["audio"]),
+        ("hima_stage1", "yes"),
+        ("task_feature_dim", -1),
+        ("vision_config", {"hidden_size": 3}),
+        ("text_config", {"model_type": "no_such_model"}),
+        ("tasks", "offensive"),
+        ("tasks", [{"labels": ["a", "b"]}]),
+        ("tasks", [{"name": "x", "labels": ["a"]}]),
+        ("tasks", [{"name": "x", "labels": ["a", "a"]}]),
+        ("tasks", [{"name": "x", "kind": "ranking", "labels": ["a", "b"]}]),
+        ("tasks", [{"name": "x", "kind": "regression", "labels": ["a"]}]),
+        ("tasks", [{"name": "x", "labels": ["a", "b"], "class_weights": [1.0]}]),
+        ("tasks", [{"name": "x", "labels": ["a", "b"], "loss_weight": -1}]),
+        ("tasks", [{"name": "x", "labels": ["a", "b"], "weight": 1}]),
+        ("tasks", [{"name": "x", "labels": ["a", "b"]}] * 2),
+    ],
+)
+def test_wrong_value_is_refused_by_name(field, value):
+    with pytest.raises(ValueError, match=rf"`{field}"):
+        tiny_config(**{field: value})
+
+
+def test_context_free_attention_needs_width_one():
+    with pytest.raises(ValueError, match="attention_hidden_size"):
+        tiny_config(attention_context_vector=False, attention_hidden_size=2)
+
+
+def test_misspelt_field_is_refused():
+    with pytest.raises(ValueError, match="did you mean `image_threshold`"):
+        MMOrientConfig(image_treshold=0.5)
+
+
+def test_widths_come_from_encoders():
+    config = MMOrientConfig(
+        joint_config=CLIPConfig(projection_dim=24), text_config=BertConfig(hidden_size=48), vision_config=MobileNetV2Config()
+    )
+    assert (config.image_embed_dim, config.text_embed_dim) == (24, 24)
+    assert (config.region_feature_dim, config.token_feature_dim, config.task_feature_dim) == (1280, 48, 0)
+
+
+def test_without_joint_encoder_embeddings_have_the_features_widths():
+    config = MMOrientConfig(text_config=BertConfig(hidden_size=48), vision_config=ResNetConfig(hidden_sizes=[8, 16, 32, 40]))
+    assert (config.image_embed_dim, config.text_embed_dim) == (40, 48)
+
+
+def test_a_width_that_contradicts_its_encoder_is_refused():
+    with pytest.raises(ValueError, match="`token_feature_dim` must be 48"):
+        MMOrientConfig(text_config=BertConfig(hidden_size=48), token_feature_dim=768)
+
+
+def test_round_trip_keeps_everything(tmp_path):
+    config = tiny_config(
+        joint_config=SiglipConfig(vision_config={"hidden_size": 8}, text_config={"hidden_size": 6}),
+        relation_streams=["text_over_image"],
+        frozen_encoders=["joint"],
+        image_threshold=0.35,
+    )
+    config.save_pretrained(tmp_path)
+    again = MMOrientConfig.from_pretrained(tmp_path)
+    assert again.to_dict() == config.to_dict()
+    assert [task["name"] for task in again.tasks] == ["offensive", "emotions", "intensity"]

@@ -1,0 +1,225 @@
+import csv
+import json
+from pathlib import Path
+
+import datasets
+import pytest
+from PIL import Image
+
+from modeling_mm_orient.dataset_readers import DataDescription, DataProblems, read_posts
+
+ROWS = [
+    {"image": f"{i}.png", "text": f"caption {i}", "split": split, "mood": ["sad", "happy"][i % 2], "score": i / 4}
+    for i, split in enumerate(["train"] * 6 + ["val"] * 2 + ["test"] * 2)
+]
+
+
+def write_folder(folder: Path, rows=ROWS, name="labels.csv", pictures=True) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "images").mkdir(exist_ok=True)
+    for row in rows:
+        if pictures and row.get("image"):
+            Image.new("RGB", (8, 8), (0, 30, 60)).save(folder / "images" / row["image"])
+    if name.endswith(".jsonl"):
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    else:
+        with (folder / name).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if name.endswith(".tsv") else ",")
+            writer.writeheader()
+            writer.writerows(rows)
+    return folder
+
+
+def describe(folder, **fields) -> DataDescription:
+    return DataDescription(**{"data": str(folder), "labels": ["mood"], "split_column": "split"} | fields)
+
+
+def problems_of(description, **options) -> list[tuple[str, str]]:
+    with pytest.raises(DataProblems) as caught:
+        read_posts(description, **options)
+    for problem in caught.value.problems:
+        assert problem.where in str(caught.value) and problem.what in str(caught.value)
+    return sorted((problem.where, problem.kind) for problem in caught.value.problems)
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "labels.tsv", "posts.jsonl"])
+def test_tables(tmp_path, name):
+    posts, tasks, left_out = read_posts(describe(write_folder(tmp_path / "d", name=name), labels=["mood", "score"]))
+    assert {split: len(rows) for split, rows in posts.items()} == {"train": 6, "validation": 2, "test": 2}
+    assert tasks == [
+        {"name": "mood", "kind": "single_label", "labels": ["happy", "sad"]},
+        {"name": "score", "kind": "regression", "labels": []},
+    ]
+    first = posts["train"][1]
+    assert (first["id"], first["text"], first["mood"], first["score"]) == ("1.png", "caption 1", 0, 0.25)
+    assert Path(first["image"]["path"]).is_file() and left_out == []
+    assert posts["train"].features["mood"].names == ["happy", "sad"]
+
+
+def test_all_problems_at_once_with_file_and_row(tmp_path):
+    rows = [dict(row) for row in ROWS]
+    rows[1]["image"] = "2.png"  # the id of the next row
+    rows[4]["mood"] = "angry"
+    rows[7]["split"] = "holdout"
+    rows[8] |= {"image": "", "text": ""}
+    folder = write_folder(tmp_path / "d", rows)
+    (folder / "images" / "3.png").unlink()
+    (folder / "images" / "5.png").write_bytes(b"no picture")
+    with (folder / "labels.csv").open("a") as file:
+        file.write('99.png,"two\nlines",train\n')
+    description = describe(folder, tasks=[{"name": "mood", "labels": ["sad", "happy"]}])
+    assert problems_of(description) == [
+        ("labels.csv:10", "empty post"),
+        ("labels.csv:12", "malformed row"),
+        ("labels.csv:12", "missing image"),
+        ("labels.csv:4", "duplicate id"),
+        ("labels.csv:5", "missing image"),
+        ("labels.csv:6", "unknown label"),
+        ("labels.csv:7", "unreadable image"),
+        ("labels.csv:9", "unknown split"),
+    ]
+
+
+def test_bad_posts_can_be_left_out_and_are_reported(tmp_path):
+    folder = write_folder(tmp_path / "d")
+    (folder / "images" / "2.png").write_bytes(b"no picture")
+    posts, _, left_out = read_posts(describe(folder), skip_bad_posts=True)
+    assert "2.png" not in posts["train"]["id"] and len(posts["train"]) == 5
+    assert [(problem.where, problem.kind) for problem in left_out] == [("labels.csv:4", "unreadable image")]
+
+
+def test_single_class_is_a_problem_of_the_column(tmp_path):
+    rows = [row | {"mood": "sad"} for row in ROWS]
+    description = describe(write_folder(tmp_path / "d", rows))
+    assert problems_of(description) == problems_of(description, skip_bad_posts=True) == [("column 'mood'", "single class")]
+
+
+def test_single_class_in_training_alone(tmp_path):
+    rows = [row | {"mood": "sad" if row["split"] == "train" else "happy"} for row in ROWS]
+    assert problems_of(describe(write_folder(tmp_path / "d", rows))) == [("column 'mood'", "single class")]
+
+
+def test_free_text_is_no_label_column(tmp_path):
+    rows = [ROWS[0] | {"image": f"{i}.png", "mood": f"sentence number {i}"} for i in range(60)]
+    assert problems_of(describe(write_folder(tmp_path / "d", rows), split_column=None)) == [("column 'mood'", "not a class column")]
+
+
+def test_missing_labels_texts_and_pictures(tmp_path):
+    rows = [dict(row) for row in ROWS]
+    rows[0]["mood"], rows[1]["text"], rows[2]["image"] = "", "", ""
+    posts, _, _ = read_posts(describe(write_folder(tmp_path / "d", rows)))
+    train = posts["train"]
+    assert (train[0]["mood"], train[1]["text"], train[2]["image"]) == (None, None, None)
+
+
+def test_multi_label_lists(tmp_path):
+    rows = [row | {"mood": [["sad"], ["sad", "angry"], []][i % 3]} for i, row in enumerate(ROWS)]
+    posts, tasks, _ = read_posts(describe(write_folder(tmp_path / "d", rows, "posts.jsonl")))
+    assert tasks == [{"name": "mood", "kind": "multi_label", "labels": ["angry", "sad"]}]
+    assert posts["train"]["mood"][:3] == [[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]]
+
+
+def test_numbers_are_classes_in_numeric_order(tmp_path):
+    rows = [row | {"mood": [10, 2.0, "9"][i % 3]} for i, row in enumerate(ROWS)]
+    _, tasks, _ = read_posts(describe(write_folder(tmp_path / "d", rows)))
+    assert tasks[0]["labels"] == ["2", "9", "10"]
+
+
+def test_label_maps_and_columns(tmp_path):
+    description = describe(
+        write_folder(tmp_path / "d"), labels=["feeling"], label_columns={"feeling": "mood"},
+        label_maps={"feeling": {"sad": "low", "happy": "high"}}, tasks=[{"name": "feeling", "labels": ["low", "high"]}],
+    )  # fmt: skip
+    posts, tasks, _ = read_posts(description)
+    assert posts["train"]["feeling"] == [0, 1, 0, 1, 0, 1] and tasks[0]["labels"] == ["low", "high"]
+
+
+def test_random_splits_are_reproducible_and_disjoint(tmp_path):
+    rows = [{"image": f"{i}.png", "text": "x", "mood": ["sad", "happy"][i % 2]} for i in range(40)]
+    folder = write_folder(tmp_path / "d", rows)
+    first, second = (read_posts(describe(folder, split_column=None))[0] for _ in range(2))
+    assert {split: len(posts) for split, posts in first.items()} == {"train": 32, "validation": 4, "test": 4}
+    assert all(first[split]["id"] == second[split]["id"] for split in first)
+    assert len({name for split in first for name in first[split]["id"]}) == 40
+
+
+def test_a_split_column_from_splits_csv_beside_the_table(tmp_path):
+    folder = write_folder(tmp_path / "d", [{k: v for k, v in row.items() if k != "split"} for row in ROWS])
+    write_folder(folder, [{"image": row["image"], "split": row["split"]} for row in ROWS], "splits.csv", pictures=False)
+    posts, _, _ = read_posts(describe(folder))
+    assert {split: len(rows) for split, rows in posts.items()} == {"train": 6, "validation": 2, "test": 2}
+
+
+def test_a_validation_split_is_taken_from_training_where_there_is_none(tmp_path):
+    posts, _, _ = read_posts(describe(write_folder(tmp_path / "d", ROWS[:6] + ROWS[8:])))
+    assert {split: len(rows) for split, rows in posts.items()} == {"train": 5, "validation": 1, "test": 2}
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"labels": ["humour"]}, "labels.csv has no column humour; its columns are image, text"),
+        ({"text_column": "caption"}, "no column caption"),
+        ({"image_column": "file"}, "no column file"),
+        ({"split_column": "fold"}, "no column fold"),
+        ({"labels_file": "other.csv"}, "no such labels file"),
+        ({"data": "/no/such/folder"}, "no such folder"),
+    ],
+)
+def test_wrong_names_are_refused(tmp_path, fields, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        read_posts(describe(write_folder(tmp_path / "d"), **fields))
+
+
+def test_several_tables_that_fit_must_be_told_apart(tmp_path):
+    folder = write_folder(write_folder(tmp_path / "d"), name="more.csv")
+    with pytest.raises(ValueError, match="several tables have the columns.*labels.csv, more.csv"):
+        read_posts(describe(folder))
+    assert len(read_posts(describe(folder, labels_file="more.csv"))[0]["train"]) == 6
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("labels.csv", "image,text,mood\na.png,caf\xe9,sad\n".encode("latin-1"), "labels.csv:2: not UTF-8"),
+        ("posts.jsonl", b'{"image": "a.png"}\n{"image": \n', "posts.jsonl:2: not JSON"),
+        ("posts.jsonl", b'["a.png"]\n', "posts.jsonl:1: must be an object"),
+        ("labels.csv", b"image,text,text,mood\n", "labels.csv:1: the column 'text' stands there twice"),
+    ],
+)
+def test_broken_tables_are_named_with_their_line(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_posts(DataDescription(str(tmp_path), labels=["mood"], labels_file=name))
+
+
+def test_datasets_on_disk(tmp_path):
+    folder = write_folder(tmp_path / "d")
+    features = datasets.Features(
+        {"image": datasets.Image(), "text": datasets.Value("string"), "mood": datasets.ClassLabel(names=["sad", "happy"])}
+    )
+    columns = {
+        "image": [str(folder / "images" / row["image"]) for row in ROWS],
+        "text": [row["text"] for row in ROWS],
+        "mood": [i % 2 if i else None for i in range(10)],
+    }
+    data = datasets.Dataset.from_dict(columns, features=features)
+    datasets.DatasetDict({"train": data.select(range(7)), "test": data.select(range(7, 10))}).save_to_disk(tmp_path / "saved")
+    posts, tasks, _ = read_posts(describe(tmp_path / "saved", split_column=None))
+    assert {split: len(rows) for split, rows in posts.items()} == {"train": 6, "validation": 1, "test": 3}
+    assert tasks[0]["labels"] == ["happy", "sad"]
+    by_text = {post["text"]: post["mood"] for rows in posts.values() for post in rows}
+    assert by_text["caption 0"] is None and by_text["caption 1"] == 0 and by_text["caption 2"] == 1
+
+
+def test_a_folder_of_bare_pictures(tmp_path):
+    folder = write_folder(tmp_path / "d")
+    (folder / "labels.csv").unlink()
+    posts, tasks, _ = read_posts(DataDescription(str(folder)))
+    assert len(posts["all"]) == 10 and tasks == [] and posts["all"][0]["text"] is None
+    assert posts["all"][0]["id"] == "images/0.png"
+
+
+def test_reserved_task_names(tmp_path):
+    with pytest.raises(ValueError, match="cannot be called 'text'"):
+        read_posts(describe(write_folder(tmp_path / "d"), labels=["text"]))

@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from modeling_mm_orient import MMOrientModel
+from modeling_mm_orient import feature_cache as module
+from modeling_mm_orient.collation import FeatureCollator, PostCollator
+from modeling_mm_orient.dataset_readers import DataDescription, read_posts
+from modeling_mm_orient.feature_cache import CachedPosts, FeatureCache, encoder_fingerprint, post_key
+
+from .test_dataset_readers import ROWS, write_folder
+from .test_modeling import small_towers
+from .test_processing import make_processor
+
+
+@pytest.fixture
+def setting(tmp_path):
+    torch.manual_seed(0)
+    rows = [dict(row) for row in ROWS]
+    rows[1]["text"], rows[2]["image"] = "", ""
+    folder = write_folder(tmp_path / "d", rows)
+    for index in range(10):
+        noise = np.random.default_rng(index).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / "images" / f"{index}.png")
+    model = MMOrientModel(small_towers(joint_config=None, text_config=small_towers().text_config.to_dict() | {"vocab_size": 400}))
+    posts, tasks, _ = read_posts(DataDescription(str(folder), labels=["mood"]), check_images=False)
+    return tmp_path / "cache", model.eval(), make_processor(), posts["train"], tasks
+
+
+def keys_of(posts):
+    return [post_key(post) for post in posts]
+
+
+def test_stored_features_are_the_encoders(setting):
+    folder, model, processor, posts, tasks = setting
+    cache, keys = FeatureCache(folder, model, processor), keys_of(posts)
+    assert cache.add(posts, keys, batch_size=3) == len(posts)
+    stored = FeatureCollator(tasks)([CachedPosts(posts, keys, cache)[i] for i in range(len(posts))])
+    direct = PostCollator(processor, tasks)([posts[i] for i in range(len(posts))])
+    assert {name: value.tolist() for name, value in stored.pop("labels").items()} == {
+        name: value.tolist() for name, value in direct.pop("labels").items()
+    }
+    asked = {"output_components": True, "output_relations": True}
+    with torch.no_grad():
+        first, second = model(**stored, **asked), model(**direct, **asked)
+    torch.testing.assert_close(first.merged_features, second.merged_features, atol=3e-3, rtol=3e-3)
+    assert stored["has_text"].tolist() == direct["has_text"].tolist()
+
+
+def test_encoders_run_once_per_content(setting):
+    folder, model, processor, posts, _ = setting
+    keys = keys_of(posts)
+    FeatureCache(folder, model, processor).add(posts, keys)
+    cache = FeatureCache(folder, model, processor)
+    cache.model = None  # nothing may be encoded any more
+    assert cache.missing(keys) == []
+    assert cache.missing([*keys, "other", "other"]) == [len(keys)]
+
+
+def test_a_changed_picture_or_text_is_noticed(setting):
+    folder, model, processor, posts, _ = setting
+    post = next(post for post in posts if post["image"] and post["text"])
+    key = post_key(post)
+    assert post_key(post | {"text": "other words"}) != key
+    Image.new("RGB", (8, 8), "red").save(post["image"]["path"])
+    assert post_key(post) != key
+
+
+def test_changed_encoders_or_settings_are_noticed(setting):
+    _, model, processor, _, _ = setting
+    first = encoder_fingerprint(model, processor)
+    assert encoder_fingerprint(model, make_processor()) == first
+    assert encoder_fingerprint(model, make_processor(max_tokens=9)) != first
+    next(model.vision_encoder.parameters()).data[0] += 1
+    assert encoder_fingerprint(model, processor) != first
+
+
+def test_an_interrupted_run_continues(setting, monkeypatch):
+    folder, model, processor, posts, _ = setting
+    monkeypatch.setattr(module, "SHARD_POSTS", 3)
+    cache, keys, encode = FeatureCache(folder, model, processor), keys_of(posts), FeatureCache._encode
+    calls = []
+
+    def interrupted(self, *arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return encode(self, *arguments)
+
+    monkeypatch.setattr(FeatureCache, "_encode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cache.add(posts, keys, batch_size=2)
+    assert not list(cache.folder.glob("*.partial"))
+    monkeypatch.setattr(FeatureCache, "_encode", encode)
+    cache = FeatureCache(folder, model, processor)
+    assert len(cache.missing(keys)) == len(posts) - 3
+    assert cache.add(posts, keys, batch_size=2) == len(posts) - 3
+    assert cache.missing(keys) == []
+
+
+def test_processes_share_the_work_without_overlap(setting):
+    folder, model, processor, posts, _ = setting
+    keys = keys_of(posts)
+    caches = [FeatureCache(folder, model, processor) for _ in range(2)]
+    counts = [cache.add(posts, keys, share=share, shares=2) for share, cache in enumerate(caches)]
+    caches[0].load()
+    assert sum(counts) == len(set(keys)) and caches[0].missing(keys) == []

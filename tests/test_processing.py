@@ -1,0 +1,177 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPImageProcessor, CLIPProcessor, ViTImageProcessor
+
+from modeling_mm_orient import MMOrientProcessor
+from modeling_mm_orient.presets import train_tokenizer
+from modeling_mm_orient.processing_mm_orient import read_image
+
+TEXTS = ["a cat on a mat", "when the code compiles at once", "nobody: me:"]
+
+
+def make_processor(joint=False, **fields) -> MMOrientProcessor:
+    size = {"height": 16, "width": 16}
+    joint_processor = None
+    if joint:
+        clip = CLIPImageProcessor(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8})
+        joint_processor = CLIPProcessor(clip, train_tokenizer(TEXTS, 300))
+    return MMOrientProcessor(ViTImageProcessor(size=size), train_tokenizer(TEXTS, 300), joint_processor, **fields)
+
+
+def picture(mode="RGB", size=(20, 30), colour=None) -> Image.Image:
+    return Image.new(mode, size, colour if colour is not None else 0)
+
+
+def as_bytes(image, format="PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def test_one_call_prepares_all_three_encoders():
+    inputs = make_processor(joint=True)(images=[picture(), picture()], text=TEXTS[:2], return_tensors="pt")
+    shapes = {name: tuple(value.shape) for name, value in inputs.items()}
+    assert shapes["pixel_values"] == (2, 3, 16, 16) and shapes["joint_pixel_values"] == (2, 3, 8, 8)
+    assert shapes["input_ids"] == shapes["attention_mask"] and shapes["joint_input_ids"][0] == 2
+    assert inputs["has_image"].tolist() == inputs["has_text"].tolist() == [True, True]
+    assert set(inputs) == set(make_processor(joint=True).model_input_names)
+
+
+def test_one_post_without_lists():
+    inputs = make_processor()(images=picture(), text=TEXTS[0], return_tensors="pt")
+    assert inputs["pixel_values"].shape[0] == inputs["input_ids"].shape[0] == 1
+
+
+def test_posts_without_one_modality():
+    processor = make_processor(joint=True)
+    inputs = processor(images=[None, picture(), picture()], text=[TEXTS[0], None, "  \n"], return_tensors="pt")
+    assert inputs["has_image"].tolist() == [False, True, True]
+    assert inputs["has_text"].tolist() == [True, False, False]
+    assert inputs["pixel_values"].shape[0] == 3
+    assert set(processor(text=TEXTS, return_tensors="pt")) & {"pixel_values", "joint_pixel_values"} == set()
+    assert "input_ids" not in processor(images=[picture()], return_tensors="pt")
+
+
+def test_long_texts_are_cut():
+    inputs = make_processor(max_tokens=5)(text="cat " * 10_000, return_tensors="pt")
+    assert inputs["input_ids"].shape == (1, 5)
+    assert make_processor()(text="cat " * 500, max_length=9, return_tensors="pt")["input_ids"].shape == (1, 9)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({}, "give `images`, `text` or both"),
+        ({"images": [picture()], "text": ["a", "b"]}, "one entry per post, got 1 and 2"),
+        ({"images": [picture(), None], "text": ["a", ""]}, "post 1 has neither"),
+        ({"text": ["a", 3]}, r"`text\[1\]` must be a string"),
+        ({"images": [picture(), "no_such_file.png"]}, r"`images\[1\]`.*does not exist"),
+        ({"images": [[picture(), picture()]]}, "one picture per post"),
+    ],
+)
+def test_wrong_posts_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_processor()(**arguments)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_round_trip(tmp_path, joint):
+    processor = make_processor(joint, max_tokens=7, joint_padding="max_length")
+    processor.save_pretrained(tmp_path)
+    again = MMOrientProcessor.from_pretrained(tmp_path)
+    assert again.to_dict() == processor.to_dict()
+    posts = {"images": [picture(colour=(9, 99, 200)), None], "text": TEXTS[:2], "return_tensors": "pt"}
+    first, second = processor(**posts), again(**posts)
+    assert set(first) == set(second)
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+@pytest.mark.parametrize("part", ["image_processor", "tokenizer"])
+def test_a_processor_for_one_encoder(tmp_path, part):
+    whole = make_processor()
+    MMOrientProcessor(**{part: getattr(whole, part)}).save_pretrained(tmp_path)
+    again = MMOrientProcessor.from_pretrained(tmp_path)
+    assert again.get_attributes() == [part]
+    inputs = again(images=[picture()], text=["a cat"], return_tensors="pt")
+    assert ("pixel_values" in inputs) == (part == "image_processor")
+    assert ("input_ids" in inputs) == (part == "tokenizer")
+
+
+def test_a_tokenizer_without_padding_is_refused():
+    tokenizer = train_tokenizer(TEXTS, 300)
+    tokenizer.pad_token = None
+    with pytest.raises(ValueError, match="no padding token"):
+        MMOrientProcessor(tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I", "I;16", "F"])
+def test_every_mode_becomes_rgb(mode):
+    image = read_image(picture(mode))
+    assert image.mode == "RGB" and image.size == (20, 30)
+    batch = make_processor()(images=[picture(mode), picture("RGB", (7, 90))], return_tensors="pt")
+    assert batch["pixel_values"].shape == (2, 3, 16, 16)
+
+
+def test_transparency_is_white():
+    assert read_image(picture("RGBA", colour=(200, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
+    palette = picture("P")
+    assert read_image(as_bytes(palette, transparency=0)).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_sixteen_bit_greys_are_scaled():
+    values = np.array([[0, 32768, 65535]], dtype=np.uint16)
+    assert [read_image(Image.fromarray(values)).getpixel((x, 0))[0] for x in range(3)] == [0, 127, 255]
+
+
+def test_exif_orientation_is_applied():
+    image, exif = picture(size=(20, 30)), Image.Exif()
+    exif[0x0112] = 6
+    assert read_image(as_bytes(image, "JPEG", exif=exif)).size == (30, 20)
+
+
+def test_the_first_frame_of_an_animation():
+    frames = [picture(colour=(255, 0, 0)), picture(colour=(0, 0, 255))]
+    animation = as_bytes(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert read_image(animation).getpixel((0, 0)) == (255, 0, 0)
+    moved = Image.open(io.BytesIO(animation))
+    moved.seek(1)
+    assert read_image(moved).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_sources(tmp_path):
+    path = tmp_path / "a.png"
+    picture(colour=(1, 2, 3)).save(path)
+    sources = [path, str(path), path.read_bytes(), {"path": str(path), "bytes": None}, {"path": None, "bytes": path.read_bytes()}]
+    assert {read_image(source).getpixel((0, 0)) for source in sources} == {(1, 2, 3)}
+    with path.open("rb") as file:
+        assert read_image(file).getpixel((0, 0)) == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [(b"not a picture", "cannot be read"), (as_bytes(Image.effect_noise((64, 64), 90), "JPEG")[:700], "cannot be read"), (b"", "cannot be read")],
+)
+def test_broken_files_are_named(tmp_path, content, message):
+    path = tmp_path / "broken.jpg"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"broken.jpg.*{message}"):
+        read_image(path)
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(monkeypatch):
+    bomb = as_bytes(picture("1", (4000, 4000)))
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", lambda self: pytest.fail("decoded"))
+    with pytest.raises(ValueError, match="4000 x 4000 pixels are more than the 1000000 allowed"):
+        make_processor(max_image_pixels=1_000_000)(images=[bomb])
+
+
+def test_arrays_are_taken_as_image_processors_take_them():
+    array = np.full((3, 16, 16), 128, dtype=np.uint8)
+    inputs = make_processor()(images=[array, None], text=["a", "b"], return_tensors="pt")
+    assert inputs["has_image"].tolist() == [True, False]
+    assert make_processor()(images=np.stack([array, array]), return_tensors="pt")["pixel_values"].shape[0] == 2
