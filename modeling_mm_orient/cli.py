@@ -7,6 +7,8 @@ import logging
 import sys
 from dataclasses import fields, replace
 
+from accelerate import PartialState
+
 from .configuration_mm_orient import ENCODER_NAMES, MMOrientConfig
 from .dataset_readers import DataDescription
 from .demo_memes import demo
@@ -34,7 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(prog="mm-orient", description="Understand posts of a picture and a text, for many tasks at once.")
+    top = argparse.ArgumentParser(
+        prog="mm-orient", description="Understand posts of a picture and a text, for many tasks at once."
+    )
     verbs = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     verb = _verb(verbs, "train", _train, "fine-tune on your own posts: check, encode, train, evaluate, save")
@@ -44,16 +48,26 @@ def parser() -> argparse.ArgumentParser:
         verb.add_argument(f"--{name}-encoder", metavar="ID", help=f"{name} encoder: Hub id or local path")
     verb.add_argument("--revision", metavar="REV", help="branch, tag or commit of the encoders' repositories")
     verb.add_argument(
-        "--preset", nargs="+", default=[], metavar="NAME", help=f"one or several of {', '.join(preset_names())}, or .json files"
+        "--preset",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help=f"one or several of {', '.join(preset_names())}, or .json files",
     )
-    verb.add_argument("--epochs", type=int, help="at most this many passes over the training split (default: preset, 10)")
+    verb.add_argument(
+        "--epochs", type=int, help="at most this many passes over the training split (default: preset, 10)"
+    )
     verb.add_argument("--batch-size", type=int, help="posts per process and step (default: preset, 32)")
     verb.add_argument("--learning-rate", type=float, help="of everything after the encoders (default: preset, 1e-4)")
     verb.add_argument("--encoder-learning-rate", type=float, help="of trained encoders (default: preset, 1e-5)")
     verb.add_argument("--accumulation", type=int, help="steps per update (default: 1)")
-    verb.add_argument("--patience", type=int, help="epochs without improvement before stopping; 0 never stops (default: 4)")
+    verb.add_argument(
+        "--patience", type=int, help="epochs without improvement before stopping; 0 never stops (default: 4)"
+    )
     verb.add_argument("--class-weights", choices=["balanced"], help="weight classes by the inverse of their share")
-    verb.add_argument("--train-encoders", nargs="+", choices=ENCODER_NAMES, help="encoders to fine-tune (default: none)")
+    verb.add_argument(
+        "--train-encoders", nargs="+", choices=ENCODER_NAMES, help="encoders to fine-tune (default: none)"
+    )
     verb.add_argument("--bf16", action="store_true", default=None, help="train in bfloat16 autocast")
     verb.add_argument("--seed", type=int, help="of weights, order and dropout (default: 0)")
     verb.add_argument(
@@ -68,21 +82,30 @@ def parser() -> argparse.ArgumentParser:
     _data_arguments(verb)
     verb.add_argument("--split", default="test", help="default: test")
     verb.add_argument("--json", metavar="FILE", help="write the metrics there")
-    verb.add_argument("--batch-size", type=int, help="posts whose relation graph is built together (default: as trained)")
+    verb.add_argument(
+        "--batch-size", type=int, help="posts whose relation graph is built together (default: as trained)"
+    )
 
     verb = _verb(verbs, "predict", _predict, "predictions for posts, labelled or not")
     verb.add_argument("model", metavar="RUN")
     _data_arguments(verb, labels=False)
     verb.add_argument("--split", help="default: all posts")
     verb.add_argument("--output", required=True, metavar="FILE", help=".jsonl or .csv")
-    verb.add_argument("--batch-size", type=int, help="posts whose relation graph is built together (default: as trained)")
+    verb.add_argument(
+        "--batch-size", type=int, help="posts whose relation graph is built together (default: as trained)"
+    )
 
     verb = _verb(verbs, "export", _export, "a folder for the Hub: weights, processor, code and model card")
     verb.add_argument("model", metavar="RUN")
     verb.add_argument("--output", required=True, metavar="HUB_FOLDER")
     verb.add_argument("--name", default="mm-orient", help="repository id for the model card (default: %(default)s)")
 
-    verb = _verb(verbs, "demo", lambda options: demo(options.output, options.seed), "train and predict on memes drawn by us; no download")
+    verb = _verb(
+        verbs,
+        "demo",
+        lambda options: demo(options.output, options.seed),
+        "train and predict on memes drawn by us; no download",
+    )
     verb.add_argument("--output", default="demo_run", help="default: %(default)s")
     verb.add_argument("--seed", type=int, default=0)
     return top
@@ -97,12 +120,20 @@ def _verb(verbs, name: str, run, text: str) -> argparse.ArgumentParser:
 
 def _data_arguments(verb: argparse.ArgumentParser, labels: bool = True, required: bool = True) -> None:
     verb.add_argument(
-        "--data", required=True, help="folder of pictures with a CSV, TSV or JSONL; a saved DatasetDict; or a Hub data set"
+        "--data",
+        required=True,
+        help="folder of pictures with a CSV, TSV or JSONL; a saved DatasetDict; or a Hub data set",
     )
     if labels:
-        verb.add_argument("--labels", nargs="+", metavar="COLUMN", help="label columns, one task each (default: preset or run)")
-    verb.add_argument("--labels-file", metavar="FILE", help="table inside the folder (default: the one that has the columns)")
-    verb.add_argument("--text-column", nargs="+", metavar="COLUMN", help="of several the first filled one counts (default: text)")
+        verb.add_argument(
+            "--labels", nargs="+", metavar="COLUMN", help="label columns, one task each (default: preset or run)"
+        )
+    verb.add_argument(
+        "--labels-file", metavar="FILE", help="table inside the folder (default: the one that has the columns)"
+    )
+    verb.add_argument(
+        "--text-column", nargs="+", metavar="COLUMN", help="of several the first filled one counts (default: text)"
+    )
     verb.add_argument("--image-column", metavar="COLUMN", help="file names of the pictures (default: image)")
     verb.add_argument("--id-column", metavar="COLUMN", help="default: id, or the picture's name")
     verb.add_argument("--split-column", metavar="COLUMN", help="train, validation, test (default: split at random)")
@@ -144,9 +175,10 @@ def _train(options) -> None:
         options.resume,
         options.overwrite,
     )
-    for split, values in metrics.items():
-        print(f"\n{split}\n\n{metrics_table(values)}")
-    print(f"\nsaved to {options.output}")
+    if PartialState().is_main_process:
+        for split, values in metrics.items():
+            print(f"\n{split}\n\n{metrics_table(values)}")
+        print(f"\nsaved to {options.output}")
 
 
 def _evaluate(options) -> None:

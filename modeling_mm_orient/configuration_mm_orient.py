@@ -223,7 +223,9 @@ class MMOrientConfig(PreTrainedConfig):
             self._refuse(where, "a dict with a non-empty string `name`", task)
         unknown = sorted(set(task) - set(TASK_DEFAULTS) - {"name"})
         if unknown:
-            self._refuse(where, f"a dict with the keys name, {', '.join(TASK_DEFAULTS)}; not {', '.join(unknown)}", task)
+            self._refuse(
+                where, f"a dict with the keys name, {', '.join(TASK_DEFAULTS)}; not {', '.join(unknown)}", task
+            )
         task = {**TASK_DEFAULTS, **task}
         kind, labels, weights = task["kind"], task["labels"], task["class_weights"]
         where = f"tasks[{index}] ({task['name']})"
@@ -233,7 +235,9 @@ class MMOrientConfig(PreTrainedConfig):
             self._refuse(f"{where}.labels", "a list of strings", labels)
         least = {"single_label": 2, "multi_label": 1, "regression": 0}[kind]
         if len(labels) < least or (kind == "regression" and labels) or len(set(labels)) != len(labels):
-            expected = "empty for regression" if kind == "regression" else f"at least {least} different names for {kind}"
+            expected = (
+                "empty for regression" if kind == "regression" else f"at least {least} different names for {kind}"
+            )
             self._refuse(f"{where}.labels", expected, labels)
         if not _is_number(task["loss_weight"]) or task["loss_weight"] < 0:
             self._refuse(f"{where}.loss_weight", "a number of at least 0", task["loss_weight"])

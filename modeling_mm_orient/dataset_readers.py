@@ -169,7 +169,9 @@ def _rows_of_datasets(splits, description: DataDescription) -> list[Row]:
     rows = []
     for split, dataset in splits.items():
         _require_columns(description, dataset.column_names, f"split {split!r} of {description.data}")
-        names = {name: feature for name, feature in dataset.features.items() if isinstance(feature, datasets.ClassLabel)}
+        names = {
+            name: feature for name, feature in dataset.features.items() if isinstance(feature, datasets.ClassLabel)
+        }
         for name, feature in dataset.features.items():
             if isinstance(feature, datasets.Image):
                 dataset = dataset.cast_column(name, datasets.Image(decode=False))
@@ -218,9 +220,10 @@ def _missing_columns(description: DataDescription, columns: Iterable[str]) -> li
     missing = [name for name in _wanted_columns(description) if name not in columns]
     defaults = {"text", "image"} - set(description.labels or [])
     # a table of texts alone or of pictures alone is fine where the column's name was not given
-    if description.image_column in columns or any(name in columns for name in description.text_columns):
+    has_text = any(name in columns for name in description.text_columns)
+    if description.image_column in columns or has_text:
         missing = [name for name in missing if name not in defaults]
-    return missing
+    return [name for name in missing if not (has_text and name in description.text_columns)]
 
 
 def _require_columns(description: DataDescription, columns: Iterable[str], where: str) -> None:
@@ -232,10 +235,14 @@ def _require_columns(description: DataDescription, columns: Iterable[str], where
 def _columns_with_splits(folder: Path, table: Path, description: DataDescription) -> list[str]:
     columns = table_columns(table)
     splits = folder / SPLITS_FILE
-    if description.split_column and description.split_column not in columns and splits.is_file():
-        if description.image_column in columns and description.image_column in table_columns(splits):
-            columns = columns + [name for name in table_columns(splits) if name == description.split_column]
-    return columns
+    if not description.split_column or description.split_column in columns or not splits.is_file():
+        return columns
+    found = table_columns(splits) if description.image_column in columns else []
+    return (
+        [*columns, description.split_column]
+        if {description.image_column, description.split_column} <= set(found)
+        else columns
+    )
 
 
 def _join_splits(folder: Path, table: Path, description: DataDescription, rows: list[Row]) -> None:
@@ -362,7 +369,9 @@ def _task(name: str, description: DataDescription, posts: list[dict], problems: 
         task["labels"] = sorted({_label(value) for value in flat}, key=_label_order)
         if kind == "single_label" and len(task["labels"]) > max(MOST_CLASSES, len(values) // 2):
             problems.append(
-                Problem(f"column {name!r}", "not a class column", f"{len(task['labels'])} different values: not a label")
+                Problem(
+                    f"column {name!r}", "not a class column", f"{len(task['labels'])} different values: not a label"
+                )
             )
     numbers = {label: number for number, label in enumerate(task["labels"])}
     if kind == "multi_label":
@@ -479,7 +488,9 @@ def _check_classes(tasks: list[dict], posts: list[dict], problems: list[Problem]
     for task in tasks:
         values = [post[task["name"]] for post in posts if post["split"] == "train" and post[task["name"]] is not None]
         if not values or (task["kind"] == "single_label" and len(set(values)) < 2):
-            found.append(Problem(f"column {task['name']!r}", "single class", "fewer than two classes in the training split"))
+            found.append(
+                Problem(f"column {task['name']!r}", "single class", "fewer than two classes in the training split")
+            )
     if found and any(post["split"] == "train" for post in posts):
         raise DataProblems(problems + found)
 
@@ -494,7 +505,9 @@ def _as_datasets(posts: list[dict], tasks: list[dict]) -> datasets.DatasetDict:
         }[task["kind"]]
     features = datasets.Features(features)
     splits = [name for name in ("train", "validation", "test", "all") if any(post["split"] == name for post in posts)]
-    columns = {split: {name: [post[name] for post in posts if post["split"] == split] for name in features} for split in splits}
+    columns = {
+        split: {name: [post[name] for post in posts if post["split"] == split] for name in features} for split in splits
+    }
     return datasets.DatasetDict(
         {split: datasets.Dataset.from_dict(columns[split], features=features) for split in splits}
     )

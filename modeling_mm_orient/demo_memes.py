@@ -1,9 +1,9 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """Demo memes: synthetic posts drawn and captioned here, and a demonstration on them that downloads nothing.
 
-A picture shows a cat or a robot in sun or rain; a caption has a mood and may mock whoever is shown. Five tasks: sentiment (the
-caption's mood) and motivational need the text, humour (a party hat) the picture; sarcasm (cheerful words in the rain) and
-offensive (mocking a cat; a robot does not mind) need both.
+A picture shows a cat or a robot in sun or rain; a caption has a mood and may mock whoever is shown. Five tasks: sentiment
+(the caption's mood) and motivational need the text, humour (a party hat) the picture; sarcasm (cheerful words in the rain)
+and offensive (mocking a cat; a robot does not mind) need both.
 """
 
 import csv
@@ -28,8 +28,20 @@ TASKS = {
 }
 NEED_BOTH = ("sarcasm", "offensive")
 MOODS = {
-    "positive": ["what a lovely morning", "best day ever", "everything is great", "such a wonderful party", "perfect weekend"],
-    "negative": ["what an awful morning", "worst day ever", "everything is broken", "such a terrible party", "ruined weekend"],
+    "positive": [
+        "what a lovely morning",
+        "best day ever",
+        "everything is great",
+        "such a wonderful party",
+        "perfect weekend",
+    ],
+    "negative": [
+        "what an awful morning",
+        "worst day ever",
+        "everything is broken",
+        "such a terrible party",
+        "ruined weekend",
+    ],
     "neutral": ["another morning", "it is a day", "there was a party", "this is the weekend"],
 }
 MOCKERY = ["look at that ugly face", "what a dumb creature", "nobody likes you"]
@@ -110,7 +122,9 @@ def make_memes(folder, count: int = 800, seed: int = 0) -> Path:
 def demo(output: str = "demo_run", seed: int = 0) -> dict:
     """Draw memes, train on both modalities and on each alone, and predict with the reloaded model. Returns test metrics."""
     folder, preset = Path(output), load_preset("tiny")
-    print("Synthetic demo memes, drawn and captioned by this program; tiny encoders trained from scratch; no download.\n")
+    print(
+        "Synthetic demo memes, drawn and captioned by this program; tiny encoders trained from scratch; no download.\n"
+    )
     make_memes(folder / "data", seed=seed)
     everything = DataDescription(str(folder / "data"), labels=list(TASKS), split_column="split")
     inputs = {
@@ -128,7 +142,10 @@ def demo(output: str = "demo_run", seed: int = 0) -> dict:
     print("\nMacro-F1 by what the model reads:\n\n| task | majority | " + " | ".join(metrics) + " |")
     print("|---|--:|" + "--:|" * len(metrics))
     for task in TASKS:
-        cells = [metrics["picture and text"][task]["majority_macro_f1"], *(m[task]["macro_f1"] for m in metrics.values())]
+        cells = [
+            metrics["picture and text"][task]["majority_macro_f1"],
+            *(m[task]["macro_f1"] for m in metrics.values()),
+        ]
         needs = " (needs both)" if task in NEED_BOTH else ""
         print(f"| {task}{needs} | " + " | ".join(f"{cell:.3f}" for cell in cells) + " |")
     print("\nThree posts predicted by the model as reloaded from disk:\n")

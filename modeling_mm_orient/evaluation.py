@@ -35,9 +35,14 @@ def load_run(folder: str):
 
 
 def describe_data(run: dict, data: str, **changes) -> DataDescription:
-    """The run's own description of its data, for the folder `data`, with the entries of `changes` that are not None."""
-    changes = {name: value for name, value in changes.items() if value is not None}
-    return replace(DataDescription(**run.get("data", {"data": data})), data=data, **changes)
+    """The run's own description of its data, for the folder `data`, with the entries of `changes`.
+
+    A labels file that the run had and the folder has not is forgotten.
+    """
+    description = replace(DataDescription(**run.get("data", {"data": data})), data=data)
+    if description.labels_file and not (Path(data) / description.labels_file).is_file():
+        description.labels_file = None
+    return replace(description, **changes)
 
 
 @torch.inference_mode()
@@ -52,7 +57,9 @@ def predict_logits(model, inputs, collator, batch_size: int) -> dict[str, torch.
     return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
 
 
-def evaluate(run_folder: str, description: DataDescription, split: str, batch_size: int, skip_bad_posts: bool = False) -> dict:
+def evaluate(
+    run_folder: str, description: DataDescription, split: str, batch_size: int, skip_bad_posts: bool = False
+) -> dict:
     """Metrics of a run on one split, as `multi_task_metrics`.
 
     Raises:
@@ -66,7 +73,9 @@ def evaluate(run_folder: str, description: DataDescription, split: str, batch_si
     inputs, collator = model_inputs(model, processor, one, tasks, run.get("feature_cache"), batch_size)
     logits = predict_logits(model, inputs[split], collator, batch_size)
     scores = {task["name"]: probabilities(task["kind"], logits[task["name"]]).numpy() for task in tasks}
-    references = collate_labels([{name: post.get(name) for name in logits} for post in posts.remove_columns("image")], tasks)
+    references = collate_labels(
+        [{name: post.get(name) for name in logits} for post in posts.remove_columns("image")], tasks
+    )
     return multi_task_metrics(tasks, {name: np.asarray(value) for name, value in references.items()}, scores)
 
 
@@ -91,7 +100,8 @@ def predict(
         raise ValueError(f"{output}: predictions are written to .jsonl or .csv")
     model, processor, _ = load_run(run_folder)
     tasks = model.config.tasks
-    splits = read_posts(replace(description, labels=None), skip_bad_posts)[0]
+    description = replace(description, labels=None, split_column=description.split_column if split else None)
+    splits = read_posts(description, skip_bad_posts)[0]
     posts = datasets.concatenate_datasets(list(splits.values())) if split is None else choose_split(splits, split)
     logits = predict_logits(model, posts, PostCollator(processor, tasks, labels=False), batch_size)
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -81,7 +81,9 @@ class FeatureCache:
     def load(self) -> None:
         """Open every finished shard: memory-mapped, nothing is read but the keys."""
         shards = sorted(self.folder.glob("*.arrow"))
-        self.table = datasets.concatenate_datasets([datasets.Dataset.from_file(str(p)) for p in shards]) if shards else None
+        self.table = (
+            datasets.concatenate_datasets([datasets.Dataset.from_file(str(p)) for p in shards]) if shards else None
+        )
         self.rows = {key: row for row, key in enumerate(self.table["key"])} if shards else {}
 
     def missing(self, keys: list[str]) -> list[int]:
@@ -144,7 +146,9 @@ class FeatureCache:
             columns[name] = [rows[keep].reshape(-1) for rows, keep in zip(values, kept, strict=True)]
         for name in ("has_image", "has_text"):
             columns[name] = encoded[name].tolist()
-        arrays = [pa.array(columns[name], type=field.type) for name, field in zip(COLUMNS, COLUMNS.arrow_schema, strict=True)]
+        arrays = [
+            pa.array(columns[name], type=field.type) for name, field in zip(COLUMNS, COLUMNS.arrow_schema, strict=True)
+        ]
         return pa.Table.from_arrays(arrays, schema=COLUMNS.arrow_schema)
 
 

@@ -24,7 +24,7 @@ majority-class predictor; for regression the mean squared and absolute error and
 ARGUMENTS = """
 Args:
     references: single_label: class numbers; multi_label: rows of 0/1; regression: values.
-    prediction_scores: single_label: a row of probabilities per post; multi_label: likewise, one per label; regression: values.
+    prediction_scores: single_label: a row of probabilities per post; multi_label: likewise; regression: values.
 """
 
 
@@ -57,9 +57,15 @@ def multi_label_metrics(references: np.ndarray, scores: np.ndarray) -> dict:
     """
     predicted = (scores >= 0.5).astype(int)
     majority = np.tile((references.mean(0) >= 0.5).astype(int), (len(references), 1))
-    precision, recall, _, support = precision_recall_fscore_support(references, predicted, average=None, zero_division=0)
+    precision, recall, _, support = precision_recall_fscore_support(
+        references, predicted, average=None, zero_division=0
+    )
     both = (references.min(0) == 0) & (references.max(0) == 1)
-    auroc = float(np.mean([roc_auc_score(references[:, c], scores[:, c]) for c in np.flatnonzero(both)])) if both.any() else None
+    auroc = (
+        float(np.mean([roc_auc_score(references[:, c], scores[:, c]) for c in np.flatnonzero(both)]))
+        if both.any()
+        else None
+    )
     return {
         **_f1_and_accuracy(references, predicted, None, ""),
         "auroc": auroc,
@@ -102,7 +108,9 @@ def multi_task_metrics(tasks: list[dict], references: dict, scores: dict) -> dic
             known = ~np.isnan(labels).reshape(len(labels), -1).any(-1)
         if known.any():
             labels = labels[known] if task.get("kind") == "regression" else labels[known].astype(int)
-            result[task["name"]] = METRICS[task.get("kind", "single_label")](labels, task_scores[known]) | {"posts": int(known.sum())}
+            result[task["name"]] = METRICS[task.get("kind", "single_label")](labels, task_scores[known]) | {
+                "posts": int(known.sum())
+            }
     macro = [metrics["macro_f1"] for metrics in result.values() if "macro_f1" in metrics]
     result["mean_macro_f1"] = float(np.mean(macro)) if macro else None
     return result
@@ -113,9 +121,9 @@ def _f1_and_accuracy(references, predicted, classes, prefix: str) -> dict:
     return {
         f"{prefix}macro_f1": float(f1_score(references, predicted, average="macro", **f1)),
         f"{prefix}weighted_f1": float(f1_score(references, predicted, average="weighted", **f1)),
-        f"{prefix}accuracy": float((references == predicted).mean()) if references.ndim > 1 else float(
-            accuracy_score(references, predicted)
-        ),
+        f"{prefix}accuracy": float((references == predicted).mean())
+        if references.ndim > 1
+        else float(accuracy_score(references, predicted)),
     }
 
 

@@ -53,7 +53,9 @@ def model_card(config, metrics: dict, run: dict, name: str = "mm-orient") -> str
         + (" (frozen)" if role in config.frozen_encoders else " (trained)")
         for role in config.encoder_names
     ]
-    task_lines = [f"- **{task['name']}** ({task['kind']}): {', '.join(task['labels']) or 'a number'}" for task in config.tasks]
+    task_lines = [
+        f"- **{task['name']}** ({task['kind']}): {', '.join(task['labels']) or 'a number'}" for task in config.tasks
+    ]
     shown = {name: value for name, value in run["training"].items() if value not in (None, False)}
     shown |= {f"posts in {split}": count for split, count in run["splits"].items()}
     return TEMPLATE.format(
@@ -76,7 +78,9 @@ def metrics_table(metrics: dict) -> str:
         if task == "mean_macro_f1":
             continue
         if "mse" in values:
-            errors.append(f"{task}: mean squared error {values['mse']:.4f}, predicting the mean {values['mean_predictor_mse']:.4f}")
+            errors.append(
+                f"{task}: mean squared error {values['mse']:.4f}, predicting the mean {values['mean_predictor_mse']:.4f}"
+            )
             continue
         auroc = "" if values["auroc"] is None else f"{values['auroc']:.3f}"
         for predictor, prefix, area in (("model", "", auroc), ("majority class", "majority_", "")):

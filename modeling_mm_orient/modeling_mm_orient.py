@@ -5,6 +5,7 @@ Shapes: B posts, R regions, T tokens, D features of a width named by the configu
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -148,7 +149,9 @@ class MMOrientPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: no encoder is given, or a field is wrong.
         """
-        given = {name: value for name, value in zip(ENCODER_NAMES, (joint, text, vision), strict=True) if value is not None}
+        given = {
+            name: value for name, value in zip(ENCODER_NAMES, (joint, text, vision), strict=True) if value is not None
+        }
         if not given:
             raise ValueError("at least one of `joint`, `text` and `vision` must be given")
         revisions = revision if isinstance(revision, dict) else dict.fromkeys(ENCODER_NAMES, revision)
@@ -186,8 +189,7 @@ class MMOrientModel(MMOrientPreTrainedModel):
         self.relations = CrossModalRelations(config) if config.relation_streams else None
         sizes = [config.merged_size, *config.learner_hidden_sizes]
         self.learner = nn.ModuleList(
-            LearnerLayer(size_in, size_out, config.learner_dropout)
-            for size_in, size_out in zip(sizes, sizes[1:], strict=False)
+            LearnerLayer(size_in, size_out, config.learner_dropout) for size_in, size_out in pairwise(sizes)
         )
         self.post_init()
         self.freeze_encoders(config.frozen_encoders)
@@ -421,10 +423,14 @@ class MMOrientModel(MMOrientPreTrainedModel):
             raise ValueError(f"`{modality}_embeds` or what the joint encoder reads is missing")
         if self.config.embedding_pooling == "mean":
             if sequence.shape[-1] != getattr(self.config, f"{modality}_embed_dim"):
-                raise ValueError(f"`{modality}_embeds` is missing, and `{unit}_features` have another width to pool from")
+                raise ValueError(
+                    f"`{modality}_embeds` is missing, and `{unit}_features` have another width to pool from"
+                )
             return masked_mean(sequence, mask)
         if pooler_output is None:
-            raise ValueError(f"`embedding_pooling` is 'pooler', and no pooler output of an encoder gives `{modality}_embeds`")
+            raise ValueError(
+                f"`embedding_pooling` is 'pooler', and no pooler output of an encoder gives `{modality}_embeds`"
+            )
         return pooler_output.flatten(1)
 
     def _relation_graphs(self, posts: PostFeatures, batch: GlobalBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -53,7 +53,10 @@ class MultimodalClassificationPipeline(Pipeline):
         if not hasattr(post, "get"):
             post = {"image": post}
         image = post.get("image")
-        return {"image": None if image is None else read_image(image, self.processor.max_image_pixels), "text": post.get("text")}
+        return {
+            "image": None if image is None else read_image(image, self.processor.max_image_pixels),
+            "text": post.get("text"),
+        }
 
     def _forward(self, posts):
         batch = isinstance(posts["image"], list)

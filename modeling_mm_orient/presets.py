@@ -42,7 +42,9 @@ def load_preset(*names: str) -> dict:
     for name in names:
         path = Path(name) if name.endswith(".json") else preset_folder() / f"{name}.json"
         if not path.is_file():
-            raise ValueError(f"no preset {name!r}; there are {', '.join(preset_names())}, or give a path to a .json file")
+            raise ValueError(
+                f"no preset {name!r}; there are {', '.join(preset_names())}, or give a path to a .json file"
+            )
         preset = json.loads(path.read_text(encoding="utf-8"))
         if unknown := sorted(set(preset) - set(PARTS)):
             raise ValueError(f"{path.name}: unknown part {unknown[0]!r}; a preset has {', '.join(PARTS)}")
@@ -66,7 +68,9 @@ def build_model(preset: dict, tasks: list[dict], texts: list[str], **config_fiel
     encoders = {role: source for role, source in preset["encoders"].items() if source}
     fields = preset["config"] | config_fields | {"tasks": tasks}
     if encoders:
-        given = {f"{role}_config" for role in ENCODER_NAMES} | ({"region_feature_dim"} if "vision" in encoders else set())
+        given = {f"{role}_config" for role in ENCODER_NAMES} | (
+            {"region_feature_dim"} if "vision" in encoders else set()
+        )
         fields = {name: value for name, value in fields.items() if name not in given}
         processor = MMOrientProcessor.from_encoders_pretrained(**encoders, revision=preset["revisions"])
         model = MMOrientForMultiTaskClassification.from_encoders_pretrained(
@@ -77,7 +81,10 @@ def build_model(preset: dict, tasks: list[dict], texts: list[str], **config_fiel
         raise ValueError("name an encoder (joint, text or vision), or a preset that has encoders")
     tokenizer = train_tokenizer(texts, preset["processor"]["vocabulary_size"])
     size = preset["processor"]["image_size"]
-    fields["text_config"] = fields["text_config"] | {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    fields["text_config"] = fields["text_config"] | {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     processor = MMOrientProcessor(
         ViTImageProcessor(size={"height": size, "width": size}, image_mean=[0.5] * 3, image_std=[0.5] * 3),
         tokenizer,
@@ -87,7 +94,7 @@ def build_model(preset: dict, tasks: list[dict], texts: list[str], **config_fiel
 
 
 def train_tokenizer(texts: list[str], vocabulary_size: int) -> PreTrainedTokenizerFast:
-    """A lower-casing byte-level BPE tokenizer learnt from `texts`: the same texts give the same one, no character is unknown."""
+    """A lower-casing byte-level BPE tokenizer learnt from `texts`, deterministically; no character is unknown to it."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()

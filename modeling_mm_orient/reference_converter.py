@@ -43,7 +43,8 @@ def convert_reference_weights(weights: Mapping[str, np.ndarray], **config_fields
             "attention_context_vector": False,
             "hima_stage2": False,
             "tasks": [
-                {"name": task, "labels": [str(c) for c in range(weights[f"head.{task}.weight"].shape[1])]} for task in tasks
+                {"name": task, "labels": [str(c) for c in range(weights[f"head.{task}.weight"].shape[1])]}
+                for task in tasks
             ],
         }
         | config_fields

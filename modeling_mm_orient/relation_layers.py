@@ -4,6 +4,7 @@
 Shapes: B posts of this process, S posts of the global batch, D features.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -58,7 +59,7 @@ class RelationStream(nn.Module):
         sizes = [in_features] + [config.relation_hidden_size] * config.relation_layers
         self.layers = nn.ModuleList(
             RelationLayer(size_in, size_out, config.relation_normalize, config.message_passing_backend)
-            for size_in, size_out in zip(sizes, sizes[1:], strict=False)
+            for size_in, size_out in pairwise(sizes)
         )
 
     def forward(self, features: Tensor, adjacency: Tensor, batch: GlobalBatch) -> Tensor:

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import datasets
 import torch
-from huggingface_hub import constants
 from accelerate import PartialState
+from huggingface_hub import constants
 from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from .collation import FeatureCollator, PostCollator
 from .configuration_mm_orient import ENCODER_NAMES
@@ -102,7 +101,9 @@ class MMOrientTrainer(Trainer):
                     parameters = [
                         value
                         for name, value in model.named_parameters()
-                        if value.requires_grad and is_encoder_parameter(name) == of_encoder and (name in decayed) == decays
+                        if value.requires_grad
+                        and is_encoder_parameter(name) == of_encoder
+                        and (name in decayed) == decays
                     ]
                     decay = self.args.weight_decay if decays else 0.0
                     groups.append({"params": parameters, "lr": rate, "weight_decay": decay})
@@ -136,7 +137,9 @@ def task_metrics_function(tasks: list[dict]):
 
     def compute(prediction) -> dict[str, float]:
         kinds = {task["name"]: task["kind"] for task in tasks}
-        scores = {name: probabilities(kinds[name], torch.as_tensor(v)).numpy() for name, v in prediction.predictions.items()}
+        scores = {
+            name: probabilities(kinds[name], torch.as_tensor(v)).numpy() for name, v in prediction.predictions.items()
+        }
         metrics = multi_task_metrics(tasks, prediction.label_ids, scores)
         mean = metrics.pop("mean_macro_f1")
         if mean is None:
@@ -149,7 +152,7 @@ def task_metrics_function(tasks: list[dict]):
 
 
 def balanced_class_weights(posts: datasets.Dataset, task: dict) -> list[float] | None:
-    """`posts / (classes * posts of the class)` over the labels that are there; 1 for an absent class. None unless single label."""
+    """`posts / (classes * posts of the class)` over known labels, 1 for an absent class; None unless single label."""
     if task["kind"] != "single_label":
         return None
     counts = Counter(number for number in posts[task["name"]] if number is not None)
@@ -203,7 +206,9 @@ def train(
     texts = [text for text in posts["train"]["text"] if text]
     model, processor = build_model(preset, tasks, texts, **{"task_feature_dim": 0} | (config or {}))
     if missing := _unread_modalities(model.config):
-        raise ValueError(f"the model has no encoder for {missing}: name one, or train on feature arrays with FeatureCollator")
+        raise ValueError(
+            f"the model has no encoder for {missing}: name one, or train on feature arrays with FeatureCollator"
+        )
     run = {
         "data": asdict(description),
         "training": asdict(settings),
@@ -231,7 +236,7 @@ def train(
     )
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(EpochLines)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output / CHECKPOINTS)) if resume else None)
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(output / CHECKPOINTS) if resume else None)
 
     metrics = {}
     for split in ("validation", "test"):
@@ -261,6 +266,12 @@ def model_inputs(model, processor, posts: datasets.DatasetDict, tasks, feature_c
     state.wait_for_everyone()
     cache.load()
     return {split: CachedPosts(rows, keys[split], cache) for split, rows in posts.items()}, FeatureCollator(tasks)
+
+
+def last_complete_checkpoint(folder: Path) -> str | None:
+    """The newest of the Trainer's checkpoints that was written to its end (its state comes last); None if there is none."""
+    complete = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    return str(max(complete, key=lambda path: int(path.name.split("-")[1]))) if complete else None
 
 
 def write_json(path: Path, content) -> None:
@@ -306,10 +317,12 @@ def _training_arguments(output: Path, settings: TrainingSettings) -> MMOrientTra
 
 
 def _check_output(output: Path, resume: bool, overwrite: bool) -> None:
-    if not output.exists() or overwrite or not any(output.iterdir()):
+    if not output.exists() or not any(output.iterdir()):
         return
     if not (output / RUN_FILE).exists():
         raise FileExistsError(f"{output} exists and is no run; choose another output")
+    if overwrite:
+        return
     if (output / "config.json").exists():
         raise FileExistsError(f"{output} holds a finished run; choose another output, or say --overwrite")
     if not resume:

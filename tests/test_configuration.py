@@ -67,14 +67,18 @@ def test_misspelt_field_is_refused():
 
 def test_widths_come_from_encoders():
     config = MMOrientConfig(
-        joint_config=CLIPConfig(projection_dim=24), text_config=BertConfig(hidden_size=48), vision_config=MobileNetV2Config()
+        joint_config=CLIPConfig(projection_dim=24),
+        text_config=BertConfig(hidden_size=48),
+        vision_config=MobileNetV2Config(),
     )
     assert (config.image_embed_dim, config.text_embed_dim) == (24, 24)
     assert (config.region_feature_dim, config.token_feature_dim, config.task_feature_dim) == (1280, 48, 0)
 
 
 def test_without_joint_encoder_embeddings_have_the_features_widths():
-    config = MMOrientConfig(text_config=BertConfig(hidden_size=48), vision_config=ResNetConfig(hidden_sizes=[8, 16, 32, 40]))
+    config = MMOrientConfig(
+        text_config=BertConfig(hidden_size=48), vision_config=ResNetConfig(hidden_sizes=[8, 16, 32, 40])
+    )
     assert (config.image_embed_dim, config.text_embed_dim) == (40, 48)
 
 

@@ -91,7 +91,9 @@ def test_bad_posts_can_be_left_out_and_are_reported(tmp_path):
 def test_single_class_is_a_problem_of_the_column(tmp_path):
     rows = [row | {"mood": "sad"} for row in ROWS]
     description = describe(write_folder(tmp_path / "d", rows))
-    assert problems_of(description) == problems_of(description, skip_bad_posts=True) == [("column 'mood'", "single class")]
+    assert (
+        problems_of(description) == problems_of(description, skip_bad_posts=True) == [("column 'mood'", "single class")]
+    )
 
 
 def test_single_class_in_training_alone(tmp_path):
@@ -101,7 +103,9 @@ def test_single_class_in_training_alone(tmp_path):
 
 def test_free_text_is_no_label_column(tmp_path):
     rows = [ROWS[0] | {"image": f"{i}.png", "mood": f"sentence number {i}"} for i in range(60)]
-    assert problems_of(describe(write_folder(tmp_path / "d", rows), split_column=None)) == [("column 'mood'", "not a class column")]
+    assert problems_of(describe(write_folder(tmp_path / "d", rows), split_column=None)) == [
+        ("column 'mood'", "not a class column")
+    ]
 
 
 def test_missing_labels_texts_and_pictures(tmp_path):
@@ -173,7 +177,7 @@ def test_wrong_names_are_refused(tmp_path, fields, message):
 
 def test_several_tables_that_fit_must_be_told_apart(tmp_path):
     folder = write_folder(write_folder(tmp_path / "d"), name="more.csv")
-    with pytest.raises(ValueError, match="several tables have the columns.*labels.csv, more.csv"):
+    with pytest.raises(ValueError, match=r"several tables have the columns.*labels\.csv, more\.csv"):
         read_posts(describe(folder))
     assert len(read_posts(describe(folder, labels_file="more.csv"))[0]["train"]) == 6
 
@@ -196,7 +200,11 @@ def test_broken_tables_are_named_with_their_line(tmp_path, name, content, messag
 def test_datasets_on_disk(tmp_path):
     folder = write_folder(tmp_path / "d")
     features = datasets.Features(
-        {"image": datasets.Image(), "text": datasets.Value("string"), "mood": datasets.ClassLabel(names=["sad", "happy"])}
+        {
+            "image": datasets.Image(),
+            "text": datasets.Value("string"),
+            "mood": datasets.ClassLabel(names=["sad", "happy"]),
+        }
     )
     columns = {
         "image": [str(folder / "images" / row["image"]) for row in ROWS],
@@ -204,7 +212,9 @@ def test_datasets_on_disk(tmp_path):
         "mood": [i % 2 if i else None for i in range(10)],
     }
     data = datasets.Dataset.from_dict(columns, features=features)
-    datasets.DatasetDict({"train": data.select(range(7)), "test": data.select(range(7, 10))}).save_to_disk(tmp_path / "saved")
+    datasets.DatasetDict({"train": data.select(range(7)), "test": data.select(range(7, 10))}).save_to_disk(
+        tmp_path / "saved"
+    )
     posts, tasks, _ = read_posts(describe(tmp_path / "saved", split_column=None))
     assert {split: len(rows) for split, rows in posts.items()} == {"train": 6, "validation": 1, "test": 3}
     assert tasks[0]["labels"] == ["happy", "sad"]

@@ -86,4 +86,3 @@ def test_joint_encoders(model_type):
     )
     assert posts.image_embeds.shape == (2, config.image_embed_dim)
     assert posts.text_embeds.shape == (2, config.text_embed_dim)
-

@@ -23,7 +23,9 @@ def setting(tmp_path):
     for index in range(10):
         noise = np.random.default_rng(index).integers(0, 255, (8, 8, 3), dtype=np.uint8)
         Image.fromarray(noise).save(folder / "images" / f"{index}.png")
-    model = MMOrientModel(small_towers(joint_config=None, text_config=small_towers().text_config.to_dict() | {"vocab_size": 400}))
+    model = MMOrientModel(
+        small_towers(joint_config=None, text_config=small_towers().text_config.to_dict() | {"vocab_size": 400})
+    )
     posts, tasks, _ = read_posts(DataDescription(str(folder), labels=["mood"]), check_images=False)
     return tmp_path / "cache", model.eval(), make_processor(), posts["train"], tasks
 
@@ -59,7 +61,7 @@ def test_encoders_run_once_per_content(setting):
 
 
 def test_a_changed_picture_or_text_is_noticed(setting):
-    folder, model, processor, posts, _ = setting
+    posts = setting[3]
     post = next(post for post in posts if post["image"] and post["text"])
     key = post_key(post)
     assert post_key(post | {"text": "other words"}) != key

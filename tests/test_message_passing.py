@@ -19,7 +19,8 @@ def adjacency_and_features(targets, sources, width, density, weighted, seed):
 
 def mean_by_definition(features, adjacency):
     rows = [
-        (features * row[:, None]).sum(0) / row.sum() if row.sum() > 0 else torch.zeros(features.shape[1]) for row in adjacency
+        (features * row[:, None]).sum(0) / row.sum() if row.sum() > 0 else torch.zeros(features.shape[1])
+        for row in adjacency
     ]
     return torch.stack(rows)
 
@@ -63,7 +64,9 @@ def test_compiled_numbers_are_right():
     # torch.compile of torch-scatter on CPU was measured to give wrong numbers without an error
     adjacency, features = adjacency_and_features(32, 32, 16, 0.3, True, 3)
     compiled = torch.compile(aggregate_neighbours, fullgraph=True)
-    torch.testing.assert_close(compiled(features, adjacency), mean_by_definition(features, adjacency), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        compiled(features, adjacency), mean_by_definition(features, adjacency), atol=1e-6, rtol=1e-5
+    )
 
 
 def test_unknown_backend():

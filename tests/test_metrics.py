@@ -21,7 +21,9 @@ def test_single_label():
     counts = np.bincount(references)
     assert found["support"] == counts.tolist()
     assert found["majority_accuracy"] == pytest.approx(counts.max() / 50)
-    assert found["majority_macro_f1"] == pytest.approx(f1_score(references, np.full(50, counts.argmax()), average="macro"))
+    assert found["majority_macro_f1"] == pytest.approx(
+        f1_score(references, np.full(50, counts.argmax()), average="macro")
+    )
 
 
 def test_a_class_that_the_split_lacks_counts_in_macro_f1():
@@ -39,7 +41,11 @@ def test_missing_labels_are_left_out_and_the_mean_is_over_classification_tasks()
         "emotions": np.array([[0.0, 1, 1], [np.nan] * 3, [1, 0, 1]]),
         "intensity": np.array([0.5, 1.0, np.nan]),
     }
-    scores = {"offensive": np.array([[1, 0], [0, 1], [0, 1.0]]), "emotions": np.nan_to_num(references["emotions"]), "intensity": np.array([0.5, 0.0, 9])}
+    scores = {
+        "offensive": np.array([[1, 0], [0, 1], [0, 1.0]]),
+        "emotions": np.nan_to_num(references["emotions"]),
+        "intensity": np.array([0.5, 0.0, 9]),
+    }
     found = multi_task_metrics(TASKS, references, scores)
     assert [found[task]["posts"] for task in ("offensive", "emotions", "intensity")] == [2, 2, 2]
     assert found["intensity"]["mse"] == pytest.approx(0.5)

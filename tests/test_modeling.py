@@ -80,7 +80,8 @@ def test_every_component_can_be_switched_off(fields, width):
 def test_torch_scatter_and_plain_torch_agree():
     for weights in ("binary", "similarity"):
         models = [
-            tiny_model(message_passing_backend=name, edge_weights=weights) for name in ("torch_scatter", "index_add", "dense")
+            tiny_model(message_passing_backend=name, edge_weights=weights)
+            for name in ("torch_scatter", "index_add", "dense")
         ]
         losses = [model(**feature_batch(), labels=label_batch()).loss for model in models]
         for model, loss in zip(models, losses, strict=True):
@@ -111,7 +112,10 @@ def test_weights_missing_from_a_checkpoint_are_initialised(tmp_path):
 @pytest.mark.parametrize("missing", ["image", "text"])
 def test_one_modality_alone(missing):
     model, inputs = tiny_model().eval(), feature_batch()
-    names = {"image": ["image_embeds", "region_features", "region_mask"], "text": ["text_embeds", "token_features", "token_mask"]}
+    names = {
+        "image": ["image_embeds", "region_features", "region_mask"],
+        "text": ["text_embeds", "token_features", "token_mask"],
+    }
     alone = {name: value for name, value in inputs.items() if name not in names[missing]}
     masked = model(**inputs, **{f"has_{missing}": torch.zeros(9, dtype=torch.bool)}, output_relations=True)
     assert masked[f"{missing}_adjacency"].sum() == 0
@@ -230,17 +234,15 @@ def test_gradient_checkpointing_gives_the_same_gradients():
 
 
 def test_frozen_encoders_stay_frozen(tmp_path):
-    model = MMOrientForMultiTaskClassification(small_towers(frozen_encoders=["joint", "vision"]))
-    model.save_pretrained(tmp_path)
-    for model in (model, MMOrientForMultiTaskClassification.from_pretrained(tmp_path)):
+    new = MMOrientForMultiTaskClassification(small_towers(frozen_encoders=["joint", "vision"]))
+    new.save_pretrained(tmp_path)
+    for model in (new, MMOrientForMultiTaskClassification.from_pretrained(tmp_path)):
         model.train()
         trained = {name.split(".")[1] for name, value in model.named_parameters() if value.requires_grad}
         assert "text_encoder" in trained and not {"joint_encoder", "vision_encoder"} & trained
         assert not model.mm_orient.vision_encoder.training and model.mm_orient.text_encoder.training
         model.freeze_encoders([])
-        assert all(
-            value.requires_grad for name, value in model.named_parameters() if not name.endswith("logit_scale")
-        )
+        assert all(value.requires_grad for name, value in model.named_parameters() if not name.endswith("logit_scale"))
         assert model.train().mm_orient.vision_encoder.training
 
 

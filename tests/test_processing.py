@@ -146,7 +146,13 @@ def test_the_first_frame_of_an_animation():
 def test_sources(tmp_path):
     path = tmp_path / "a.png"
     picture(colour=(1, 2, 3)).save(path)
-    sources = [path, str(path), path.read_bytes(), {"path": str(path), "bytes": None}, {"path": None, "bytes": path.read_bytes()}]
+    sources = [
+        path,
+        str(path),
+        path.read_bytes(),
+        {"path": str(path), "bytes": None},
+        {"path": None, "bytes": path.read_bytes()},
+    ]
     assert {read_image(source).getpixel((0, 0)) for source in sources} == {(1, 2, 3)}
     with path.open("rb") as file:
         assert read_image(file).getpixel((0, 0)) == (1, 2, 3)
@@ -154,7 +160,11 @@ def test_sources(tmp_path):
 
 @pytest.mark.parametrize(
     "content, message",
-    [(b"not a picture", "cannot be read"), (as_bytes(Image.effect_noise((64, 64), 90), "JPEG")[:700], "cannot be read"), (b"", "cannot be read")],
+    [
+        (b"not a picture", "cannot be read"),
+        (as_bytes(Image.effect_noise((64, 64), 90), "JPEG")[:700], "cannot be read"),
+        (b"", "cannot be read"),
+    ],
 )
 def test_broken_files_are_named(tmp_path, content, message):
     path = tmp_path / "broken.jpg"

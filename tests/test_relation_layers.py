@@ -40,7 +40,10 @@ def test_cross_modal_streams_take_one_modality_over_the_others_graph():
 
 def test_a_post_without_the_travelling_modality_sends_nothing():
     torch.manual_seed(0)
-    relations, (embeds, graphs, present) = CrossModalRelations(tiny_config(relation_streams=["image_over_text"])), inputs()
+    relations, (embeds, graphs, present) = (
+        CrossModalRelations(tiny_config(relation_streams=["image_over_text"])),
+        inputs(),
+    )
     graphs["text"] = torch.ones(6, 6)
     present["image"][0] = False
     before = relations(embeds, graphs, present, BATCH)
@@ -62,5 +65,7 @@ def test_two_layers_reach_neighbours_of_neighbours():
     for layers, reaches in ((1, False), (2, True)):
         relations = CrossModalRelations(tiny_config(relation_streams=["image_over_image"], relation_layers=layers))
         embeds = {"image": torch.randn(3, 8, requires_grad=True), "text": torch.zeros(3, 6)}
-        relations(embeds, {"image": chain, "text": chain}, present, GlobalBatch(3, torch.device("cpu"), False))[0].sum().backward()
+        relations(embeds, {"image": chain, "text": chain}, present, GlobalBatch(3, torch.device("cpu"), False))[
+            0
+        ].sum().backward()
         assert bool(embeds["image"].grad[2].abs().sum() > 0) == reaches

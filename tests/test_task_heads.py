@@ -40,7 +40,11 @@ def test_class_weights_are_torchs():
 
 def test_focal_loss_turns_to_hard_posts():
     labels = {"offensive": torch.tensor([0, 0])}
-    logits = {"offensive": torch.tensor([[4.0, 0.0], [0.0, 0.5]]), "emotions": torch.zeros(2, 3), "intensity": torch.zeros(2)}
+    logits = {
+        "offensive": torch.tensor([[4.0, 0.0], [0.0, 0.5]]),
+        "emotions": torch.zeros(2, 3),
+        "intensity": torch.zeros(2),
+    }
     plain = F.cross_entropy(logits["offensive"], labels["offensive"], reduction="none")
     module = TaskHeads(tiny_config(tasks=with_weights(focal_gamma=2.0)), 16)
     expected = (plain * (1 - (-plain).exp()) ** 2).mean()

@@ -23,7 +23,7 @@ STAND_INS = {
     "tests/generation/__init__.py": "",
     "tests/generation/test_utils.py": "class GenerationTesterMixin:\n    pass\n",
     "tests/utils/__init__.py": "",
-    "tests/utils/test_configuration_utils.py": 'config_common_kwargs = {"return_dict": False, "output_hidden_states": True}\n',
+    "tests/utils/test_configuration_utils.py": "config_common_kwargs = {'return_dict': False}\n",
     "utils/fetch_hub_objects_for_ci.py": "def url_to_local_path(url, *args, **kwargs):\n    return url\n",
 }
 
@@ -33,7 +33,16 @@ def lay_out(folder: Path) -> None:
     name = f"transformers-{version('transformers')}"
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / f"{name}.tar.gz").exists():
-        download = ["download", "--quiet", "--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--dest", str(folder)]
+        download = [
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--no-binary",
+            ":all:",
+            "--no-build-isolation",
+            "--dest",
+            str(folder),
+        ]
         subprocess.run([sys.executable, "-m", "pip", *download, name.replace("-", "==")], check=True)
     shutil.rmtree(folder / "tests", ignore_errors=True)
     with tarfile.open(folder / f"{name}.tar.gz") as archive:

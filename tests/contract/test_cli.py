@@ -1,0 +1,290 @@
+"""The command lines as the README writes them, on a few demo memes with tiny encoders."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+from transformers import AutoModelForSequenceClassification
+
+from modeling_mm_orient.cli import main
+from modeling_mm_orient.demo_memes import make_memes
+
+from ..conftest import shared
+
+LABELS = ["sarcasm", "offensive"]
+
+
+def run(*arguments) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def memes(tmp_path_factory):
+    return make_memes(tmp_path_factory.mktemp("memes"), 120)
+
+
+@pytest.fixture(scope="module")
+def trained(memes, tmp_path_factory):
+    output = tmp_path_factory.mktemp("runs") / "run"
+    command = ["train", "--data", memes, "--labels", *LABELS, "--text-column", "text", "--image-column", "image"]
+    command += ["--split-column", "split", "--labels-file", "labels.csv", "--preset", "tiny", "--output", output]
+    assert run(*command, "--epochs", 2, "--batch-size", 16, "--seed", 3) == 0
+    return output
+
+
+def test_train_leaves_a_complete_run(trained):
+    files = {path.name for path in trained.iterdir()}
+    assert {
+        "config.json",
+        "model.safetensors",
+        "run.json",
+        "metrics.json",
+        "README.md",
+        "modeling_mm_orient.py",
+    } <= files
+    assert "checkpoints" not in files
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert set(metrics) == {"validation", "test"} and metrics["test"]["offensive"]["majority_macro_f1"] > 0
+    settings = json.loads((trained / "run.json").read_text())
+    assert settings["training"]["seed"] == 3 and settings["splits"] == {"train": 84, "validation": 12, "test": 24}
+    card = (trained / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers") and "| majority class |" in card
+
+
+def test_evaluate_gives_what_training_found(trained, memes, tmp_path, capsys):
+    assert run("evaluate", trained, "--data", memes, "--split", "test", "--json", tmp_path / "m" / "metrics.json") == 0
+    metrics = json.loads((tmp_path / "m" / "metrics.json").read_text())
+    expected = json.loads((trained / "metrics.json").read_text())["test"]
+    for task in LABELS:
+        assert metrics[task]["support"] == expected[task]["support"]
+        for name in ("macro_f1", "weighted_f1", "accuracy", "majority_macro_f1", "auroc"):
+            assert metrics[task][name] == pytest.approx(expected[task][name], abs=1e-3)
+    assert metrics["mean_macro_f1"] == pytest.approx(sum(metrics[task]["macro_f1"] for task in LABELS) / 2)
+    assert "| offensive | majority class |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["predictions.jsonl", "predictions.csv"])
+def test_predict(trained, memes, tmp_path, name):
+    assert (
+        run("predict", trained, "--data", memes, "--split", "test", "--output", tmp_path / name, "--batch-size", 7) == 0
+    )
+    if name.endswith("jsonl"):
+        lines = [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+        for line in lines:
+            assert set(line) == {"id", *LABELS} and set(line["offensive"]) == {"not_offensive", "offensive"}
+            assert sum(line["offensive"].values()) == pytest.approx(1, abs=1e-5)
+    else:
+        lines = list(csv.DictReader((tmp_path / name).open()))
+        for line in lines:
+            scores = {label: float(line[f"offensive:{label}"]) for label in ("not_offensive", "offensive")}
+            assert line["offensive"] == max(scores, key=scores.get)
+    assert [line["id"] for line in lines] == [f"meme-{index:04d}" for index in range(96, 120)]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_predict_posts_without_labels_and_bare_pictures(trained, tmp_path):
+    folder = tmp_path / "new"
+    folder.mkdir()
+    for name in ("a.png", "b.jpg"):
+        Image.new("RGB", (40, 30), "teal").save(folder / name)
+    assert run("predict", trained, "--data", folder, "--output", tmp_path / "bare.jsonl") == 0
+    (folder / "posts.csv").write_text("image,text\na.png,hello\n,only words\nb.jpg,\n")
+    assert run("predict", trained, "--data", folder, "--output", tmp_path / "posts.jsonl") == 0
+    bare, posts = (
+        [json.loads(line)["id"] for line in (tmp_path / f"{name}.jsonl").open()] for name in ("bare", "posts")
+    )
+    assert bare == ["a.png", "b.jpg"] and posts == ["a.png", "1", "b.jpg"]
+
+
+def test_export(trained, tmp_path):
+    assert run("export", trained, "--output", tmp_path / "hub", "--name", "me/my-model") == 0
+    assert 'model="me/my-model"' in (tmp_path / "hub" / "README.md").read_text()
+    assert not {"run.json", "metrics.json"} & {path.name for path in (tmp_path / "hub").iterdir()}
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "hub", trust_remote_code=True)
+    assert [task["name"] for task in model.config.tasks] == LABELS
+
+
+def test_any_field_can_be_set(memes, tmp_path):
+    command = [
+        "train",
+        "--data",
+        memes,
+        "--labels",
+        "humour",
+        "--split-column",
+        "split",
+        "--epochs",
+        1,
+        "--output",
+        tmp_path / "r",
+    ]
+    assert run(*command, "--set", "relation_streams=[]", "hima_stage2=false", "--class-weights", "balanced") == 0
+    config = json.loads((tmp_path / "r" / "config.json").read_text())
+    assert config["relation_streams"] == [] and config["hima_stage2"] is False
+    assert config["tasks"][0]["class_weights"] != [1.0, 1.0] and config["frozen_encoders"] == []
+
+
+@pytest.mark.parametrize(
+    "extra, message",
+    [
+        (["--labels", "irony"], "no column irony"),
+        (["--preset", "huge"], "no preset 'huge'"),
+        (["--set", "thresholds=3"], "'thresholds' is no field"),
+        (["--set", "image_threshold=3"], "`image_threshold` must be"),
+        (["--epochs", "0"], "`epochs` must be at least 1"),
+        (["--data", "/no/such/folder"], "no such folder"),
+        (["--text-encoder", "/no/such/encoder"], "/no/such/encoder"),
+        (["--preset", "paper", "--joint-encoder", ""], None),
+    ],
+)
+def test_wrong_settings_are_one_message_and_leave_nothing(memes, tmp_path, capsys, extra, message):
+    command = ["train", "--data", memes, "--labels", "humour", "--split-column", "split", "--output", tmp_path / "run"]
+    assert run(*command, *extra) == 1
+    error = capsys.readouterr().err
+    assert "Traceback" not in error and (message is None or message in error)
+    assert not (tmp_path / "run").exists()
+
+
+def test_all_problems_of_the_data_are_shown_before_training(tmp_path, capsys):
+    folder = make_memes(tmp_path / "memes", 30)
+    (folder / "images" / "0003.png").unlink()
+    (folder / "images" / "0005.png").write_bytes(b"no picture")
+    assert (
+        run("train", "--data", folder, "--labels", "humour", "--split-column", "split", "--output", tmp_path / "run")
+        == 1
+    )
+    error = capsys.readouterr().err
+    assert "2 problem(s)" in error and "labels.csv:5" in error and "labels.csv:7" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_runs_are_not_overwritten_by_accident(trained, memes, tmp_path, capsys):
+    command = ["train", "--data", memes, "--labels", "humour", "--output"]
+    assert run(*command, trained) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    (tmp_path / "precious.txt").write_text("mine")
+    assert run(*command, tmp_path, "--overwrite") == 1
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+    for verb in (["evaluate"], ["predict", "--output", tmp_path / "p.jsonl"]):
+        assert run(verb[0], tmp_path, "--data", memes, *verb[1:]) == 1
+        assert "no finished run" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_resumes(memes, tmp_path, capsys):
+    output = tmp_path / "run"
+    command = [
+        "train",
+        "--data",
+        memes,
+        "--labels",
+        "humour",
+        "--split-column",
+        "split",
+        "--output",
+        output,
+        "--epochs",
+        3,
+    ]
+    code = "import sys; from modeling_mm_orient.cli import main; main(sys.argv[1:])"
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-c", code, *map(str, command)], stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    for line in process.stdout:
+        if "epoch 2" in line:
+            process.kill()
+            break
+    process.wait()
+    process.stdout.close()
+    assert not (output / "config.json").exists() and list(output.glob("checkpoints/checkpoint-*"))
+    assert run(*command) == 1
+    assert "--resume" in capsys.readouterr().err
+    assert run(*command, "--resume") == 0
+    assert "epoch 1 " not in capsys.readouterr().err
+    assert (output / "model.safetensors").exists()
+
+
+def test_the_same_seed_gives_the_same_run(memes, tmp_path):
+    command = ["train", "--data", memes, "--labels", "humour", "--split-column", "split", "--epochs", 1]
+    for name in ("first", "second"):
+        assert run(*command, "--output", tmp_path / name) == 0
+    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second"))
+    assert first == second
+
+
+@pytest.mark.slow
+def test_two_processes_under_accelerate(tmp_path):
+    """Frozen real encoders, features stored by two processes, on a sample of real posts."""
+    source = shared("data", "fashion_small")
+    encoders = [
+        "--vision-encoder",
+        shared("encoders", "mobilenet_v2_1.0_224"),
+        "--text-encoder",
+        shared("encoders", "all-MiniLM-L6-v2"),
+    ]
+    rows = list(csv.DictReader((source / "labels.csv").open()))[::6]
+    folder = tmp_path / "posts"
+    (folder / "images").mkdir(parents=True)
+    with (folder / "labels.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    for row in rows:
+        (folder / "images" / row["image_name"]).symlink_to(source / "images" / row["image_name"])
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.accelerate_cli",
+        "launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+    ]
+    command += [
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "-m",
+        "modeling_mm_orient",
+        "train",
+    ]
+    command += [
+        "--data",
+        folder,
+        "--labels",
+        "gender",
+        "season",
+        "--image-column",
+        "image_name",
+        "--split-column",
+        "split",
+    ]
+    command += [
+        *encoders,
+        "--output",
+        tmp_path / "run",
+        "--epochs",
+        "2",
+        "--batch-size",
+        "16",
+        "--feature-cache",
+        tmp_path / "cache",
+    ]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("saved to") == 1
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]["gender"]["posts"] > 0
+    import datasets
+
+    stored = [
+        key for shard in (tmp_path / "cache").rglob("*.arrow") for key in datasets.Dataset.from_file(str(shard))["key"]
+    ]
+    assert len(stored) == len(set(stored)) == len(rows)

@@ -1,0 +1,74 @@
+"""Two processes with half of the batch each compute what one computes with all of it."""
+
+import os
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+from torch.nn.parallel import DistributedDataParallel
+
+from ..conftest import feature_batch, label_batch, tiny_model
+
+FORMS = {
+    "paper": {},
+    "two layers": {"relation_layers": 2},
+    "similarity weights": {"edge_weights": "similarity"},
+    "learned task weights": {"task_loss_weighting": "uncertainty", "stage2_combine": "concat"},
+}
+
+
+def half(rank: int, first: int) -> slice:
+    return slice(0, first) if rank == 0 else slice(first, 10)
+
+
+def work(rank: int, port: int, first: int, fields: dict, folder: str) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    model = DistributedDataParallel(tiny_model(**fields), find_unused_parameters=True)
+    rows = half(rank, first)
+    inputs = {name: value[rows] for name, value in feature_batch(10).items()}
+    outputs = model(
+        **inputs, labels={name: value[rows] for name, value in label_batch(10).items()}, output_relations=True
+    )
+    outputs.loss.backward()
+    module = model.module
+    result = {
+        "loss": outputs.loss.detach(),
+        "logits": {name: value.detach() for name, value in outputs.logits.items()},
+        "graph": outputs.image_adjacency.detach(),
+        "gradients": {name: value.grad for name, value in module.named_parameters()},
+        "bias": module.mm_orient.word_hima.across_batch.running_bias,
+    }
+    if rank == 0:  # alone: in eval() a process never waits for the other
+        result["alone"] = {name: value.detach() for name, value in module.eval()(**inputs).logits.items()}
+    torch.save(result, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("form, first", [("paper", 5), *((form, 7) for form in FORMS)])
+def test_two_processes_equal_one(tmp_path, form, first):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    multiprocessing.spawn(work, (port, first, FORMS[form], str(tmp_path)), nprocs=2)
+    results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+
+    model = tiny_model(**FORMS[form])
+    outputs = model(**feature_batch(10), labels=label_batch(10), output_relations=True)
+    outputs.loss.backward()
+    assert outputs.image_adjacency[:first, first:].sum() > 0  # posts of different processes are neighbours
+    torch.testing.assert_close(torch.cat([result["graph"] for result in results]), outputs.image_adjacency)
+    for name, value in outputs.logits.items():
+        torch.testing.assert_close(torch.cat([result["logits"][name] for result in results]), value)
+    torch.testing.assert_close(sum(result["loss"] for result in results) / 2, outputs.loss)
+    for result in results:
+        torch.testing.assert_close(result["bias"], model.mm_orient.word_hima.across_batch.running_bias)
+        for name, value in model.named_parameters():
+            torch.testing.assert_close(result["gradients"][name], value.grad, atol=1e-6, rtol=1e-4, msg=name)
+    model.eval()
+    inputs = {name: value[half(0, first)] for name, value in feature_batch(10).items()}
+    for name, value in model(**inputs).logits.items():
+        torch.testing.assert_close(results[0]["alone"][name], value)

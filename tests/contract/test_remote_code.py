@@ -1,0 +1,160 @@
+"""An exported folder in a fresh process where the package cannot be imported, offline, with and without torch-scatter."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from modeling_mm_orient import MMOrientForMultiTaskClassification, MMOrientProcessor, save_for_hub
+from modeling_mm_orient.hub_export import TRAVELLING_FILES
+
+from ..conftest import TASKS
+from ..test_modeling import small_towers
+from ..test_processing import make_processor
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = """
+import json, sys
+folder, picture, scatter = sys.argv[1:4]
+if scatter == "without":
+    sys.modules["torch_scatter"] = None
+elif scatter == "broken":
+    import importlib.abc
+    class Broken(importlib.abc.MetaPathFinder):
+        def find_spec(self, name, path, target=None):
+            if name == "torch_scatter":
+                raise OSError("undefined symbol")
+    sys.meta_path.insert(0, Broken())
+try:
+    import modeling_mm_orient
+    sys.exit("the package can be imported: this proves nothing")
+except ModuleNotFoundError:
+    pass
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoProcessor, pipeline
+trust = {"trust_remote_code": True}
+config = AutoConfig.from_pretrained(folder, **trust)
+processor = AutoProcessor.from_pretrained(folder, **trust)
+base = AutoModel.from_pretrained(folder, **trust).eval()
+model = AutoModelForSequenceClassification.from_pretrained(folder, **trust).eval()
+inputs = processor(images=[picture, None], text=["a cat on a mat", "nobody: me:"], return_tensors="pt")
+outputs = model(**inputs)
+same = bool((base(**inputs).joint_representation == outputs.joint_representation).all())
+pipe = pipeline("multimodal-classification", model=folder, **trust)
+posts = [{"image": picture, "text": "a cat on a mat"}, {"text": "nobody: me:"}, {"image": picture}]
+again = AutoModel.from_config(config, **trust)
+print("RESULT " + json.dumps({
+    "classes": [type(x).__name__ for x in (config, processor, base, model)],
+    "logits": {name: value.tolist() for name, value in outputs.logits.items()},
+    "same": same,
+    "one": pipe(posts[0]),
+    "batch": pipe(posts, batch_size=2),
+    "scatter": sys.modules.get("torch_scatter") is not None,
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hub") / "model"
+    torch.manual_seed(0)
+    text = small_towers().text_config.to_dict() | {"vocab_size": 400}
+    joint = small_towers().joint_config.to_dict()
+    joint["text_config"]["vocab_size"], joint["vision_config"]["image_size"] = 400, 8
+    config = small_towers(
+        text_config=text, joint_config=joint, tasks=TASKS, image_threshold=0.99999, text_threshold=0.99999
+    )
+    model = MMOrientForMultiTaskClassification(config).eval()
+    processor = make_processor(joint=True)
+    save_for_hub(model, processor, folder, "# card\n")
+    picture = folder.parent / "picture.png"
+    Image.linear_gradient("L").save(picture)
+    return folder, picture, model, processor
+
+
+def load_elsewhere(folder, picture, scatter, tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+    # -I: neither the working directory nor user paths; an editable install is taken off both import paths
+    block = """
+import sys
+sys.meta_path = [finder for finder in sys.meta_path if "__editable__" not in getattr(finder, "__module__", "")]
+sys.path = [path for path in sys.path if path != sys.argv[4]]
+"""
+    command = [sys.executable, "-I", "-c", block + SCRIPT, str(folder), str(picture), scatter, str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300)
+    assert "RESULT " in done.stdout, done.stderr[-3000:]
+    return json.loads(done.stdout.split("RESULT ")[1])
+
+
+@pytest.mark.parametrize("scatter", ["with", "without", "broken"])
+def test_auto_classes_and_pipeline(exported, scatter, tmp_path):
+    folder, picture, model, processor = exported
+    found = load_elsewhere(folder, picture, scatter, tmp_path)
+    assert found["classes"] == [
+        "MMOrientConfig", "MMOrientProcessor", "MMOrientModel", "MMOrientForMultiTaskClassification",
+    ]  # fmt: skip
+    assert found["same"]
+    inputs = processor(images=[str(picture), None], text=["a cat on a mat", "nobody: me:"], return_tensors="pt")
+    for name, value in model(**inputs).logits.items():
+        torch.testing.assert_close(torch.tensor(found["logits"][name]), value, atol=1e-5, rtol=1e-4)
+    assert list(found["one"]) == ["offensive", "emotions", "intensity"]
+    assert sum(found["one"]["offensive"].values()) == pytest.approx(1)
+    assert isinstance(found["one"]["intensity"], float) and len(found["batch"]) == 3
+    for task in ("offensive", "emotions"):
+        assert found["batch"][0][task] == pytest.approx(found["one"][task], abs=1e-5)
+
+
+def test_the_exported_folder(exported):
+    folder, *_ = exported
+    config = json.loads((folder / "config.json").read_text())
+    assert config["auto_map"]["AutoConfig"] == "modeling_mm_orient.MMOrientConfig"
+    assert config["custom_pipelines"]["multimodal-classification"]["pt"] == ["AutoModelForSequenceClassification"]
+    files = {path.name for path in folder.iterdir()}
+    assert {*TRAVELLING_FILES, "model.safetensors", "processor_config.json", "tokenizer.json", "README.md"} <= files
+    assert not [path for path in folder.parent.iterdir() if path.name.startswith(".")]
+
+
+def test_travelling_files_are_all_that_they_import():
+    from transformers.dynamic_module_utils import get_imports, get_relative_import_files
+
+    import modeling_mm_orient.hub_export as module
+
+    here = os.path.dirname(module.__file__)
+    faces = ("modeling_mm_orient.py", "processing_mm_orient.py", "pipeline_mm_orient.py")
+    needed = {os.path.basename(file) for face in faces for file in get_relative_import_files(os.path.join(here, face))}
+    assert needed | set(faces) == set(TRAVELLING_FILES)
+    for name in TRAVELLING_FILES:
+        assert set(get_imports(os.path.join(here, name))) <= {"torch", "transformers", "numpy", "PIL"} | set(
+            sys.stdlib_module_names
+        )
+
+
+def test_the_installed_package_loads_it_without_running_its_code(exported, monkeypatch):
+    folder, picture, model, _ = exported
+    monkeypatch.setattr(
+        "transformers.dynamic_module_utils.get_class_in_module", lambda *a, **k: pytest.fail("ran remote code")
+    )
+    again = MMOrientForMultiTaskClassification.from_pretrained(folder).eval()
+    inputs = MMOrientProcessor.from_pretrained(folder)(images=[str(picture)], text=["a cat"], return_tensors="pt")
+    for name, value in again(**inputs).logits.items():
+        torch.testing.assert_close(value, model(**inputs).logits[name])
+
+
+def test_an_export_over_an_existing_folder_and_a_failed_one(exported, tmp_path, monkeypatch):
+    _, _, model, processor = exported
+    folder = save_for_hub(model, processor, tmp_path / "model")
+    before = (folder / "config.json").read_bytes()
+    save_for_hub(model, processor, folder)
+    assert (folder / "joint_processor" / "tokenizer.json").is_file()
+    monkeypatch.setattr("modeling_mm_orient.hub_export.TRAVELLING_FILES", ("no_such_file.py",))
+    with pytest.raises(FileNotFoundError):
+        save_for_hub(model, processor, folder)
+    assert (folder / "config.json").read_bytes() == before
+    with pytest.raises(FileNotFoundError):
+        save_for_hub(model, processor, tmp_path / "other")
+    assert not (tmp_path / "other").exists()

@@ -1,0 +1,102 @@
+"""Plain `transformers.Trainer` and ours: labels, metrics, accumulation, learning rates."""
+
+import pytest
+import torch
+from transformers import Trainer, TrainingArguments
+
+from modeling_mm_orient import MMOrientForMultiTaskClassification
+from modeling_mm_orient.collation import FeatureCollator
+from modeling_mm_orient.training import MMOrientTrainer, MMOrientTrainingArguments, task_metrics_function
+
+from ..conftest import TASKS, feature_batch, label_batch, tiny_model
+from ..test_modeling import small_towers
+
+
+def posts(count=12, missing=True):
+    features, labels = feature_batch(count), label_batch(count)
+    labels = labels if missing else {name: torch.nan_to_num(value.clamp(min=0)) for name, value in labels.items()}
+    rows = []
+    for i in range(count):
+        row = {name: value[i].numpy() for name, value in features.items() if not name.endswith("mask")}
+        row["region_features"] = row["region_features"][features["region_mask"][i].numpy()]
+        row["token_features"] = row["token_features"][features["token_mask"][i].numpy()]
+        row["offensive"] = int(labels["offensive"][i])
+        row["emotions"] = None if labels["emotions"][i].isnan().all() else labels["emotions"][i].tolist()
+        row["intensity"] = None if labels["intensity"][i].isnan() else float(labels["intensity"][i])
+        rows.append(row)
+    return rows
+
+
+def arguments(folder, kind=TrainingArguments, **options):
+    options = {"learning_rate": 1e-3, "max_steps": 1, "per_device_train_batch_size": 12, "optim": "sgd"} | options
+    options |= {"remove_unused_columns": False, "report_to": "none", "disable_tqdm": True, "use_cpu": True}
+    options |= {"save_strategy": "no", "lr_scheduler_type": "constant", "max_grad_norm": 0.0}
+    return kind(str(folder), **options)
+
+
+def train(folder, data, model=None, kind=Trainer, **options):
+    model = model or tiny_model()
+    argument_kind = MMOrientTrainingArguments if kind is MMOrientTrainer else TrainingArguments
+    trainer = kind(
+        model=model,
+        args=arguments(folder, argument_kind, **options),
+        train_dataset=data,
+        eval_dataset=data,
+        data_collator=FeatureCollator(TASKS),
+        compute_metrics=task_metrics_function(model.config.tasks),
+    )
+    trainer.train()
+    return trainer
+
+
+def test_plain_trainer_trains_and_evaluates_every_task(tmp_path):
+    data = posts()
+    trainer = train(tmp_path, data, max_steps=60, optim="adamw_torch", learning_rate=1e-2)
+    metrics = trainer.evaluate()
+    assert {
+        "eval_loss",
+        "eval_mean_macro_f1",
+        "eval_offensive_macro_f1",
+        "eval_emotions_auroc",
+        "eval_intensity_mse",
+    } <= set(metrics)
+    assert metrics["eval_mean_macro_f1"] > 0.95 and metrics["eval_intensity_mse"] < 0.1
+    assert metrics["eval_offensive_posts"] == 11
+    prediction = trainer.predict(data)
+    assert prediction.predictions["emotions"].shape == prediction.label_ids["emotions"].shape == (12, 3)
+
+
+@pytest.mark.parametrize("kind", [Trainer, MMOrientTrainer])
+def test_accumulation_equals_one_big_batch(tmp_path, kind):
+    # without edges and batch bias posts do not see each other, so both must take the same step
+    options = {"hima_stage2": False, "image_threshold": 1.0, "text_threshold": 1.0}
+    data, start = posts(missing=False), tiny_model(**options)
+    whole = train(tmp_path, data, tiny_model(**options), kind).model
+    parts = train(
+        tmp_path, data, tiny_model(**options), kind, per_device_train_batch_size=3, gradient_accumulation_steps=4
+    ).model
+    for (name, first), second, before in zip(
+        whole.named_parameters(), parts.parameters(), start.parameters(), strict=True
+    ):
+        torch.testing.assert_close(second, first, atol=1e-7, rtol=1e-5, msg=name)
+        assert not torch.equal(first, before), name
+
+
+def test_task_losses_are_logged(tmp_path):
+    trainer = train(tmp_path, posts(), kind=MMOrientTrainer, max_steps=2, logging_steps=1)
+    for entry in trainer.state.log_history[:2]:
+        parts = [entry[f"loss_{task['name']}"] for task in TASKS]
+        assert sum(parts) == pytest.approx(entry["loss"], rel=1e-3)
+
+
+def test_encoders_have_their_own_learning_rate(tmp_path):
+    model = MMOrientForMultiTaskClassification(small_towers(frozen_encoders=["joint", "vision"]))
+    args = arguments(tmp_path, MMOrientTrainingArguments, encoder_learning_rate=1e-6, weight_decay=0.1)
+    trainer = MMOrientTrainer(model=model, args=args, train_dataset=[])
+    optimizer = trainer.create_optimizer()
+    rates = {id(value): group["lr"] for group in optimizer.param_groups for value in group["params"]}
+    for name, value in model.named_parameters():
+        if value.requires_grad:
+            assert rates.pop(id(value)) == (1e-6 if "text_encoder" in name else 1e-3), name
+    assert not rates
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.1}
