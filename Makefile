@@ -1,0 +1,46 @@
+# `make demo` and `make test` create .venv and install everything first.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+OLDEST := .venv-oldest
+COMMON := .cache/transformers-common-tests
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: demo test lint test-slow test-common test-oldest clean
+
+demo: $(VENV)/.ready  ## train on memes drawn by us, no download
+	$(BIN)/mm-orient demo
+
+test: $(VENV)/.ready  ## lint and the default tests
+	$(MAKE) lint
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+test-slow: $(VENV)/.ready  ## tests that take minutes
+	$(BIN)/python -m pytest -q -m slow
+
+test-common: $(VENV)/.ready  ## transformers' own common tests against these classes
+	$(BIN)/python tests/common/lay_out.py $(COMMON)
+	cd $(COMMON) && $(CURDIR)/$(BIN)/python -m pytest -q -W ignore tests/models/mm_orient
+
+test-oldest: $(OLDEST)/.ready  ## the default tests with the oldest supported versions
+	$(OLDEST)/bin/python -m pytest -q
+
+$(VENV)/.ready: setup.py constraints.txt install_torch_scatter.sh
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch setuptools wheel
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test]"
+	bash install_torch_scatter.sh $(BIN)
+	touch $@
+
+$(OLDEST)/.ready: setup.py constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --constraint constraints-oldest.txt torch setuptools wheel
+	$(OLDEST)/bin/pip install --quiet --constraint constraints-oldest.txt --editable ".[test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(OLDEST) .cache build *.egg-info demo_run
