@@ -15,9 +15,12 @@ works && exit 0
 if command -v c++ >/dev/null || command -v g++ >/dev/null; then
     echo "torch-scatter: none that works; compiling, which takes some minutes"
     "$bin/pip" install --quiet ninja
-    PATH="$bin:$PATH" "$bin/pip" install --quiet --no-deps --no-build-isolation --no-cache-dir --force-reinstall \
-        --no-binary torch-scatter torch-scatter
-    works && exit 0
+    # pip's cache may hold a wheel compiled against another torch: then once more without it
+    for fresh in "" "--no-cache-dir --force-reinstall"; do
+        # shellcheck disable=SC2086
+        PATH="$bin:$PATH" "$bin/pip" install --quiet --no-deps --no-build-isolation --no-binary torch-scatter $fresh torch-scatter
+        works && exit 0
+    done
 fi
 "$bin/pip" uninstall --quiet --yes torch-scatter 2>/dev/null
 echo "torch-scatter: could not be installed; message passing uses plain torch, with the same results"

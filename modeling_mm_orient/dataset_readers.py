@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import datasets
@@ -31,6 +32,7 @@ SPLIT_NAMES = {
 }  # fmt: skip
 MISSING_VALUES = ("", "nan")  # not "none": that is a class in some data sets
 RESERVED_TASK_NAMES = ("id", "image", "text", "split", "mean_macro_f1")
+OF_COLUMNS = ("single class", "not a class column")
 MOST_CLASSES = 50
 MOST_SHOWN = 50
 
@@ -99,13 +101,14 @@ class Row:
 
 
 def read_posts(
-    description: DataDescription, skip_bad_posts: bool = False, check_images: bool = True
+    description: DataDescription, skip_bad_posts: bool = False, check_images: bool = True, training: bool = True
 ) -> tuple[datasets.DatasetDict, list[dict], list[Problem]]:
     """Read and check a whole data set before anything expensive starts.
 
     Args:
         skip_bad_posts: leave out posts with a problem of their own instead of refusing the data set.
         check_images: decode every picture once.
+        training: refuse a task that has fewer than two classes.
 
     Returns:
         The posts by split (`"train"`, `"validation"`, `"test"`, or `"all"` where no split is known and no labels are
@@ -125,14 +128,12 @@ def read_posts(
     if check_images:
         _check_images(posts, problems)
     bad = {problem.where for problem in problems}
-    fatal = [problem for problem in problems if problem.kind in ("single class", "not a class column")]
-    if problems and (fatal or not skip_bad_posts):
-        raise DataProblems(problems)
     kept = [post for post in posts if post["where"] not in bad]
-    if not kept:
+    if training:
+        problems += _untrainable(tasks, [post for post in kept if post["split"] == "train"])
+    fatal = [problem for problem in problems if problem.kind in OF_COLUMNS]
+    if problems and (fatal or not kept or not skip_bad_posts):
         raise DataProblems(problems)
-    if description.labels:
-        _check_classes(tasks, kept, problems)
     return _as_datasets(kept, tasks), tasks, problems
 
 
@@ -256,7 +257,11 @@ def _join_splits(folder: Path, table: Path, description: DataDescription, rows: 
 
 
 def _delimiter(path: Path) -> str:
-    return "\t" if path.suffix == ".tsv" else ","
+    """Tab for .tsv; for .csv a comma, or what stands in a header without any comma."""
+    header = next(_lines(path), "")
+    if path.suffix == ".tsv" or ("," not in header and "\t" in header):
+        return "\t"
+    return ";" if "," not in header and ";" in header else ","
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -274,13 +279,16 @@ def _read_csv(path: Path) -> Iterator[Row]:
     if duplicated := [name for name, count in Counter(header).items() if count > 1]:
         raise ValueError(f"{path.name}:1: the column {duplicated[0]!r} stands there twice")
     line = reader.line_num + 1
-    for cells in reader:
-        if cells:
-            values = dict(zip(header, cells, strict=False))
-            if len(cells) != len(header):
-                values["__problem__"] = f"{len(cells)} fields where the header has {len(header)}"
-            yield Row(f"{path.name}:{line}", values)
-        line = reader.line_num + 1
+    try:
+        for cells in reader:
+            if cells:
+                values = dict(zip(header, cells, strict=False))
+                if len(cells) != len(header):
+                    values["__problem__"] = f"{len(cells)} fields where the header has {len(header)}"
+                yield Row(f"{path.name}:{line}", values)
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(f"{path.name}:{line}: {error}") from None
 
 
 def _read_jsonl(path: Path) -> Iterator[Row]:
@@ -297,13 +305,13 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
 
 def _posts(description: DataDescription, rows: list[Row]) -> tuple[list[dict], list[Problem]]:
     posts, problems, seen = [], [], {}
-    folder = Path(description.data)
+    find_image = _image_finder(Path(description.data))
     for index, row in enumerate(rows):
         if "__problem__" in row.values:
             problems.append(Problem(row.where, "malformed row", row.values["__problem__"]))
         image = row.values.get(description.image_column)
         text = next((t for t in (row.values.get(c) for c in description.text_columns) if not _is_missing(t)), None)
-        post = {"where": row.where, "image": _find_image(folder, image), "text": None if text is None else str(text)}
+        post = {"where": row.where, "image": find_image(image), "text": None if text is None else str(text)}
         name = row.values.get(description.id_column or "id")
         if _is_missing(name):
             name = image if isinstance(image, str) and image else str(index)
@@ -321,13 +329,30 @@ def _posts(description: DataDescription, rows: list[Row]) -> tuple[list[dict], l
     return posts, problems
 
 
-def _find_image(folder: Path, value) -> dict | None:
-    if isinstance(value, dict):
-        return value
-    if _is_missing(value):
-        return None
-    candidates = [folder / place / str(value) for place in IMAGE_FOLDERS]
-    return {"path": str(next((path for path in candidates if path.is_file()), candidates[0])), "bytes": None}
+def _image_finder(folder: Path):
+    """A function from a table's value to an image dict: relative to the folder, or by a file name unique below it."""
+
+    @cache
+    def by_name() -> dict[str, list[Path]]:
+        names = {}
+        for path in folder.rglob("*"):
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                names.setdefault(path.name, []).append(path)
+        return names
+
+    def find(value) -> dict | None:
+        if isinstance(value, dict):
+            return value
+        if _is_missing(value):
+            return None
+        candidates = [folder / place / str(value) for place in IMAGE_FOLDERS]
+        path = next((candidate for candidate in candidates if candidate.is_file()), None)
+        if path is None:
+            found = by_name().get(Path(str(value)).name, [])
+            path = found[0] if len(found) == 1 else candidates[0]
+        return {"path": str(path), "bytes": None}
+
+    return find
 
 
 def _is_missing(value) -> bool:
@@ -386,10 +411,6 @@ def _task(name: str, description: DataDescription, posts: list[dict], problems: 
             return numbers[_label(label)]
 
     _convert(posts, name, convert, f"one of {', '.join(task['labels'][:20])}", problems)
-    used = {post[name] for post in posts if post[name] is not None} if kind == "single_label" else {0, 1}
-    if len(used) < 2:
-        what = f"only {task['labels'][next(iter(used))]!r}" if used else "no labels at all"
-        problems.append(Problem(f"column {name!r}", "single class", f"{what}; nothing to learn"))
     return task
 
 
@@ -482,17 +503,20 @@ def _image_problem(image: dict) -> tuple[str, str] | None:
     return None
 
 
-def _check_classes(tasks: list[dict], posts: list[dict], problems: list[Problem]) -> None:
-    """A task that has no or one class left in training cannot be learnt."""
-    found = []
+def _untrainable(tasks: list[dict], posts: list[dict]) -> list[Problem]:
+    """Tasks that have no labels, or a single class, in the training posts."""
+    problems = []
     for task in tasks:
-        values = [post[task["name"]] for post in posts if post["split"] == "train" and post[task["name"]] is not None]
-        if not values or (task["kind"] == "single_label" and len(set(values)) < 2):
-            found.append(
-                Problem(f"column {task['name']!r}", "single class", "fewer than two classes in the training split")
+        used = {str(post[task["name"]]) for post in posts if post[task["name"]] is not None}
+        if len(used) < 2:
+            names = task["labels"] if task["kind"] == "single_label" else []
+            what = (
+                f"only {names[int(next(iter(used)))] if names else next(iter(used))!r}" if used else "no label at all"
             )
-    if found and any(post["split"] == "train" for post in posts):
-        raise DataProblems(problems + found)
+            problems.append(
+                Problem(f"column {task['name']!r}", "single class", f"{what} in training: nothing to learn")
+            )
+    return problems
 
 
 def _as_datasets(posts: list[dict], tasks: list[dict]) -> datasets.DatasetDict:

@@ -68,7 +68,7 @@ def evaluate(
     model, processor, run = load_run(run_folder)
     tasks = model.config.tasks
     description = replace(description, tasks=tasks, labels=description.labels or [task["name"] for task in tasks])
-    posts = choose_split(read_posts(description, skip_bad_posts, check_images=False)[0], split)
+    posts = choose_split(read_posts(description, skip_bad_posts, training=False)[0], split)
     one = datasets.DatasetDict({split: posts})
     inputs, collator = model_inputs(model, processor, one, tasks, run.get("feature_cache"), batch_size)
     logits = predict_logits(model, inputs[split], collator, batch_size)
@@ -101,7 +101,7 @@ def predict(
     model, processor, _ = load_run(run_folder)
     tasks = model.config.tasks
     description = replace(description, labels=None, split_column=description.split_column if split else None)
-    splits = read_posts(description, skip_bad_posts)[0]
+    splits = read_posts(description, skip_bad_posts, training=False)[0]
     posts = datasets.concatenate_datasets(list(splits.values())) if split is None else choose_split(splits, split)
     logits = predict_logits(model, posts, PostCollator(processor, tasks, labels=False), batch_size)
     output.parent.mkdir(parents=True, exist_ok=True)

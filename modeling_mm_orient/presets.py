@@ -81,6 +81,7 @@ def build_model(preset: dict, tasks: list[dict], texts: list[str], **config_fiel
         raise ValueError("name an encoder (joint, text or vision), or a preset that has encoders")
     tokenizer = train_tokenizer(texts, preset["processor"]["vocabulary_size"])
     size = preset["processor"]["image_size"]
+    fields.setdefault("frozen_encoders", [])  # random weights are there to be trained
     fields["text_config"] = fields["text_config"] | {
         "vocab_size": len(tokenizer),
         "pad_token_id": tokenizer.pad_token_id,

@@ -75,19 +75,21 @@ class MMOrientTrainer(Trainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self._task_losses, self._task_loss_count = Counter(), 0
+        self._task_losses, self._task_loss_count = {}, 0
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
         if model.training:
-            self._task_losses.update({name: float(value) for name, value in outputs["task_losses"].items()})
+            for name, value in outputs["task_losses"].items():
+                self._task_losses[name] = self._task_losses.get(name, 0.0) + value
             self._task_loss_count += 1
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs, *args, **kwargs):
         if "loss" in logs and self._task_loss_count:
-            logs |= {f"loss_{name}": total / self._task_loss_count for name, total in self._task_losses.items()}
-            self._task_losses, self._task_loss_count = Counter(), 0
+            totals = self.accelerator.reduce(self._task_losses, "mean")
+            logs |= {f"loss_{name}": float(total) / self._task_loss_count for name, total in totals.items()}
+            self._task_losses, self._task_loss_count = {}, 0
         super().log(logs, *args, **kwargs)
 
     def create_optimizer(self, model=None):

@@ -96,6 +96,38 @@ def test_single_class_is_a_problem_of_the_column(tmp_path):
     )
 
 
+def test_evaluation_takes_a_single_class(tmp_path):
+    rows = [row | {"mood": "sad"} for row in ROWS]
+    description = describe(write_folder(tmp_path / "d", rows), tasks=[{"name": "mood", "labels": ["happy", "sad"]}])
+    posts, _, _ = read_posts(description, training=False)
+    assert set(posts["test"]["mood"]) == {1}
+
+
+def test_pictures_are_found_by_a_name_that_is_unique_below_the_folder(tmp_path):
+    folder = write_folder(tmp_path / "d")
+    (folder / "deep" / "er").mkdir(parents=True)
+    (folder / "images" / "0.png").rename(folder / "deep" / "er" / "0.png")
+    (folder / "images" / "1.png").rename(folder / "deep" / "1.png")
+    (folder / "deep" / "er" / "1.png").write_bytes((folder / "deep" / "1.png").read_bytes())
+    assert problems_of(describe(folder)) == [("labels.csv:3", "missing image")]
+
+
+def test_semicolons(tmp_path):
+    folder = write_folder(tmp_path / "d")
+    (folder / "labels.csv").write_text((folder / "labels.csv").read_text().replace(",", ";"))
+    assert len(read_posts(describe(folder))[0]["train"]) == 6
+
+
+def test_a_truncated_jpeg_is_found(tmp_path):
+    folder = write_folder(tmp_path / "d")
+    Image.effect_noise((300, 300), 90).convert("RGB").save(folder / "images" / "whole.jpg")
+    content = (folder / "images" / "whole.jpg").read_bytes()
+    (folder / "images" / "0.png").unlink()
+    (folder / "images" / "0.jpg").write_bytes(content[: len(content) // 2])
+    (folder / "labels.csv").write_text((folder / "labels.csv").read_text().replace("0.png", "0.jpg"))
+    assert problems_of(describe(folder)) == [("labels.csv:2", "unreadable image")]
+
+
 def test_single_class_in_training_alone(tmp_path):
     rows = [row | {"mood": "sad" if row["split"] == "train" else "happy"} for row in ROWS]
     assert problems_of(describe(write_folder(tmp_path / "d", rows))) == [("column 'mood'", "single class")]
@@ -189,6 +221,7 @@ def test_several_tables_that_fit_must_be_told_apart(tmp_path):
         ("posts.jsonl", b'{"image": "a.png"}\n{"image": \n', "posts.jsonl:2: not JSON"),
         ("posts.jsonl", b'["a.png"]\n', "posts.jsonl:1: must be an object"),
         ("labels.csv", b"image,text,text,mood\n", "labels.csv:1: the column 'text' stands there twice"),
+        ("labels.csv", b"image,text,mood\na.png," + b"x" * 200_000 + b",sad\n", "labels.csv:2: field larger"),
     ],
 )
 def test_broken_tables_are_named_with_their_line(tmp_path, name, content, message):
