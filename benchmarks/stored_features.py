@@ -3,8 +3,8 @@
 
     python benchmarks/stored_features.py --data FOLDER --labels COLUMN --text-encoder ID --vision-encoder ID [--posts N]
 
-Both sides take the same posts, model, batches and optimiser steps; their losses are compared first. Prints the median time of an
-epoch of each, the ratio, and the one-off time of storing.
+Both sides take the same posts, model, batches and optimiser steps; their losses are compared first. Prints the median time
+of an epoch of each, the ratio, and the one-off time of storing.
 """
 
 import argparse
@@ -76,9 +76,7 @@ def main() -> None:
     encoded_times, encoded_losses = measure(encoders, tasks, posts, PostCollator(processor, tasks), options.batch_size)
     worst = max(abs(a - b) for a, b in zip(stored_losses, encoded_losses, strict=True))
     stored_time, encoded_time = statistics.median(stored_times), statistics.median(encoded_times)
-    print(
-        f"{len(posts)} posts, batch {options.batch_size}; first epoch's losses differ by at most {worst:.1e} (half precision)"
-    )
+    print(f"{len(posts)} posts, batch {options.batch_size}; losses of the first epoch differ by at most {worst:.1e}")
     print(f"epoch that encodes        {encoded_time:8.2f} s (spread {max(encoded_times) - min(encoded_times):.2f})")
     print(f"epoch on stored features  {stored_time:8.2f} s (spread {max(stored_times) - min(stored_times):.2f})")
     print(f"ratio                     {encoded_time / stored_time:8.1f}   storing once {storing:.2f} s")

@@ -4,9 +4,8 @@
     python examples/train_on_feature_arrays.py FEATURES.npz --output MODEL [--epochs N]
 
 FEATURES.npz holds, for N posts: image_embeds (N, D), text_embeds (N, D), region_features (N, R, D), token_features
-(N, T, D),
-task_features (N, F), optionally region_mask (N, R) and token_mask (N, T), and integer labels (N,), -100 where missing, under
-`label.TASK`. The defaults of the configuration are the paper's (512, 512, 100 x 2048, 128 x 768, 784).
+(N, T, D), task_features (N, F), optionally region_mask (N, R) and token_mask (N, T), and integer labels (N,), -100 where
+missing, under `label.TASK`. The defaults of the configuration are the paper's (512, 512, 100 x 2048, 128 x 768, 784).
 """
 
 import argparse

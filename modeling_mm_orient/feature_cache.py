@@ -96,10 +96,10 @@ class FeatureCache:
 
         Args:
             posts: data set in the schema of `dataset_readers`; `keys` their keys.
-            share, shares: take the `share`-th of `shares` equal parts of the work (one per process). Call `load` after
-                all have finished.
+            share, shares: take one of `shares` parts of the work (one per process). Call `load` after all have finished.
         """
-        todo = self.missing(keys)[share::shares]
+        # by key, not by position: what is missing differs between processes as they see each other's shards
+        todo = [position for position in self.missing(keys) if int(keys[position][:8], 16) % shares == share]
         self.model.eval()
         with tqdm(total=len(todo), desc="encoding posts", unit="post", disable=not todo or share > 0) as progress:
             for start in range(0, len(todo), SHARD_POSTS):
