@@ -101,6 +101,14 @@ def test_save_and_load_restore_everything(tmp_path):
     assert_same_logits(again(**feature_batch()), model.eval()(**feature_batch()))
 
 
+def test_buffers_missing_from_a_checkpoint_are_initialised(tmp_path):
+    tiny_model(hima_stage2=False).save_pretrained(tmp_path)
+    model = MMOrientForMultiTaskClassification.from_pretrained(tmp_path, hima_stage2=True)
+    stage = model.mm_orient.word_hima.across_batch
+    assert (stage.running_bias == 0).all()
+    assert stage.num_batches_tracked == 0
+
+
 def test_weights_missing_from_a_checkpoint_are_initialised(tmp_path):
     torch.manual_seed(0)
     MMOrientModel(tiny_config()).save_pretrained(tmp_path)
