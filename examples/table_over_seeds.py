@@ -24,10 +24,10 @@ def main() -> None:
         if task == "mean_macro_f1":
             continue
         cells = [mean_and_deviation([test[task][metric] for test in tests]) for metric in METRICS]
-        print(f"| {task} | MM-ORIENT | {' | '.join(cells)} | |")
+        print(f"| {task} | MM-ORIENT | {' | '.join(cells)} |")
         majority = [f"{tests[0][task]['majority_' + metric]:.3f}" for metric in METRICS]
-        print(f"| | majority class | {' | '.join(majority)} | |")
-    print(f"| **mean** | MM-ORIENT | {mean_and_deviation([test['mean_macro_f1'] for test in tests])} | | | |")
+        print(f"| | majority class | {' | '.join(majority)} |")
+    print(f"| **mean** | MM-ORIENT | {mean_and_deviation([test['mean_macro_f1'] for test in tests])} | | |")
 
 
 def mean_and_deviation(values: list[float]) -> str:

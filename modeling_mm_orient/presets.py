@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast, ViTImageProcessor
+from transformers import PreTrainedTokenizerFast, ViTImageProcessorPil
 
 from .configuration_mm_orient import ENCODER_NAMES, MMOrientConfig
 from .modeling_mm_orient import MMOrientForMultiTaskClassification
@@ -87,7 +87,7 @@ def build_model(preset: dict, tasks: list[dict], texts: list[str], **config_fiel
         "pad_token_id": tokenizer.pad_token_id,
     }
     processor = MMOrientProcessor(
-        ViTImageProcessor(size={"height": size, "width": size}, image_mean=[0.5] * 3, image_std=[0.5] * 3),
+        ViTImageProcessorPil(size={"height": size, "width": size}, image_mean=[0.5] * 3, image_std=[0.5] * 3),
         tokenizer,
         max_tokens=preset["processor"]["max_tokens"],
     )
