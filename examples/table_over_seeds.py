@@ -17,9 +17,8 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders that `mm-orient train` wrote")
     options = parser.parse_args()
     tests = [json.loads((Path(run) / "metrics.json").read_text(encoding="utf-8"))["test"] for run in options.runs]
-    print(
-        f"| task | predictor | macro-F1 | weighted F1 | accuracy | (test, {len(tests)} seeds) |\n|---|---|--:|--:|--:|---|"
-    )
+    print(f"| task (test, {len(tests)} seeds) | predictor | macro-F1 | weighted F1 | accuracy |")
+    print("|---|---|--:|--:|--:|")
     for task in tests[0]:
         if task == "mean_macro_f1":
             continue
