@@ -12,7 +12,7 @@ from accelerate import PartialState
 from .configuration_mm_orient import ENCODER_NAMES, MMOrientConfig
 from .dataset_readers import DataDescription
 from .demo_memes import demo
-from .evaluation import describe_data, evaluate, load_run, predict, write_metrics
+from .evaluation import describe_data, evaluate, load_run, predict, read_run, write_metrics
 from .hub_export import save_for_hub
 from .model_card import metrics_table, model_card
 from .presets import load_preset, preset_names
@@ -156,6 +156,9 @@ def _train(options) -> None:
         print("no encoder named: training the tiny ones from scratch; --preset modern takes pretrained encoders")
         tiny = load_preset("tiny")
         preset |= {part: tiny[part] | preset[part] for part in ("config", "processor", "training")}
+    for part, kind in (("data", DataDescription), ("training", TrainingSettings)):
+        if unknown := set(preset[part]) - {entry.name for entry in fields(kind)}:
+            raise ValueError(f"the preset's part {part!r} has an unknown entry {sorted(unknown)[0]!r}")
     description = replace(DataDescription(options.data), **preset["data"] | _data_changes(options))
     if not description.labels:
         raise ValueError("name the label columns with --labels")
@@ -182,7 +185,7 @@ def _train(options) -> None:
 
 
 def _evaluate(options) -> None:
-    _, _, run = load_run(options.model)
+    run = read_run(options.model)
     batch_size = options.batch_size or run.get("training", {}).get("batch_size", 32)
     description = describe_data(run, options.data, **_data_changes(options))
     metrics = evaluate(options.model, description, options.split, batch_size, options.skip_bad_posts)
@@ -192,7 +195,7 @@ def _evaluate(options) -> None:
 
 
 def _predict(options) -> None:
-    _, _, run = load_run(options.model)
+    run = read_run(options.model)
     batch_size = options.batch_size or run.get("training", {}).get("batch_size", 32)
     description = describe_data(run, options.data, **_data_changes(options))
     count = predict(options.model, description, options.output, options.split, batch_size, options.skip_bad_posts)
@@ -200,7 +203,8 @@ def _predict(options) -> None:
 
 
 def _export(options) -> None:
-    model, processor, run = load_run(options.model)
+    model, processor = load_run(options.model)
+    run = read_run(options.model)
     card = None
     if run:
         with open(f"{options.model}/{METRICS_FILE}", encoding="utf-8") as file:

@@ -137,7 +137,7 @@ def demo(output: str = "demo_run", seed: int = 0) -> dict:
         settings = TrainingSettings(**preset["training"] | {"seed": seed})
         run = folder / name.replace(" ", "_")
         metrics[name] = train(description, str(run), preset, settings, overwrite=True)["test"]
-    model, processor, _ = load_run(str(folder / "picture_and_text"))
+    model, processor = load_run(str(folder / "picture_and_text"))
     print(f"\nTest split, model on picture and text:\n\n{metrics_table(metrics['picture and text'])}")
     print("\nMacro-F1 by what the model reads:\n\n| task | majority | " + " | ".join(metrics) + " |")
     print("|---|--:|" + "--:|" * len(metrics))

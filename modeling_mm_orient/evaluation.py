@@ -23,15 +23,19 @@ from .task_heads import probabilities
 from .training import RUN_FILE, model_inputs, write_json
 
 
-def load_run(folder: str):
-    """Model, processor and `run.json` of a finished run. Raises FileNotFoundError where there is none."""
+def read_run(folder: str) -> dict:
+    """`run.json` of a finished run, empty for a checkpoint from elsewhere. Raises FileNotFoundError where there is none."""
     for name in ("config.json", "processor_config.json"):
         if not (Path(folder) / name).is_file():
             raise FileNotFoundError(f"{folder} is no finished run: it has no {name}")
     run_file = Path(folder) / RUN_FILE
-    run = json.loads(run_file.read_text(encoding="utf-8")) if run_file.is_file() else {}
-    model = MMOrientForMultiTaskClassification.from_pretrained(folder)
-    return model, MMOrientProcessor.from_pretrained(folder), run
+    return json.loads(run_file.read_text(encoding="utf-8")) if run_file.is_file() else {}
+
+
+def load_run(folder: str) -> tuple[MMOrientForMultiTaskClassification, MMOrientProcessor]:
+    """Model and processor of a finished run. Raises FileNotFoundError where there is none."""
+    read_run(folder)
+    return MMOrientForMultiTaskClassification.from_pretrained(folder), MMOrientProcessor.from_pretrained(folder)
 
 
 def describe_data(run: dict, data: str, **changes) -> DataDescription:
@@ -65,12 +69,12 @@ def evaluate(
     Raises:
         ValueError: the data has no such split.
     """
-    model, processor, run = load_run(run_folder)
+    model, processor = load_run(run_folder)
     tasks = model.config.tasks
     description = replace(description, tasks=tasks, labels=description.labels or [task["name"] for task in tasks])
     posts = choose_split(read_posts(description, skip_bad_posts, training=False)[0], split)
     one = datasets.DatasetDict({split: posts})
-    inputs, collator = model_inputs(model, processor, one, tasks, run.get("feature_cache"), batch_size)
+    inputs, collator = model_inputs(model, processor, one, tasks, read_run(run_folder).get("feature_cache"))
     logits = predict_logits(model, inputs[split], collator, batch_size)
     scores = {task["name"]: probabilities(task["kind"], logits[task["name"]]).numpy() for task in tasks}
     references = collate_labels(
@@ -98,7 +102,7 @@ def predict(
     output = Path(output)
     if output.suffix not in (".jsonl", ".csv"):
         raise ValueError(f"{output}: predictions are written to .jsonl or .csv")
-    model, processor, _ = load_run(run_folder)
+    model, processor = load_run(run_folder)
     tasks = model.config.tasks
     description = replace(description, labels=None, split_column=description.split_column if split else None)
     splits = read_posts(description, skip_bad_posts, training=False)[0]

@@ -218,6 +218,8 @@ def train(
         "splits": {split: len(rows) for split, rows in posts.items()},
         "left_out": [asdict(problem) for problem in left_out],
     }
+    if resume:
+        _check_same_run(output, run)
     state = PartialState()
     if state.is_main_process:
         if overwrite and not resume and output.exists():
@@ -226,7 +228,7 @@ def train(
         write_json(output / RUN_FILE, run)
     state.wait_for_everyone()
 
-    inputs, collator = model_inputs(model, processor, posts, tasks, run["feature_cache"], settings.batch_size)
+    inputs, collator = model_inputs(model, processor, posts, tasks, run["feature_cache"])
     trainer = MMOrientTrainer(
         model=model,
         args=arguments,
@@ -255,7 +257,7 @@ def train(
     return metrics
 
 
-def model_inputs(model, processor, posts: datasets.DatasetDict, tasks, feature_cache: str | None, batch_size: int):
+def model_inputs(model, processor, posts: datasets.DatasetDict, tasks: list[dict], feature_cache: str | None):
     """Data sets for the model by split, and the collator they need: stored features, or the posts themselves."""
     if feature_cache is None:
         return posts, PostCollator(processor, tasks)
@@ -264,7 +266,7 @@ def model_inputs(model, processor, posts: datasets.DatasetDict, tasks, feature_c
     encoder.to(state.device)
     keys = {split: [post_key(post) for post in rows] for split, rows in posts.items()}
     for split, rows in posts.items():
-        cache.add(rows, keys[split], batch_size, state.process_index, state.num_processes)
+        cache.add(rows, keys[split], share=state.process_index, shares=state.num_processes)
     state.wait_for_everyone()
     cache.load()
     return {split: CachedPosts(rows, keys[split], cache) for split, rows in posts.items()}, FeatureCollator(tasks)
@@ -329,6 +331,18 @@ def _check_output(output: Path, resume: bool, overwrite: bool) -> None:
         raise FileExistsError(f"{output} holds a finished run; choose another output, or say --overwrite")
     if not resume:
         raise FileExistsError(f"{output} holds an interrupted run; say --resume to go on, or --overwrite")
+
+
+def _check_same_run(output: Path, run: dict) -> None:
+    """Refuse to resume on other data or with other settings; more epochs and another patience are fine."""
+    if not (output / RUN_FILE).exists():
+        return
+    before = json.loads((output / RUN_FILE).read_text(encoding="utf-8"))
+    for part, free in (("data", ()), ("splits", ()), ("training", ("epochs", "patience"))):
+        for name in before[part].keys() | run[part].keys():
+            old, new = before[part].get(name), run[part].get(name)
+            if old != new and name not in free:
+                raise ValueError(f"cannot resume {output}: `{name}` was {old!r} and is {new!r} now")
 
 
 def _all_frozen(config) -> bool:

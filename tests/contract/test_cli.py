@@ -149,6 +149,13 @@ def test_wrong_settings_are_one_message_and_leave_nothing(memes, tmp_path, capsy
     assert not (tmp_path / "run").exists()
 
 
+def test_a_presets_unknown_entries_are_refused(memes, tmp_path, capsys):
+    (tmp_path / "mine.json").write_text('{"training": {"rate": 1}}')
+    command = ["train", "--data", memes, "--labels", "humour", "--output", tmp_path / "run"]
+    assert run(*command, "--preset", "tiny", tmp_path / "mine.json") == 1
+    assert "unknown entry 'rate'" in capsys.readouterr().err
+
+
 def test_all_problems_of_the_data_are_shown_before_training(tmp_path, capsys):
     folder = make_memes(tmp_path / "memes", 30)
     (folder / "images" / "0003.png").unlink()
@@ -203,6 +210,8 @@ def test_an_interrupted_run_resumes(memes, tmp_path, capsys):
     assert not (output / "config.json").exists() and list(output.glob("checkpoints/checkpoint-*"))
     assert run(*command) == 1
     assert "--resume" in capsys.readouterr().err
+    assert run(*command, "--resume", "--seed", 5) == 1
+    assert "`seed` was 0 and is 5 now" in capsys.readouterr().err
     assert run(*command, "--resume") == 0
     assert "epoch 1 " not in capsys.readouterr().err
     assert (output / "model.safetensors").exists()
