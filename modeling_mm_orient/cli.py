@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     verb = _verb(verbs, "train", _train, "fine-tune on your own posts: check, encode, train, evaluate, save")
-    _data_arguments(verb, required=False)
+    _data_arguments(verb)
     verb.add_argument("--output", required=True, metavar="RUN", help="folder for the trained model")
     for name in ENCODER_NAMES:
         verb.add_argument(f"--{name}-encoder", metavar="ID", help=f"{name} encoder: Hub id or local path")
@@ -118,7 +118,7 @@ def _verb(verbs, name: str, run, text: str) -> argparse.ArgumentParser:
     return verb
 
 
-def _data_arguments(verb: argparse.ArgumentParser, labels: bool = True, required: bool = True) -> None:
+def _data_arguments(verb: argparse.ArgumentParser, labels: bool = True) -> None:
     verb.add_argument(
         "--data",
         required=True,

@@ -43,7 +43,7 @@ def feature_width(config: PreTrainedConfig) -> int | None:
     for name in ("hidden_size", "d_model"):
         if isinstance(getattr(config, name, None), int):
             return getattr(config, name)
-    for name in ("hidden_sizes", "neck_hidden_sizes"):
+    for name in ("neck_hidden_sizes", "hidden_sizes"):
         if getattr(config, name, None):
             return getattr(config, name)[-1]
     return getattr(config, "hidden_dim", None)

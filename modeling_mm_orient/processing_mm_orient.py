@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
-from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig
+from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig
 from transformers.image_utils import load_image
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 
@@ -79,7 +79,8 @@ class MMOrientProcessor(ProcessorMixin):
         joint_processor: of the joint encoder, with an `image_processor` and a `tokenizer` of its own; default None. It is
             saved in a folder of its name.
         max_tokens: longer texts are cut for the text encoder (default 128, the paper's).
-        joint_padding: `"longest"` (default), or `"max_length"` for joint encoders trained so (SigLIP).
+        joint_max_tokens: the same for the joint encoder (default 77, CLIP's).
+        joint_padding: `"longest"` (default), or `"max_length"` without a mask for joint encoders trained so (SigLIP).
         max_image_pixels: larger pictures are refused (default 89,478,485).
     """
 
@@ -91,6 +92,7 @@ class MMOrientProcessor(ProcessorMixin):
         tokenizer=None,
         joint_processor=None,
         max_tokens: int = 128,
+        joint_max_tokens: int = 77,
         joint_padding: str = "longest",
         max_image_pixels: int = MAX_IMAGE_PIXELS,
         **kwargs,
@@ -106,7 +108,8 @@ class MMOrientProcessor(ProcessorMixin):
         if tokenizer is not None and tokenizer.pad_token_id is None:
             raise ValueError("`tokenizer` has no padding token; set `tokenizer.pad_token`")
         self.joint_processor = joint_processor
-        self.max_tokens, self.joint_padding, self.max_image_pixels = max_tokens, joint_padding, max_image_pixels
+        self.max_tokens, self.max_image_pixels = max_tokens, max_image_pixels
+        self.joint_max_tokens, self.joint_padding = joint_max_tokens, joint_padding
 
     @classmethod
     def from_encoders_pretrained(
@@ -126,7 +129,11 @@ class MMOrientProcessor(ProcessorMixin):
             parts["tokenizer"] = AutoTokenizer.from_pretrained(text, revision=revisions.get("text"))
         if joint is not None:
             parts["joint_processor"] = AutoProcessor.from_pretrained(joint, revision=revisions.get("joint"))
-            if "attention_mask" not in parts["joint_processor"].tokenizer.model_input_names:
+            config = AutoConfig.from_pretrained(joint, revision=revisions.get("joint"))
+            longest = parts["joint_processor"].tokenizer.model_max_length
+            longest = min(longest, getattr(config.text_config, "max_position_embeddings", longest))
+            kwargs.setdefault("joint_max_tokens", longest)
+            if config.model_type.startswith("siglip"):
                 kwargs.setdefault("joint_padding", "max_length")
         return cls(**parts, **kwargs)
 
@@ -165,9 +172,10 @@ class MMOrientProcessor(ProcessorMixin):
             if self.tokenizer is not None:
                 data |= self.tokenizer(text, **({"max_length": self.max_tokens} | text_kwargs))
             if self.joint_processor is not None:
-                tokenizer = self.joint_processor.tokenizer
-                longest = min(tokenizer.model_max_length, self.max_tokens)
-                data |= _joint(tokenizer(text, padding=self.joint_padding, truncation=True, max_length=longest))
+                options = {"padding": self.joint_padding, "truncation": True, "max_length": self.joint_max_tokens}
+                if self.joint_padding == "max_length":
+                    options["return_attention_mask"] = False
+                data |= _joint(self.joint_processor.tokenizer(text, **options))
         data["has_image"] = [image is not None for image in images]
         data["has_text"] = [bool(words) for words in text]
         return BatchFeature(data, tensor_type=return_tensors)

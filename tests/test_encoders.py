@@ -61,7 +61,9 @@ def test_text_encoders(model_type):
     config = AutoConfig.for_model(model_type, **names.get(model_type, SMALL), vocab_size=60, pad_token_id=0)
     config = MMOrientConfig(text_config=config, vision_config={"model_type": "vit"} | VISION["vit"][0], tasks=[])
     mask = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]])
-    posts = MMOrientModel(config).eval().encode_posts(input_ids=torch.full((2, 4), 9), attention_mask=mask)
+    types = torch.zeros(2, 4, dtype=torch.long)  # some tokenizers give them whether or not the encoder wants them
+    inputs = {"input_ids": torch.full((2, 4), 9), "attention_mask": mask, "token_type_ids": types}
+    posts = MMOrientModel(config).eval().encode_posts(**inputs)
     assert posts.token_features.shape == (2, 4, config.token_feature_dim)
     assert torch.equal(posts.token_mask, mask.bool())
     torch.testing.assert_close(posts.text_embeds[1], posts.token_features[1, 0])

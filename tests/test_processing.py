@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPImageProcessor, CLIPProcessor, ViTImageProcessor
+from transformers import AutoConfig, AutoModel, CLIPImageProcessor, CLIPProcessor, SiglipProcessor, ViTImageProcessorPil
 
-from modeling_mm_orient import MMOrientProcessor
+from modeling_mm_orient import MMOrientModel, MMOrientProcessor
 from modeling_mm_orient.presets import train_tokenizer
 from modeling_mm_orient.processing_mm_orient import read_image
 
@@ -19,7 +19,7 @@ def make_processor(joint=False, **fields) -> MMOrientProcessor:
     if joint:
         clip = CLIPImageProcessor(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8})
         joint_processor = CLIPProcessor(clip, train_tokenizer(TEXTS, 300))
-    return MMOrientProcessor(ViTImageProcessor(size=size), train_tokenizer(TEXTS, 300), joint_processor, **fields)
+    return MMOrientProcessor(ViTImageProcessorPil(size=size), train_tokenizer(TEXTS, 300), joint_processor, **fields)
 
 
 def picture(mode="RGB", size=(20, 30), colour=None) -> Image.Image:
@@ -100,6 +100,33 @@ def test_a_processor_for_one_encoder(tmp_path, part):
     inputs = again(images=[picture()], text=["a cat"], return_tensors="pt")
     assert ("pixel_values" in inputs) == (part == "image_processor")
     assert ("input_ids" in inputs) == (part == "tokenizer")
+
+
+@pytest.mark.parametrize(("kind", "length"), [("clip", None), ("siglip", 16)])
+def test_texts_are_prepared_as_the_joint_encoder_was_trained(tmp_path, kind, length):
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    text = size | {"vocab_size": 300, "max_position_embeddings": 16}
+    vision = size | {"image_size": 8, "patch_size": 4}
+    config = AutoConfig.for_model(kind, text_config=text, vision_config=vision)
+    model = AutoModel.from_config(config)
+    model.save_pretrained(tmp_path)
+    processor_class = {"clip": CLIPProcessor, "siglip": SiglipProcessor}[kind]
+    processor_class(
+        make_processor(joint=True).joint_processor.image_processor, train_tokenizer(TEXTS, 300)
+    ).save_pretrained(tmp_path)
+    inputs = MMOrientProcessor.from_encoders_pretrained(joint=str(tmp_path))(
+        text=["cat", "cat " * 40], return_tensors="pt"
+    )
+    assert inputs["joint_input_ids"].shape == (2, 16)
+    assert ("joint_attention_mask" in inputs) == (kind == "clip")
+    short = MMOrientProcessor.from_encoders_pretrained(joint=str(tmp_path))(text=["cat"], return_tensors="pt")
+    assert short["joint_input_ids"].shape[1] == (length or 3)
+    orient = MMOrientModel.from_encoders_pretrained(joint=str(tmp_path), region_feature_dim=4, token_feature_dim=4)
+    assert (
+        orient.eval()(joint_input_ids=inputs["joint_input_ids"], token_features=torch.zeros(2, 1, 4))
+        .joint_representation.isfinite()
+        .all()
+    )
 
 
 def test_a_tokenizer_without_padding_is_refused():

@@ -3,7 +3,7 @@
 
 import unittest
 
-from transformers import ViTImageProcessor
+from transformers import ViTImageProcessorPil
 from transformers.testing_utils import require_vision
 
 from modeling_mm_orient import MMOrientProcessor
@@ -22,4 +22,4 @@ class MMOrientProcessorTest(ProcessorTesterMixin, unittest.TestCase):
 
     @classmethod
     def _setup_image_processor(cls):
-        return ViTImageProcessor()
+        return ViTImageProcessorPil()
