@@ -149,7 +149,11 @@ def _read_rows(description: DataDescription) -> list[Row]:
     if not path.exists():
         if path.is_absolute() or description.data.count("/") > 1 or description.data.startswith("."):
             raise FileNotFoundError(f"{description.data}: no such folder")
-        return _rows_of_datasets(datasets.load_dataset(description.data), description)
+        try:
+            splits = datasets.load_dataset(description.data)
+        except OSError as error:
+            raise ValueError(f"{description.data}: no such folder, and no data set of that name: {error}") from error
+        return _rows_of_datasets(splits, description)
     if path.is_file():
         raise ValueError(f"{path} is a file; give the folder, and the file's name as the labels file")
     if (path / "dataset_dict.json").exists():

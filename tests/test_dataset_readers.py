@@ -200,6 +200,7 @@ def test_a_validation_split_is_taken_from_training_where_there_is_none(tmp_path)
         ({"split_column": "fold"}, "no column fold"),
         ({"labels_file": "other.csv"}, "no such labels file"),
         ({"data": "/no/such/folder"}, "no such folder"),
+        ({"data": "no_such_folder"}, "no_such_folder: no such folder, and no data set of that name"),
     ],
 )
 def test_wrong_names_are_refused(tmp_path, fields, message):

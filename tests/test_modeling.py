@@ -62,6 +62,7 @@ def test_outputs_and_their_shapes():
         ({"relation_streams": ["text_over_image"]}, 32),
         ({"stage2_combine": "concat"}, 75),
         ({"task_feature_dim": 0}, 50),
+        ({"learner_hidden_sizes": []}, 53),
         ({"hima_stage1": False, "hima_stage2": False}, 53),
     ],
 )
