@@ -1,5 +1,5 @@
 # `make demo` and `make test` create .venv and install everything first.
-PYTHON ?= python3.11
+PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OLDEST := .venv-oldest

@@ -12,7 +12,8 @@ from accelerate import PartialState
 from .configuration_mm_orient import ENCODER_NAMES, MMOrientConfig
 from .dataset_readers import DataDescription
 from .demo_memes import demo
-from .evaluation import describe_data, evaluate, load_run, predict, read_run, write_metrics
+from .evaluation import describe_data, evaluate, inspect_graph, load_run, predict, read_run, write_report
+from .graph_inspection import as_json, statistics_table
 from .hub_export import save_for_hub
 from .model_card import metrics_table, model_card
 from .presets import load_preset, preset_names
@@ -66,6 +67,12 @@ def parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--class-weights", choices=["balanced"], help="weight classes by the inverse of their share")
     verb.add_argument(
+        "--threshold-quantile",
+        type=float,
+        metavar="Q",
+        help="relation thresholds from the training posts: a share Q of the pairs is not joined (default: the fixed ones)",
+    )
+    verb.add_argument(
         "--train-encoders", nargs="+", choices=ENCODER_NAMES, help="encoders to fine-tune (default: none)"
     )
     verb.add_argument("--bf16", action="store_true", default=None, help="train in bfloat16 autocast")
@@ -91,6 +98,15 @@ def parser() -> argparse.ArgumentParser:
     _data_arguments(verb, labels=False)
     verb.add_argument("--split", help="default: all posts")
     verb.add_argument("--output", required=True, metavar="FILE", help=".jsonl or .csv")
+    verb.add_argument(
+        "--batch-size", type=int, help="posts whose relation graph is built together (default: as trained)"
+    )
+
+    verb = _verb(verbs, "inspect-graph", _inspect_graph, "how dense a run's relation graphs are on some posts")
+    verb.add_argument("model", metavar="RUN")
+    _data_arguments(verb, labels=False)
+    verb.add_argument("--split", help="default: all posts")
+    verb.add_argument("--json", metavar="FILE", help="write the statistics there")
     verb.add_argument(
         "--batch-size", type=int, help="posts whose relation graph is built together (default: as trained)"
     )
@@ -191,7 +207,7 @@ def _evaluate(options) -> None:
     metrics = evaluate(options.model, description, options.split, batch_size, options.skip_bad_posts)
     print(metrics_table(metrics))
     if options.json:
-        write_metrics(options.json, metrics)
+        write_report(options.json, metrics)
 
 
 def _predict(options) -> None:
@@ -200,6 +216,19 @@ def _predict(options) -> None:
     description = describe_data(run, options.data, **_data_changes(options))
     count = predict(options.model, description, options.output, options.split, batch_size, options.skip_bad_posts)
     print(f"{count} posts predicted in {options.output}")
+
+
+def _inspect_graph(options) -> None:
+    run = read_run(options.model)
+    batch_size = options.batch_size or run.get("training", {}).get("batch_size", 32)
+    description = describe_data(run, options.data, **_data_changes(options))
+    statistics = inspect_graph(options.model, description, options.split, batch_size)
+    print(statistics_table(statistics))
+    for modality, values in statistics.items():
+        if values is not None and (advice := values.advice()):
+            print(f"{modality}: {advice}")
+    if options.json:
+        write_report(options.json, as_json(statistics))
 
 
 def _export(options) -> None:

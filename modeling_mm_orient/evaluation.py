@@ -15,12 +15,13 @@ from tqdm.auto import tqdm
 
 from .collation import PostCollator, collate_labels
 from .dataset_readers import DataDescription, read_posts
+from .graph_inspection import GraphStatistics, graph_statistics
 from .metrics import multi_task_metrics
 from .modeling_mm_orient import MMOrientForMultiTaskClassification
 from .pipeline_mm_orient import predictions_by_task
 from .processing_mm_orient import MMOrientProcessor
 from .task_heads import probabilities
-from .training import RUN_FILE, model_inputs, write_json
+from .training import RUN_FILE, model_inputs, training_embeds, write_json
 
 
 def read_run(folder: str) -> dict:
@@ -123,6 +124,21 @@ def predict(
     return len(posts)
 
 
+def inspect_graph(
+    run_folder: str, description: DataDescription, split: str | None, batch_size: int
+) -> dict[str, GraphStatistics | None]:
+    """Statistics of a run's relation graphs among posts of `description`, by modality; labels are not looked at."""
+    model, processor = load_run(run_folder)
+    description = replace(description, labels=None, split_column=description.split_column if split else None)
+    splits = read_posts(description, training=False)[0]
+    posts = datasets.concatenate_datasets(list(splits.values())) if split is None else choose_split(splits, split)
+    embeds = training_embeds(posts, model, PostCollator(processor, [], labels=False))
+    return {
+        modality: graph_statistics(rows, getattr(model.config, f"{modality}_threshold"), batch_size)
+        for modality, rows in embeds.items()
+    }
+
+
 def choose_split(splits: datasets.DatasetDict, split: str) -> datasets.Dataset:
     """One split. Raises ValueError, naming those there are, where it is missing."""
     if split not in splits:
@@ -130,8 +146,8 @@ def choose_split(splits: datasets.DatasetDict, split: str) -> datasets.Dataset:
     return splits[split]
 
 
-def write_metrics(path: str, metrics: dict) -> None:
-    """Write metrics as JSON, complete or not at all."""
+def write_report(path: str, metrics: dict) -> None:
+    """Write metrics or statistics as JSON, complete or not at all."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_json(Path(path), metrics)
 

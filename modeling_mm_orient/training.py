@@ -19,6 +19,7 @@ from .collation import FeatureCollator, PostCollator
 from .configuration_mm_orient import ENCODER_NAMES
 from .dataset_readers import DataDescription, DataProblems, read_posts
 from .feature_cache import CachedPosts, FeatureCache, post_key
+from .graph_inspection import MOST_POSTS, graph_statistics, threshold_at_quantile
 from .hub_export import save_for_hub
 from .metrics import multi_task_metrics
 from .model_card import model_card
@@ -46,6 +47,8 @@ class TrainingSettings:
             trained (default 1e-5).
         weight_decay, warmup: of AdamW (default .01) and as a share of all steps (default .1).
         class_weights: None, or `"balanced"`: each class weighted by the inverse of its share in training.
+        threshold_quantile: None, or a share of pairs of training posts: each modality's relation threshold becomes the
+            cosine below which that share lies (say .99: one pair in a hundred is joined). Needs frozen encoders.
         bf16: autocast to bfloat16.
         seed: of initial weights, shuffling and dropout (default 0).
     """
@@ -59,6 +62,7 @@ class TrainingSettings:
     weight_decay: float = 0.01
     warmup: float = 0.1
     class_weights: str | None = None
+    threshold_quantile: float | None = None
     bf16: bool = False
     seed: int = 0
 
@@ -198,7 +202,7 @@ def train(
     set_seed(settings.seed)
 
     posts, tasks, left_out = read_posts(description, skip_bad_posts)
-    if left_out:
+    if left_out and PartialState().is_main_process:
         logger.warning("left out:\n%s", DataProblems(left_out))
     for split in ("train", "validation"):
         if split not in posts:
@@ -207,6 +211,8 @@ def train(
         tasks = [task | {"class_weights": balanced_class_weights(posts["train"], task)} for task in tasks]
     texts = [text for text in posts["train"]["text"] if text]
     model, processor = build_model(preset, tasks, texts, **{"task_feature_dim": 0} | (config or {}))
+    if settings.threshold_quantile is not None and not _all_frozen(model.config):
+        raise ValueError("`threshold_quantile` needs frozen encoders: while they are trained, similarities move")
     if missing := _unread_modalities(model.config):
         raise ValueError(
             f"the model has no encoder for {missing}: name one, or train on feature arrays with FeatureCollator"
@@ -229,6 +235,8 @@ def train(
     state.wait_for_everyone()
 
     inputs, collator = model_inputs(model, processor, posts, tasks, run["feature_cache"])
+    if _all_frozen(model.config) and model.config.relation_streams:
+        _fit_graphs(model.config, training_embeds(inputs["train"], model, collator), settings)
     trainer = MMOrientTrainer(
         model=model,
         args=arguments,
@@ -272,6 +280,37 @@ def model_inputs(model, processor, posts: datasets.DatasetDict, tasks: list[dict
     return {split: CachedPosts(rows, keys[split], cache) for split, rows in posts.items()}, FeatureCollator(tasks)
 
 
+@torch.inference_mode()
+def training_embeds(posts, model, collator) -> dict[str, torch.Tensor]:
+    """E_img and E_txt, modality -> (N, D), of up to `MOST_POSTS` posts that have the modality, in a reproducible sample."""
+    order = torch.randperm(len(posts), generator=torch.Generator().manual_seed(0))[:MOST_POSTS].tolist()
+    encoder, found = getattr(model, "mm_orient", model), {"image": [], "text": []}
+    encoder.eval()
+    for start in range(0, len(order), 32):
+        batch = collator([posts[index] for index in order[start : start + 32]])
+        inputs = {
+            name: value.to(encoder.device) for name, value in batch.items() if name not in ("labels", "task_features")
+        }
+        encoded = encoder.encode_posts(**inputs)
+        for modality, rows in found.items():
+            rows.append(encoded[f"{modality}_embeds"][encoded[f"has_{modality}"]].cpu())
+    return {modality: torch.cat(rows) for modality, rows in found.items()}
+
+
+def _fit_graphs(config, embeds: dict[str, torch.Tensor], settings: TrainingSettings) -> None:
+    """Set thresholds by quantile where asked, and warn of graphs with hardly any or nearly all edges."""
+    for modality, rows in embeds.items():
+        name = f"{modality}_threshold"
+        if settings.threshold_quantile is not None and len(rows) > 1:
+            setattr(config, name, threshold_at_quantile(rows, settings.threshold_quantile))
+        statistics = graph_statistics(rows, getattr(config, name), settings.batch_size)
+        if statistics is not None and (advice := statistics.advice()) and PartialState().is_main_process:
+            logger.warning(
+                "the %s graph says little at `%s` %.3f: %s; see --threshold-quantile and mm-orient inspect-graph",
+                *(modality, name, statistics.threshold, advice),
+            )
+
+
 def last_complete_checkpoint(folder: Path) -> str | None:
     """The newest of the Trainer's checkpoints that was written to its end (its state comes last); None if there is none."""
     complete = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
@@ -293,6 +332,8 @@ def _training_arguments(output: Path, settings: TrainingSettings) -> MMOrientTra
     for name in ("epochs", "batch_size", "accumulation"):
         if getattr(settings, name) < 1:
             raise ValueError(f"`{name}` must be at least 1, got {getattr(settings, name)}")
+    if settings.threshold_quantile is not None and not 0 < settings.threshold_quantile < 1:
+        raise ValueError(f"`threshold_quantile` must be between 0 and 1, got {settings.threshold_quantile}")
     if settings.class_weights not in (None, "balanced"):
         raise ValueError(f"`class_weights` must be None or 'balanced', got {settings.class_weights!r}")
     return MMOrientTrainingArguments(

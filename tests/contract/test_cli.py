@@ -108,6 +108,34 @@ def test_export(trained, tmp_path):
     assert [task["name"] for task in model.config.tasks] == LABELS
 
 
+def test_inspect_graph(trained, memes, tmp_path, capsys):
+    command = ["inspect-graph", trained, "--data", memes, "--split", "train", "--json", tmp_path / "graphs.json"]
+    assert run(*command, "--batch-size", 20) == 0
+    found = json.loads((tmp_path / "graphs.json").read_text())
+    assert set(found) == {"image", "text"}
+    assert (found["image"]["posts"], found["image"]["batch_size"], found["text"]["threshold"]) == (84, 20, 0.9)
+    assert "| image | 84 | 0.900 | 20 |" in capsys.readouterr().out
+
+
+def test_thresholds_by_quantile_and_the_warning_without(memes, tmp_path, caplog):
+    frozen = ["--set", 'frozen_encoders=["text", "vision"]', "--feature-cache", tmp_path / "cache", "--epochs", 1]
+    command = ["train", "--data", memes, "--labels", "humour", "--split-column", "split", *frozen]
+    assert run(*command, "--output", tmp_path / "fixed") == 0
+    assert (
+        "the image graph says little at `image_threshold` 0.900" in caplog.text
+    )  # random encoders: all pictures alike
+    caplog.clear()
+    assert run(*command, "--output", tmp_path / "fitted", "--threshold-quantile", 0.9) == 0
+    assert "says little" not in caplog.text
+    config = json.loads((tmp_path / "fitted" / "config.json").read_text())
+    assert config["image_threshold"] != 0.9
+    assert (
+        run("inspect-graph", tmp_path / "fitted", "--data", memes, "--split", "train", "--json", tmp_path / "g.json")
+        == 0
+    )
+    assert json.loads((tmp_path / "g.json").read_text())["image"]["density"] == pytest.approx(0.1, abs=0.04)
+
+
 def test_any_field_can_be_set(memes, tmp_path):
     command = [
         "train",
@@ -136,6 +164,8 @@ def test_any_field_can_be_set(memes, tmp_path):
         (["--set", "thresholds=3"], "'thresholds' is no field"),
         (["--set", "image_threshold=3"], "`image_threshold` must be"),
         (["--epochs", "0"], "`epochs` must be at least 1"),
+        (["--threshold-quantile", "1.5"], "`threshold_quantile` must be between 0 and 1"),
+        (["--threshold-quantile", "0.9"], "`threshold_quantile` needs frozen encoders"),
         (["--data", "/no/such/folder"], "no such folder"),
         (["--text-encoder", "/no/such/encoder"], "/no/such/encoder"),
         (["--preset", "paper", "--joint-encoder", ""], None),
