@@ -44,7 +44,8 @@ class DataDescription:
     Args:
         data: folder, `datasets` directory written by `save_to_disk`, or Hub id.
         labels: names of the tasks, which are column names unless `label_columns` says otherwise; None reads no labels.
-        labels_file: table inside the folder; None takes the only one that has the columns.
+        labels_file: table inside the folder; None takes the only one that has the columns, or one table per split named
+            after it (`train.csv`, `val.csv`, ...).
         text_column, image_column, id_column, split_column: column names; of several text columns the first filled one
             counts. Without `id_column` a post's id is its `id` column, its picture's name or its row number.
         label_columns: task name -> column name.
@@ -160,13 +161,19 @@ def _read_rows(description: DataDescription) -> list[Row]:
         return _rows_of_datasets(datasets.load_from_disk(str(path)), description)
     if (path / "state.json").exists():
         return _rows_of_datasets({"all": datasets.load_from_disk(str(path))}, description)
-    table = _find_table(path, description)
-    if table is None:
+    tables = _find_tables(path, description)
+    if not tables:
         pictures = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
         names = [str(picture.relative_to(path)) for picture in pictures]
         return [Row(name, {description.image_column or "image": name}) for name in names]
-    rows = list(_read_jsonl(table) if table.suffix == ".jsonl" else _read_csv(table))
-    _join_splits(path, table, description, rows)
+    rows = []
+    for table in tables:
+        found = list(_read_jsonl(table) if table.suffix == ".jsonl" else _read_csv(table))
+        _join_splits(path, table, description, found)
+        if len(tables) > 1 and description.split_column is None:
+            for row in found:
+                row.values["__split__"] = table.stem
+        rows += found
     return rows
 
 
@@ -190,7 +197,8 @@ def _rows_of_datasets(splits, description: DataDescription) -> list[Row]:
     return rows
 
 
-def _find_table(folder: Path, description: DataDescription) -> Path | None:
+def _find_tables(folder: Path, description: DataDescription) -> list[Path]:
+    """The one table that has the columns, or one per split (`train.csv`, `test.csv`); none for a folder of bare pictures."""
     if description.labels_file is not None:
         table = folder / description.labels_file
         if not table.is_file():
@@ -198,13 +206,13 @@ def _find_table(folder: Path, description: DataDescription) -> Path | None:
         if table.suffix not in TABLE_SUFFIXES:
             raise ValueError(f"{table}: a labels file must end in {', '.join(TABLE_SUFFIXES)}")
         _require_columns(description, _columns_with_splits(folder, table, description), table.name)
-        return table
+        return [table]
     tables = [p for p in sorted(folder.iterdir()) if p.suffix in TABLE_SUFFIXES and p.name != SPLITS_FILE]
     if not tables and not description.labels:
-        return None
+        return []
     fitting = [p for p in tables if not _missing_columns(description, _columns_with_splits(folder, p, description))]
-    if len(fitting) == 1:
-        return fitting[0]
+    if len(fitting) == 1 or (fitting and all(table.stem.lower() in SPLIT_NAMES for table in fitting)):
+        return fitting
     if len(tables) == 1:
         _require_columns(description, _columns_with_splits(folder, tables[0], description), tables[0].name)
     found = ", ".join(p.name for p in fitting or tables) or "none"

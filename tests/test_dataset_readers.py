@@ -186,6 +186,13 @@ def test_a_split_column_from_splits_csv_beside_the_table(tmp_path):
     assert {split: len(rows) for split, rows in posts.items()} == {"train": 6, "validation": 2, "test": 2}
 
 
+def test_a_table_per_split(tmp_path):
+    folder = write_folder(tmp_path / "d", ROWS[:6], "train.csv")
+    write_folder(write_folder(folder, ROWS[6:8], "val.csv"), ROWS[8:], "test.csv")
+    posts, _, _ = read_posts(describe(folder, split_column=None))
+    assert {split: len(rows) for split, rows in posts.items()} == {"train": 6, "validation": 2, "test": 2}
+
+
 def test_a_validation_split_is_taken_from_training_where_there_is_none(tmp_path):
     posts, _, _ = read_posts(describe(write_folder(tmp_path / "d", ROWS[:6] + ROWS[8:])))
     assert {split: len(rows) for split, rows in posts.items()} == {"train": 5, "validation": 1, "test": 2}
