@@ -48,12 +48,15 @@ def work(rank: int, port: int, first: int, fields: dict, folder: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("form, first", [("paper", 5), *((form, 7) for form in FORMS)])
-def test_two_processes_equal_one(tmp_path, form, first):
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    multiprocessing.spawn(work, (port, first, FORMS[form], str(tmp_path)), nprocs=2)
+        return probe.getsockname()[1]
+
+
+@pytest.mark.parametrize("form, first", [("paper", 5), *((form, 7) for form in FORMS)])
+def test_two_processes_equal_one(tmp_path, form, first):
+    multiprocessing.spawn(work, (free_port(), first, FORMS[form], str(tmp_path)), nprocs=2)
     results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
 
     model = tiny_model(**FORMS[form])

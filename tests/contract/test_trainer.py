@@ -1,7 +1,11 @@
 """Plain `transformers.Trainer` and ours: labels, metrics, accumulation, learning rates."""
 
+import os
+
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
 from transformers import Trainer, TrainingArguments
 
 from modeling_mm_orient import MMOrientForMultiTaskClassification
@@ -10,6 +14,9 @@ from modeling_mm_orient.training import MMOrientTrainer, MMOrientTrainingArgumen
 
 from ..conftest import TASKS, feature_batch, label_batch, tiny_model
 from ..test_modeling import small_towers
+from .test_processes import free_port
+
+STEPS = {"max_steps": 4, "learning_rate": 0.05, "logging_steps": 1}
 
 
 def posts(count=12, missing=True):
@@ -100,3 +107,23 @@ def test_encoders_have_their_own_learning_rate(tmp_path):
             assert rates.pop(id(value)) == (1e-6 if "text_encoder" in name else 1e-3), name
     assert not rates
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.1}
+
+
+def train_in_a_process(rank: int, port: int, folder: str) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    torch.set_num_threads(1)
+    trainer = train(f"{folder}/{rank}", posts(16), kind=MMOrientTrainer, **STEPS, per_device_train_batch_size=4)
+    torch.save((trainer.model.state_dict(), trainer.state.log_history), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_the_trainer_in_two_processes_equals_one_with_twice_the_batch(tmp_path):
+    multiprocessing.spawn(train_in_a_process, (free_port(), str(tmp_path)), nprocs=2)
+    one = train(tmp_path, posts(16), kind=MMOrientTrainer, **STEPS, per_device_train_batch_size=8)
+    state, history = torch.load(tmp_path / "0.pt")
+    for name, value in one.model.state_dict().items():
+        torch.testing.assert_close(state[name], value, atol=1e-6, rtol=1e-4, msg=name)
+    for found, expected in zip(history[:4], one.state.log_history[:4], strict=True):
+        for name in ("loss", "loss_offensive", "loss_emotions", "loss_intensity"):
+            assert found[name] == pytest.approx(expected[name], rel=1e-4)
