@@ -118,13 +118,13 @@ def read_posts(
     Raises:
         DataProblems: with every problem found. FileNotFoundError, ValueError: no such data, table or column.
     """
-    rows = _read_rows(description)
+    rows, class_names = _read_rows(description)
     if not rows:
         raise ValueError(f"{description.data}: no posts")
     posts, problems = _posts(description, rows)
     tasks = []
     if description.labels:
-        tasks = [_task(name, description, posts, problems) for name in description.labels]
+        tasks = [_task(name, description, class_names, posts, problems) for name in description.labels]
     _split(description, posts, problems)
     if check_images:
         _check_images(posts, problems)
@@ -145,7 +145,8 @@ def table_columns(path: Path) -> list[str]:
     return next(csv.reader(_lines(path), delimiter=_delimiter(path)), [])
 
 
-def _read_rows(description: DataDescription) -> list[Row]:
+def _read_rows(description: DataDescription) -> tuple[list[Row], dict[str, list[str]]]:
+    """The raw rows, and the names of the classes of the columns that declare them (`ClassLabel`)."""
     path = Path(description.data)
     if not path.exists():
         if path.is_absolute() or description.data.count("/") > 1 or description.data.startswith("."):
@@ -165,7 +166,7 @@ def _read_rows(description: DataDescription) -> list[Row]:
     if not tables:
         pictures = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
         names = [str(picture.relative_to(path)) for picture in pictures]
-        return [Row(name, {description.image_column or "image": name}) for name in names]
+        return [Row(name, {description.image_column or "image": name}) for name in names], {}
     rows = []
     for table in tables:
         found = list(_read_jsonl(table) if table.suffix == ".jsonl" else _read_csv(table))
@@ -174,16 +175,17 @@ def _read_rows(description: DataDescription) -> list[Row]:
             for row in found:
                 row.values["__split__"] = table.stem
         rows += found
-    return rows
+    return rows, {}
 
 
-def _rows_of_datasets(splits, description: DataDescription) -> list[Row]:
-    rows = []
+def _rows_of_datasets(splits, description: DataDescription) -> tuple[list[Row], dict[str, list[str]]]:
+    rows, class_names = [], {}
     for split, dataset in splits.items():
         _require_columns(description, dataset.column_names, f"split {split!r} of {description.data}")
         names = {
             name: feature for name, feature in dataset.features.items() if isinstance(feature, datasets.ClassLabel)
         }
+        class_names |= {name: feature.names for name, feature in names.items()}
         for name, feature in dataset.features.items():
             if isinstance(feature, datasets.Image):
                 dataset = dataset.cast_column(name, datasets.Image(decode=False))
@@ -194,7 +196,7 @@ def _rows_of_datasets(splits, description: DataDescription) -> list[Row]:
             if description.split_column is None and split != "all":
                 values["__split__"] = split
             rows.append(Row(f"{split}[{index}]", values))
-    return rows
+    return rows, class_names
 
 
 def _find_tables(folder: Path, description: DataDescription) -> list[Path]:
@@ -373,15 +375,19 @@ def _is_missing(value) -> bool:
     return isinstance(value, str) and value.strip().lower() in MISSING_VALUES
 
 
-def _task(name: str, description: DataDescription, posts: list[dict], problems: list[Problem]) -> dict:
+def _task(
+    name: str, description: DataDescription, class_names: dict, posts: list[dict], problems: list[Problem]
+) -> dict:
     """Describe the task, and turn the posts' raw values of it into class numbers, lists or floats.
 
     Several labels of a post are a list, in a table a JSON list (or, of a known multi-label task, `a|b`).
     """
     if name in RESERVED_TASK_NAMES:
         raise ValueError(f"a task cannot be called {name!r}; rename the column")
+    mapping, declared = description.label_maps.get(name, {}), class_names.get(description.label_columns.get(name, name))
     known = {task["name"]: task for task in description.tasks or []}.get(name)
-    mapping = description.label_maps.get(name, {})
+    if known is None and declared and not mapping:
+        known = {"name": name, "kind": "single_label", "labels": list(declared)}
     for post in posts:
         value = post[name]
         if isinstance(value, str):

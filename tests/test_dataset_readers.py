@@ -258,9 +258,9 @@ def test_datasets_on_disk(tmp_path):
     )
     posts, tasks, _ = read_posts(describe(tmp_path / "saved", split_column=None))
     assert {split: len(rows) for split, rows in posts.items()} == {"train": 6, "validation": 1, "test": 3}
-    assert tasks[0]["labels"] == ["happy", "sad"]
+    assert tasks[0]["labels"] == ["sad", "happy"]  # the order that the data set declares
     by_text = {post["text"]: post["mood"] for rows in posts.values() for post in rows}
-    assert by_text["caption 0"] is None and by_text["caption 1"] == 0 and by_text["caption 2"] == 1
+    assert by_text["caption 0"] is None and by_text["caption 1"] == 1 and by_text["caption 2"] == 0
 
 
 def test_a_folder_of_bare_pictures(tmp_path):
