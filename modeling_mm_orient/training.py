@@ -198,6 +198,7 @@ def train(
     settings = settings or TrainingSettings(**preset["training"])
     output = Path(output)
     _check_output(output, resume, overwrite)
+    _check_encoders(preset["encoders"])
     arguments = _training_arguments(output, settings)
     set_seed(settings.seed)
 
@@ -213,10 +214,6 @@ def train(
     model, processor = build_model(preset, tasks, texts, **{"task_feature_dim": 0} | (config or {}))
     if settings.threshold_quantile is not None and not _all_frozen(model.config):
         raise ValueError("`threshold_quantile` needs frozen encoders: while they are trained, similarities move")
-    if missing := _unread_modalities(model.config):
-        raise ValueError(
-            f"the model has no encoder for {missing}: name one, or train on feature arrays with FeatureCollator"
-        )
     run = {
         "data": asdict(description),
         "training": asdict(settings),
@@ -390,9 +387,13 @@ def _all_frozen(config) -> bool:
     return set(config.encoder_names) <= set(config.frozen_encoders)
 
 
-def _unread_modalities(config) -> str:
-    missing = {"region features (vision)": config.vision_config, "token features (text)": config.text_config}
-    return " and ".join(name for name, encoder in missing.items() if encoder is None)
+def _check_encoders(encoders: dict[str, str]) -> None:
+    """Encoders are named for both modalities, or not at all (then the preset's own are trained from scratch)."""
+    named = {role for role, source in encoders.items() if source}
+    if named and (missing := sorted({"text", "vision"} - named)):
+        raise ValueError(
+            f"no {' and no '.join(missing)} encoder is named: name it, or train on feature arrays with FeatureCollator"
+        )
 
 
 def _is_scalar(value) -> bool:
