@@ -402,17 +402,20 @@ class MMOrientModel(MMOrientPreTrainedModel):
         length = sequence.shape[1] if sequence.dim() == 3 else unit[0].upper()
         _check_shape(f"{unit}_features", sequence, (count, length, widths[1]))
         everything = torch.ones(sequence.shape[:2], dtype=torch.bool, device=like.device)
+        may_miss = mask is not None or present is not None
         mask = everything if mask is None else mask.bool()
         _check_shape(f"{unit}_mask", mask, (count, length))
         present = everything.any(-1) if present is None else present.bool()
         _check_shape(f"has_{modality}", present, (count,))
         present = present & mask.any(-1)
         mask = mask & present[:, None]
+        if may_miss:  # what is masked may hold anything, NaN included, and NaN times a weight of 0 is NaN
+            sequence = torch.where(mask[..., None], sequence, torch.zeros((), dtype=sequence.dtype, device=like.device))
         if embeds is None:
             embeds = self._pool(modality, unit, sequence, mask, pooler_output)
         _check_shape(f"{modality}_embeds", embeds, (count, widths[0]))
         return {
-            f"{modality}_embeds": embeds.to(self.dtype) * present[:, None],
+            f"{modality}_embeds": embeds.to(self.dtype).masked_fill(~present[:, None], 0),
             f"{unit}_features": sequence.to(self.dtype),
             f"{unit}_mask": mask,
             f"has_{modality}": present,

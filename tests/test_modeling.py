@@ -142,6 +142,18 @@ def test_a_missing_modality_in_a_mixed_batch_has_no_influence():
     assert_same_logits(model(**inputs, has_image=has_image), first)
 
 
+def test_whatever_is_masked_may_be_nan():
+    model, inputs = tiny_model(), feature_batch()
+    has_text = torch.arange(9) != 4
+    expected = model.eval()(**inputs, has_text=has_text)
+    inputs["text_embeds"][4] = float("nan")
+    inputs["token_features"][4] = float("nan")
+    inputs["region_features"][~inputs["region_mask"]] = float("nan")
+    assert_same_logits(model(**inputs, has_text=has_text), expected)
+    model.train()(**inputs, has_text=has_text, labels=label_batch()).loss.backward()
+    assert all(torch.isfinite(value.grad).all() for value in model.parameters())
+
+
 def test_padding_has_no_influence():
     model, inputs = tiny_model().eval(), feature_batch()
     first = model(**inputs)
