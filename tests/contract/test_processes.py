@@ -45,7 +45,13 @@ def work(rank: int, port: int, first: int, fields: dict, folder: str) -> None:
     if rank == 0:  # alone: in eval() a process never waits for the other
         result["alone"] = {name: value.detach() for name, value in module.eval()(**inputs).logits.items()}
     torch.save(result, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    leave()
+
+
+def leave() -> None:
+    """End a worker without tearing torch down: a gloo group's destructor can wait for the GIL that its caller holds."""
+    dist.barrier()
+    os._exit(0)
 
 
 def free_port() -> int:

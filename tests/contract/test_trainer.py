@@ -4,7 +4,6 @@ import os
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 from transformers import Trainer, TrainingArguments
 
@@ -14,7 +13,7 @@ from modeling_mm_orient.training import MMOrientTrainer, MMOrientTrainingArgumen
 
 from ..conftest import TASKS, feature_batch, label_batch, tiny_model
 from ..test_modeling import small_towers
-from .test_processes import free_port
+from .test_processes import free_port, leave
 
 STEPS = {"max_steps": 4, "learning_rate": 0.05, "logging_steps": 1}
 
@@ -115,7 +114,7 @@ def train_in_a_process(rank: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     trainer = train(f"{folder}/{rank}", posts(16), kind=MMOrientTrainer, **STEPS, per_device_train_batch_size=4)
     torch.save((trainer.model.state_dict(), trainer.state.log_history), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    leave()
 
 
 def test_the_trainer_in_two_processes_equals_one_with_twice_the_batch(tmp_path):
