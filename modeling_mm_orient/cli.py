@@ -85,31 +85,22 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--overwrite", action="store_true", help="replace an existing run")
 
     verb = _verb(verbs, "evaluate", _evaluate, "metrics of a run on a split")
-    verb.add_argument("model", metavar="RUN")
+    _run_arguments(verb)
     _data_arguments(verb)
     verb.add_argument("--split", default="test", help="default: test")
     verb.add_argument("--json", metavar="FILE", help="write the metrics there")
-    verb.add_argument(
-        "--batch-size", type=int, help="posts whose relation graph is built together (default: as trained)"
-    )
 
     verb = _verb(verbs, "predict", _predict, "predictions for posts, labelled or not")
-    verb.add_argument("model", metavar="RUN")
+    _run_arguments(verb)
     _data_arguments(verb, labels=False)
     verb.add_argument("--split", help="default: all posts")
     verb.add_argument("--output", required=True, metavar="FILE", help=".jsonl or .csv")
-    verb.add_argument(
-        "--batch-size", type=int, help="posts whose relation graph is built together (default: as trained)"
-    )
 
     verb = _verb(verbs, "inspect-graph", _inspect_graph, "how dense a run's relation graphs are on some posts")
-    verb.add_argument("model", metavar="RUN")
+    _run_arguments(verb)
     _data_arguments(verb, labels=False)
     verb.add_argument("--split", help="default: all posts")
     verb.add_argument("--json", metavar="FILE", help="write the statistics there")
-    verb.add_argument(
-        "--batch-size", type=int, help="posts whose relation graph is built together (default: as trained)"
-    )
 
     verb = _verb(verbs, "export", _export, "a folder for the Hub: weights, processor, code and model card")
     verb.add_argument("model", metavar="RUN")
@@ -154,6 +145,18 @@ def _data_arguments(verb: argparse.ArgumentParser, labels: bool = True) -> None:
     verb.add_argument("--id-column", metavar="COLUMN", help="default: id, or the picture's name")
     verb.add_argument("--split-column", metavar="COLUMN", help="train, validation, test (default: split at random)")
     verb.add_argument("--skip-bad-posts", action="store_true", help="leave out posts with problems, and report them")
+
+
+def _run_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("model", metavar="RUN")
+    verb.add_argument("--batch-size", type=int, help="posts that share a relation graph (default: as trained)")
+
+
+def _described(options) -> tuple[DataDescription, int]:
+    """What a run is applied to: its own description of data with the options' changes, and the batch size."""
+    run = read_run(options.model)
+    batch_size = options.batch_size or run.get("training", {}).get("batch_size", 32)
+    return describe_data(run, options.data, **_data_changes(options)), batch_size
 
 
 def _data_changes(options) -> dict:
@@ -201,9 +204,7 @@ def _train(options) -> None:
 
 
 def _evaluate(options) -> None:
-    run = read_run(options.model)
-    batch_size = options.batch_size or run.get("training", {}).get("batch_size", 32)
-    description = describe_data(run, options.data, **_data_changes(options))
+    description, batch_size = _described(options)
     metrics = evaluate(options.model, description, options.split, batch_size, options.skip_bad_posts)
     print(metrics_table(metrics))
     if options.json:
@@ -211,17 +212,13 @@ def _evaluate(options) -> None:
 
 
 def _predict(options) -> None:
-    run = read_run(options.model)
-    batch_size = options.batch_size or run.get("training", {}).get("batch_size", 32)
-    description = describe_data(run, options.data, **_data_changes(options))
+    description, batch_size = _described(options)
     count = predict(options.model, description, options.output, options.split, batch_size, options.skip_bad_posts)
     print(f"{count} posts predicted in {options.output}")
 
 
 def _inspect_graph(options) -> None:
-    run = read_run(options.model)
-    batch_size = options.batch_size or run.get("training", {}).get("batch_size", 32)
-    description = describe_data(run, options.data, **_data_changes(options))
+    description, batch_size = _described(options)
     statistics = inspect_graph(options.model, description, options.split, batch_size)
     print(statistics_table(statistics))
     for modality, values in statistics.items():

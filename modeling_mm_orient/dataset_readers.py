@@ -7,6 +7,7 @@ The schema: `id` string, `image` Image (undecoded; null for none), `text` string
 
 import csv
 import json
+import logging
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -20,6 +21,8 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from .processing_mm_orient import MAX_IMAGE_PIXELS, read_image
+
+logger = logging.getLogger(__name__)
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
@@ -107,7 +110,8 @@ def read_posts(
     """Read and check a whole data set before anything expensive starts.
 
     Args:
-        skip_bad_posts: leave out posts with a problem of their own instead of refusing the data set.
+        skip_bad_posts: leave out posts with a problem of their own, with a warning that names them, instead of refusing
+            the data set.
         check_images: decode every picture once.
         training: refuse a task that has fewer than two classes.
 
@@ -135,6 +139,8 @@ def read_posts(
     fatal = [problem for problem in problems if problem.kind in OF_COLUMNS]
     if problems and (fatal or not kept or not skip_bad_posts):
         raise DataProblems(problems)
+    if problems:
+        logger.warning("%d post(s) left out: %s", len(posts) - len(kept), DataProblems(problems))
     return _as_datasets(kept, tasks), tasks, problems
 
 

@@ -17,7 +17,7 @@ from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, Train
 
 from .collation import FeatureCollator, PostCollator
 from .configuration_mm_orient import ENCODER_NAMES
-from .dataset_readers import DataDescription, DataProblems, read_posts
+from .dataset_readers import DataDescription, read_posts
 from .feature_cache import CachedPosts, FeatureCache, post_key
 from .graph_inspection import MOST_POSTS, graph_statistics, threshold_at_quantile
 from .hub_export import save_for_hub
@@ -203,8 +203,6 @@ def train(
     set_seed(settings.seed)
 
     posts, tasks, left_out = read_posts(description, skip_bad_posts)
-    if left_out and PartialState().is_main_process:
-        logger.warning("left out:\n%s", DataProblems(left_out))
     for split in ("train", "validation"):
         if split not in posts:
             raise ValueError(f"the data has no {split} split")

@@ -100,6 +100,18 @@ def test_predict_posts_without_labels_and_bare_pictures(trained, tmp_path):
     assert bare == ["a.png", "b.jpg"] and posts == ["a.png", "1", "b.jpg"]
 
 
+def test_posts_that_are_left_out_are_named(trained, tmp_path, caplog):
+    folder = make_memes(tmp_path / "memes", 30)
+    (folder / "images" / "0003.png").write_bytes(b"no picture")
+    command = ["predict", trained, "--data", folder, "--output", tmp_path / "p.jsonl"]
+    assert run(*command) == 1
+    assert not (tmp_path / "p.jsonl").exists()
+    assert run(*command, "--skip-bad-posts") == 0
+    assert len((tmp_path / "p.jsonl").read_text().splitlines()) == 29
+    assert "1 post(s) left out" in caplog.text
+    assert "labels.csv:5" in caplog.text
+
+
 def test_export(trained, tmp_path):
     assert run("export", trained, "--output", tmp_path / "hub", "--name", "me/my-model") == 0
     assert 'model="me/my-model"' in (tmp_path / "hub" / "README.md").read_text()
