@@ -423,17 +423,15 @@ def _task(
                 )
             )
     numbers = {label: number for number, label in enumerate(task["labels"])}
-    if kind == "multi_label":
 
-        def convert(labels):
-            labels = labels.split("|") if isinstance(labels, str) else labels
-            found = {numbers[_label(label)] for label in labels}
-            return [float(number in found) for number in range(len(numbers))]
-    else:
+    def number_of(label):
+        return numbers[label if label in numbers else _label(label)]
 
-        def convert(label):
-            return numbers[_label(label)]
+    def numbers_of(labels):
+        found = {number_of(label) for label in (labels.split("|") if isinstance(labels, str) else labels)}
+        return [float(number in found) for number in range(len(numbers))]
 
+    convert = numbers_of if kind == "multi_label" else number_of
     _convert(posts, name, convert, f"one of {', '.join(task['labels'][:20])}", problems)
     return task
 
@@ -455,7 +453,7 @@ def _kind(values: list) -> str:
         numbers = [float(value) for value in values]
     except (TypeError, ValueError):
         return "single_label"
-    return "regression" if any(number != int(number) for number in numbers) else "single_label"
+    return "single_label" if all(number.is_integer() for number in numbers) else "regression"
 
 
 def _label(value) -> str:
@@ -464,7 +462,7 @@ def _label(value) -> str:
         number = float(value)
     except (TypeError, ValueError):
         return str(value)
-    return str(int(number)) if number == int(number) else str(value)
+    return str(int(number)) if number.is_integer() else str(value)
 
 
 def _label_order(label: str):

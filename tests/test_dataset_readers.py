@@ -161,6 +161,15 @@ def test_numbers_are_classes_in_numeric_order(tmp_path):
     assert tasks[0]["labels"] == ["2", "9", "10"]
 
 
+def test_known_labels_that_look_like_numbers_keep_their_names(tmp_path):
+    rows = [row | {"mood": ["01", "2.0", "inf"][i % 3]} for i, row in enumerate(ROWS)]
+    folder = write_folder(tmp_path / "d", rows)
+    posts, _, _ = read_posts(
+        describe(folder, tasks=[{"name": "mood", "labels": ["01", "2.0", "inf"], "kind": "single_label"}])
+    )
+    assert posts["train"]["mood"] == [0, 1, 2, 0, 1, 2]
+
+
 def test_label_maps_and_columns(tmp_path):
     description = describe(
         write_folder(tmp_path / "d"), labels=["feeling"], label_columns={"feeling": "mood"},
