@@ -22,7 +22,8 @@ from modeling_mm_orient import (
     PostCollator,
 )
 from modeling_mm_orient.dataset_readers import DataDescription, read_posts
-from modeling_mm_orient.feature_cache import CachedPosts, FeatureCache, post_key
+from modeling_mm_orient.feature_cache import CachedPosts, FeatureCache
+from modeling_mm_orient.processing_mm_orient import post_key
 
 EPOCHS = 3
 

@@ -9,14 +9,16 @@ from dataclasses import fields, replace
 
 from accelerate import PartialState
 
-from .configuration_mm_orient import ENCODER_NAMES, MMOrientConfig
+from .configuration_mm_orient import CHOICES, ENCODER_NAMES, MMOrientConfig
 from .dataset_readers import DataDescription
 from .demo_memes import demo
 from .evaluation import describe_data, evaluate, inspect_graph, load_run, predict, read_run, write_report
 from .graph_inspection import as_json, statistics_table
 from .hub_export import save_for_hub
+from .memory_commands import add_to_memory, build_memory, inspect_memory, remove_from_memory
 from .model_card import metrics_table, model_card
 from .presets import load_preset, preset_names
+from .similarity_search import INDEX_KINDS
 from .training import DEFAULT_FEATURE_CACHE, METRICS_FILE, TrainingSettings, train
 
 
@@ -95,6 +97,15 @@ def parser() -> argparse.ArgumentParser:
     _data_arguments(verb, labels=False)
     verb.add_argument("--split", help="default: all posts")
     verb.add_argument("--output", required=True, metavar="FILE", help=".jsonl or .csv")
+    verb.add_argument(
+        "--neighbours",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with each post, N posts of the relation memory per modality",
+    )
+
+    _memory_verbs(verbs)
 
     verb = _verb(verbs, "inspect-graph", _inspect_graph, "how dense a run's relation graphs are on some posts")
     _run_arguments(verb)
@@ -116,6 +127,41 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--output", default="demo_run", help="default: %(default)s")
     verb.add_argument("--seed", type=int, default=0)
     return top
+
+
+def _memory_verbs(verbs) -> None:
+    text = "the relation memory of a run: reference posts that its verdicts rest on"
+    actions = verbs.add_parser("memory", help=text, description=text).add_subparsers(required=True, metavar="ACTION")
+
+    verb = _verb(actions, "build", _memory_build, "make posts the memory of a run, replacing the one it has")
+    verb.add_argument("model", metavar="RUN")
+    _reference_arguments(verb)
+    verb.add_argument(
+        "--output", metavar="FOLDER", help="keep the memory there (needed beyond 512 MiB; default: in RUN)"
+    )
+    verb.add_argument("--lookup", choices=CHOICES["memory_lookup"], help="what makes a neighbour (default: as trained)")
+    verb.add_argument("--top-k", type=int, metavar="K", help="neighbours per post and modality (default: as trained)")
+    verb.add_argument("--index", choices=INDEX_KINDS, help="FAISS index (default: one beyond 100,000 posts)")
+
+    verb = _verb(actions, "add", _memory_add, "add posts to the memory of a run")
+    verb.add_argument("model", metavar="RUN")
+    _reference_arguments(verb)
+
+    verb = _verb(actions, "remove", _memory_remove, "remove posts from the memory of a run")
+    verb.add_argument("model", metavar="RUN")
+    chosen = verb.add_mutually_exclusive_group(required=True)
+    chosen.add_argument("--ids", nargs="+", metavar="ID", help="ids of the posts")
+    chosen.add_argument("--ids-file", metavar="FILE", help="a text file with an id per line")
+
+    verb = _verb(actions, "inspect", _memory_inspect, "what the memory of a run holds, and whether its file is sound")
+    verb.add_argument("model", metavar="RUN")
+    verb.add_argument("--json", metavar="FILE", help="write it there")
+
+
+def _reference_arguments(verb: argparse.ArgumentParser) -> None:
+    _data_arguments(verb)
+    verb.add_argument("--no-labels", action="store_true", help="the posts have no labels")
+    verb.add_argument("--split", help="default: all posts")
 
 
 def _verb(verbs, name: str, run, text: str) -> argparse.ArgumentParser:
@@ -157,6 +203,16 @@ def _described(options) -> tuple[DataDescription, int]:
     run = read_run(options.model)
     batch_size = options.batch_size or run.get("training", {}).get("batch_size", 32)
     return describe_data(run, options.data, **_data_changes(options)), batch_size
+
+
+def _described_references(options) -> DataDescription:
+    description = describe_data(read_run(options.model), options.data, **_data_changes(options))
+    if options.no_labels:
+        return replace(description, labels=None)
+    tasks = [task["name"] for task in load_run(options.model)[0].config.tasks]
+    if unknown := [name for name in description.labels or [] if name not in tasks]:
+        raise ValueError(f"{unknown[0]!r} is no task of {options.model}; it has {', '.join(tasks)}")
+    return replace(description, labels=description.labels or tasks)
 
 
 def _data_changes(options) -> dict:
@@ -213,8 +269,67 @@ def _evaluate(options) -> None:
 
 def _predict(options) -> None:
     description, batch_size = _described(options)
-    count = predict(options.model, description, options.output, options.split, batch_size, options.skip_bad_posts)
+    count = predict(
+        options.model,
+        description,
+        options.output,
+        options.split,
+        batch_size,
+        options.skip_bad_posts,
+        options.neighbours,
+    )
     print(f"{count} posts predicted in {options.output}")
+
+
+def _memory_build(options) -> None:
+    if options.top_k is not None and options.top_k < 1:
+        raise ValueError(f"--top-k must be at least 1, got {options.top_k}")
+    memory, recalls = build_memory(
+        options.model,
+        _described_references(options),
+        options.split,
+        options.output,
+        options.lookup,
+        options.top_k,
+        options.index,
+        options.skip_bad_posts,
+    )
+    print(f"{len(memory)} reference posts in the memory of {options.model}")
+    _print_recalls(memory, recalls)
+
+
+def _memory_add(options) -> None:
+    added, memory, recalls = add_to_memory(
+        options.model, _described_references(options), options.split, options.skip_bad_posts
+    )
+    print(f"{added} reference posts added, {len(memory)} in the memory of {options.model}")
+    _print_recalls(memory, recalls)
+
+
+def _memory_remove(options) -> None:
+    ids = options.ids
+    if ids is None:
+        with open(options.ids_file, encoding="utf-8") as file:
+            ids = [line.rstrip("\r\n") for line in file if line.strip()]
+    memory, recalls = remove_from_memory(options.model, ids)
+    print(f"{len(set(ids))} reference posts removed, {len(memory)} in the memory of {options.model}")
+    _print_recalls(memory, recalls)
+
+
+def _print_recalls(memory, recalls: dict[str, float]) -> None:
+    for modality, recall in recalls.items():
+        print(f"{modality} index ({memory.search(modality).kind}): recall of the 32 nearest {recall:.3f}")
+
+
+def _memory_inspect(options) -> None:
+    report = inspect_memory(options.model)
+    for name, value in report.items():
+        if name != "labels":
+            print(f"{name}: {value}")
+    for task, counts in report["labels"].items():
+        print(f"labels of {task}: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+    if options.json:
+        write_report(options.json, report)
 
 
 def _inspect_graph(options) -> None:

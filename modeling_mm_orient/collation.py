@@ -9,23 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .task_heads import MISSING_LABEL
-
-
-def collate_labels(posts: list[dict], tasks: list[dict]) -> dict[str, Tensor]:
-    """Labels of a batch, one key per task always, in the forms of `TaskHeads.loss`; a missing key counts as None."""
-    labels = {}
-    for task in tasks:
-        values = [post.get(task["name"]) for post in posts]
-        if task.get("kind", "single_label") == "single_label":
-            numbers = [MISSING_LABEL if value is None or value < 0 else int(value) for value in values]
-            labels[task["name"]] = torch.tensor(numbers)
-        elif task.get("kind", "single_label") == "multi_label":
-            missing = [float("nan")] * len(task["labels"])
-            labels[task["name"]] = torch.tensor([missing if value is None else list(value) for value in values]).float()
-        else:
-            labels[task["name"]] = torch.tensor([float("nan") if value is None else value for value in values]).float()
-    return labels
+from .processing_mm_orient import key_number, post_key
+from .task_heads import collate_labels
 
 
 def pad_sequences(sequences: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -55,13 +40,14 @@ class PostCollator:
     def __call__(self, posts: list[dict]) -> dict:
         images, texts = [post.get("image") for post in posts], [post.get("text") for post in posts]
         batch = dict(self.processor(images=images, text=texts, return_tensors="pt"))
+        batch["post_keys"] = torch.tensor([key_number(post_key(post)) for post in posts])
         return _with_extras(batch, posts, self.tasks if self.labels else None)
 
 
 @dataclass
 class FeatureCollator:
     """Stored features (`image_embeds` (D,), `text_embeds`, `region_features` (R, D), `token_features` (T, D),
-    `has_image`, `has_text`, and task columns) to model inputs, float32 and padded."""
+    `has_image`, `has_text`, `post_key` as `post_key` gives it, and task columns) to model inputs, float32 and padded."""
 
     tasks: list[dict]
     labels: bool = True
@@ -76,6 +62,8 @@ class FeatureCollator:
             batch[name] = sequences.float()
         for name in ("has_image", "has_text"):
             batch[name] = torch.tensor([bool(post.get(name, True)) for post in posts])
+        if posts[0].get("post_key") is not None:
+            batch["post_keys"] = torch.tensor([key_number(post["post_key"]) for post in posts])
         return _with_extras(batch, posts, self.tasks if self.labels else None)
 
 

@@ -11,11 +11,23 @@ ENCODER_NAMES = ("joint", "text", "vision")
 
 CHOICES = {
     "stage2_combine": ("sum", "concat"),
-    "edge_weights": ("binary", "similarity"),
+    "relation_scope": ("batch", "memory", "batch+memory"),
+    "memory_lookup": ("top_k", "threshold", "both"),
+    "edge_weights": ("binary", "similarity", "softmax"),
     "embedding_pooling": ("mean", "pooler"),
     "message_passing_backend": ("auto", "torch_scatter", "index_add", "dense"),
     "task_loss_weighting": ("uniform", "given", "uncertainty"),
 }
+SWITCHES = (
+    "hima_stage1",
+    "attention_context_vector",
+    "hima_stage2",
+    "self_loops",
+    "relation_normalize",
+    "relation_gate",
+    "neighbour_labels",
+    "gather_global_batch",
+)
 TASK_DEFAULTS = {"kind": "single_label", "labels": [], "loss_weight": 1.0, "class_weights": None, "focal_gamma": 0.0}
 TASK_KINDS = ("single_label", "multi_label", "regression")
 
@@ -88,7 +100,20 @@ class MMOrientConfig(PreTrainedConfig):
         relation_streams: the streams that run (paper: all four). An empty list switches CMRL off.
         image_threshold, text_threshold: tau per modality (paper .9).
         self_loops: a post is its own neighbour (paper).
-        edge_weights: `"binary"` (paper) or `"similarity"` (ours).
+        edge_weights: `"binary"` (paper), `"similarity"` (ours: the cosine) or `"softmax"` (ours: exp((cosine - 1) /
+            edge_temperature), so that a mean over neighbours is their softmax).
+        edge_temperature: of softmax edges (default .05, ours).
+        relation_scope: where neighbours come from. `"batch"` (paper): the posts of the batch. `"memory"` (ours): the
+            relation memory. `"batch+memory"` (ours): both in training, the memory alone in `eval()`.
+        memory_lookup: a reference post is a neighbour if it is one of the `memory_top_k` nearest (`"top_k"`, default,
+            ours), above the modality's threshold (`"threshold"`), or `"both"`.
+        memory_top_k: default 32 (ours).
+        relation_memory: where a memory lies that is not part of the checkpoint: folder or Hub id (default None, ours).
+        relation_gate: learn per stream and post how much of the neighbourhood is listened to (ours; default False): `m = x
+            + g (mean - x)`, `g = sigmoid(w . [x; mean; cos(x, mean)] + b)`.
+        relation_dropout: in training, how often a stream replaces a post's neighbourhood by the post (ours; default 0).
+        neighbour_labels: let the labels of reference posts be a stream of their own, added to the logits (ours; default
+            False).
         relation_hidden_size: output width of a stream (default 512, the paper's embedding width).
         relation_layers: relation layers per stream (paper 1).
         relation_normalize: L2-normalise a layer's output (paper).
@@ -106,7 +131,7 @@ class MMOrientConfig(PreTrainedConfig):
     """
 
     model_type = "mm_orient"
-    keys_to_ignore_at_inference = ["joint_representation", "task_losses"]
+    keys_to_ignore_at_inference = ["joint_representation", "task_losses", "neighbour_votes"]
     sub_configs = {"joint_config": AutoConfig, "text_config": AutoConfig, "vision_config": AutoConfig}
 
     joint_config: PreTrainedConfig | dict | None = None
@@ -132,6 +157,14 @@ class MMOrientConfig(PreTrainedConfig):
     text_threshold: float = 0.9
     self_loops: bool = True
     edge_weights: str = "binary"
+    edge_temperature: float = 0.05
+    relation_scope: str = "batch"
+    memory_lookup: str = "top_k"
+    memory_top_k: int = 32
+    relation_memory: str | None = None
+    relation_gate: bool = False
+    relation_dropout: float = 0.0
+    neighbour_labels: bool = False
     relation_hidden_size: int = 512
     relation_layers: int = 1
     relation_normalize: bool = True
@@ -261,12 +294,10 @@ class MMOrientConfig(PreTrainedConfig):
             values = getattr(self, name)
             if len(set(values)) != len(values) or not set(values) <= set(choices):
                 self._refuse(name, f"different names of {choices}")
-        for name in ("hima_stage1", "attention_context_vector", "hima_stage2", "self_loops", "relation_normalize"):
+        for name in SWITCHES:
             if not isinstance(getattr(self, name), bool):
                 self._refuse(name, "True or False")
-        if not isinstance(self.gather_global_batch, bool):
-            self._refuse("gather_global_batch", "True or False")
-        for name in (*PAPER_SIZES, "attention_hidden_size", "relation_hidden_size", "relation_layers"):
+        for name in (*PAPER_SIZES, "attention_hidden_size", "relation_hidden_size", "relation_layers", "memory_top_k"):
             least = 0 if name == "task_feature_dim" else 1
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
@@ -281,10 +312,17 @@ class MMOrientConfig(PreTrainedConfig):
             "text_threshold": (-1, 1),
             "stage2_momentum": (0, 1),
             "learner_dropout": (0, 1),
+            "relation_dropout": (0, 1),
         }.items():
             value = getattr(self, name)
             if not _is_number(value) or not low <= value <= high or (name == "learner_dropout" and value == 1):
                 self._refuse(name, f"a number from {low} to {high}")
+        if not _is_number(self.edge_temperature) or self.edge_temperature <= 0:
+            self._refuse("edge_temperature", "a number above 0")
+        if self.relation_memory is not None and not isinstance(self.relation_memory, str):
+            self._refuse("relation_memory", "None, a folder or a Hub id")
+        if self.neighbour_labels and self.relation_scope == "batch":
+            self._refuse("relation_scope", "'memory' or 'batch+memory' where `neighbour_labels` is True")
         names = [task["name"] for task in self.tasks]
         if len(set(names)) != len(names):
             self._refuse("tasks", "tasks of different names", names)

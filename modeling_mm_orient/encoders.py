@@ -4,12 +4,14 @@
 Shapes: B posts, R regions, T tokens, D features.
 """
 
+import hashlib
 import inspect
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
+FINGERPRINT_VALUES = 4096
 UNUSED_PARAMETERS = ("logit_scale", "logit_bias")
 
 
@@ -66,3 +68,23 @@ def region_features(outputs, pixel_values: Tensor, config) -> Tensor:
 def joint_embedding(outputs) -> Tensor:
     """The projected embedding (B, D) from a dual encoder's `get_image_features` or `get_text_features`."""
     return outputs if isinstance(outputs, Tensor) else outputs.pooler_output
+
+
+def encoder_fingerprints(model) -> list[str]:
+    """What names a model's encoders, so that a relation memory of others is noticed; empty without encoders.
+
+    Of every weight up to 4,096 evenly spaced values are hashed, once rounded to bfloat16 and once to float16: a model that
+    is loaded in half precision shares one of both with the one it was saved from.
+    """
+    names = model.config.encoder_names
+    if not names or any(parameter.is_meta for parameter in model.parameters()):
+        return []
+    digests = [hashlib.sha256(model.config.embedding_pooling.encode()) for _ in range(2)]
+    for name in names:
+        for key, value in getattr(model, f"{name}_encoder").state_dict().items():
+            if value.is_floating_point():
+                sample = value.detach().flatten()[:: max(1, value.numel() // FINGERPRINT_VALUES)].cpu()
+                for digest, dtype in zip(digests, (torch.bfloat16, torch.float16), strict=True):
+                    rounded = sample.to(dtype).view(torch.int16).numpy()
+                    digest.update(f"{name}.{key}".encode() + rounded.tobytes())
+    return [digest.hexdigest()[:32] for digest in digests]

@@ -18,7 +18,7 @@ from .dataset_readers import DataDescription, read_posts
 from .graph_inspection import GraphStatistics, graph_statistics
 from .metrics import multi_task_metrics
 from .modeling_mm_orient import MMOrientForMultiTaskClassification
-from .pipeline_mm_orient import predictions_by_task
+from .pipeline_mm_orient import neighbours_of, predictions_by_task
 from .processing_mm_orient import MMOrientProcessor
 from .task_heads import probabilities
 from .training import RUN_FILE, model_inputs, training_embeds, write_json
@@ -51,15 +51,24 @@ def describe_data(run: dict, data: str, **changes) -> DataDescription:
 
 
 @torch.inference_mode()
-def predict_logits(model, inputs, collator, batch_size: int) -> dict[str, torch.Tensor]:
-    """Logits of all posts in their order: task name -> (N, C), or (N,) for regression."""
+def predict_logits(
+    model, inputs, collator, batch_size: int, neighbours: int = 0
+) -> tuple[dict[str, torch.Tensor], list[dict]]:
+    """All posts in their order: logits, task name -> (N, C), or (N,) for regression; and each one's evidence.
+
+    Evidence is that of `neighbours_of`, empty dicts where `neighbours` is 0.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).eval()
-    batches = []
+    batches, evidence = [], []
     for batch in tqdm(DataLoader(inputs, batch_size, collate_fn=collator), "predicting", leave=False):
         batch = {name: value.to(device) for name, value in batch.items() if name != "labels"}
-        batches.append({name: value.cpu() for name, value in model(**batch).logits.items()})
-    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+        outputs = model(**batch, output_relations=neighbours > 0)
+        batches.append({name: value.cpu() for name, value in outputs.logits.items()})
+        rows = range(len(outputs.joint_representation))
+        memory = model.relation_memory
+        evidence += [neighbours_of(memory, outputs, row, neighbours) if neighbours else {} for row in rows]
+    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}, evidence
 
 
 def evaluate(
@@ -76,7 +85,7 @@ def evaluate(
     posts = choose_split(read_posts(description, skip_bad_posts, training=False)[0], split)
     one = datasets.DatasetDict({split: posts})
     inputs, collator = model_inputs(model, processor, one, tasks, read_run(run_folder).get("feature_cache"))
-    logits = predict_logits(model, inputs[split], collator, batch_size)
+    logits, _ = predict_logits(model, inputs[split], collator, batch_size)
     scores = {task["name"]: probabilities(task["kind"], logits[task["name"]]).numpy() for task in tasks}
     references = collate_labels(
         [{name: post.get(name) for name in logits} for post in posts.remove_columns("image")], tasks
@@ -91,11 +100,13 @@ def predict(
     split: str | None = None,
     batch_size: int = 32,
     skip_bad_posts: bool = False,
+    neighbours: int = 0,
 ) -> int:
     """Predict posts without looking at labels, and write them to `output`, `.jsonl` or `.csv`, complete or not at all.
 
     A line of JSON is `{"id": ..., TASK: {LABEL: probability}}`, for regression `{TASK: value}`; the CSV has columns `id`,
-    `TASK` (the most probable label; of several labels those from .5, joined by `|`) and `TASK:LABEL`.
+    `TASK` (the most probable label; of several labels those from .5, joined by `|`) and `TASK:LABEL`. With `neighbours` a
+    line of JSON also has `"neighbours"`, up to so many posts of the relation memory per modality.
 
     Returns:
         The number of posts.
@@ -103,17 +114,24 @@ def predict(
     output = Path(output)
     if output.suffix not in (".jsonl", ".csv"):
         raise ValueError(f"{output}: predictions are written to .jsonl or .csv")
+    if neighbours and output.suffix != ".jsonl":
+        raise ValueError(f"{output}: neighbours are written to .jsonl only")
     model, processor = load_run(run_folder)
+    if neighbours and model.config.relation_scope == "batch":
+        raise ValueError(f"{run_folder} has no relation memory to take neighbours from; see mm-orient memory build")
     tasks = model.config.tasks
     description = replace(description, labels=None, split_column=description.split_column if split else None)
     splits = read_posts(description, skip_bad_posts, training=False)[0]
     posts = datasets.concatenate_datasets(list(splits.values())) if split is None else choose_split(splits, split)
-    logits = predict_logits(model, posts, PostCollator(processor, tasks, labels=False), batch_size)
+    collator = PostCollator(processor, tasks, labels=False)
+    logits, evidence = predict_logits(model, posts, collator, batch_size, neighbours)
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{output.name}.partial")
     with partial.open("w", encoding="utf-8", newline="") as file:
         lines = (
-            {"id": name} | predictions_by_task(tasks, {task: values[row] for task, values in logits.items()})
+            {"id": name}
+            | predictions_by_task(tasks, {task: values[row] for task, values in logits.items()})
+            | ({"neighbours": evidence[row]} if neighbours else {})
             for row, name in enumerate(posts["id"])
         )
         if output.suffix == ".jsonl":

@@ -36,18 +36,6 @@ COLUMNS = datasets.Features(
 )
 
 
-def post_key(post: dict) -> str:
-    """Key of a post's content: the bytes of its picture and its text."""
-    digest = hashlib.sha256()
-    image = post.get("image")
-    if image is not None:
-        content = image["bytes"] if image.get("bytes") is not None else Path(image["path"]).read_bytes()
-        digest.update(b"image" + hashlib.sha256(content).digest())
-    if post.get("text"):
-        digest.update(b"text" + post["text"].encode())
-    return digest.hexdigest()
-
-
 def encoder_fingerprint(model, processor) -> str:
     """Fingerprint of what turns a post into features: encoder weights and the processor's settings and vocabularies."""
     digest = hashlib.sha256()
@@ -162,7 +150,8 @@ class CachedPosts(torch.utils.data.Dataset):
         return len(self.keys)
 
     def __getitem__(self, index: int) -> dict:
-        return self.posts[index] | self.cache.read(self.keys[index])
+        key = self.keys[index]
+        return self.posts[index] | self.cache.read(key) | {"post_key": key}
 
 
 def _half(values: torch.Tensor) -> np.ndarray:

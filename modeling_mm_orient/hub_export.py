@@ -21,6 +21,8 @@ TRAVELLING_FILES = (
     "processing_mm_orient.py",
     "relation_graph.py",
     "relation_layers.py",
+    "relation_memory.py",
+    "similarity_search.py",
     "task_heads.py",
 )
 # the configuration as the modelling file re-exports it: a second local directory then reloads both together

@@ -16,12 +16,28 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_mm_orient import ENCODER_NAMES, MMOrientConfig
-from .encoders import build_encoder, joint_embedding, load_encoder, prepare_encoder, region_features
+from .encoders import (
+    build_encoder,
+    encoder_fingerprints,
+    joint_embedding,
+    load_encoder,
+    prepare_encoder,
+    region_features,
+)
 from .global_batch import GlobalBatch
 from .hima import HIMA, BatchAttention, masked_mean
-from .relation_graph import relation_adjacency
-from .relation_layers import CrossModalRelations
-from .task_heads import TaskHeads
+from .relation_graph import edge_weights_of, listed_cosines, relation_adjacency, self_loop_adjacency
+from .relation_layers import CrossModalRelations, ReferencePosts, RelationLayer, neighbour_votes
+from .relation_memory import (
+    MOST_BYTES_IN_CHECKPOINT,
+    RelationMemory,
+    find_memory,
+    reference_posts,
+    remove_memory,
+)
+from .task_heads import TRUST_STEP, TaskHeads
+
+HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only", "subfolder")
 
 
 @dataclass
@@ -39,7 +55,12 @@ class MMOrientOutput(ModelOutput):
             the order of the reference code; with `output_components`.
         image_embeds, text_embeds: (B, D), E_img and E_txt, with `output_components`.
         region_attention, word_attention: (B, R) and (B, T), HIMA's stage 1 weights, with `output_attentions`.
-        image_adjacency, text_adjacency: (B, S), the relation graphs' edge weights, with `output_relations`.
+        image_adjacency, text_adjacency: (B, S), the relation graphs' edge weights in the batch, with `output_relations`.
+        image_neighbours, text_neighbours: (B, K) int64, the neighbours in the relation memory, nearest first, -1 where
+            there are fewer; with `output_relations` and a memory. `RelationMemory.evidence` names them.
+        image_similarities, text_similarities: (B, K), their cosines.
+        neighbour_votes: task name -> (B, 3, C), what the labels of reference posts say, see `neighbour_votes`; where
+            `neighbour_labels` is configured.
     """
 
     loss: Tensor | None = None
@@ -56,6 +77,11 @@ class MMOrientOutput(ModelOutput):
     word_attention: Tensor | None = None
     image_adjacency: Tensor | None = None
     text_adjacency: Tensor | None = None
+    image_neighbours: Tensor | None = None
+    text_neighbours: Tensor | None = None
+    image_similarities: Tensor | None = None
+    text_similarities: Tensor | None = None
+    neighbour_votes: dict[str, Tensor] | None = None
 
 
 @dataclass
@@ -119,16 +145,66 @@ class MMOrientPreTrainedModel(PreTrainedModel):
         elif isinstance(module, BatchAttention):
             init.zeros_(module.running_bias)
             init.zeros_(module.num_batches_tracked)
-        elif isinstance(module, TaskHeads) and module.log_variances is not None:
-            init.zeros_(module.log_variances)
+        elif isinstance(module, RelationLayer) and module.gate is not None:
+            init.zeros_(module.gate.weight)
+            init.constant_(module.gate.bias, -1.0)  # at first a quarter of the neighbourhood is listened to, by everyone
+        elif isinstance(module, TaskHeads):
+            if module.log_variances is not None:
+                init.zeros_(module.log_variances)
+            if module.trust is not None:
+                init.constant_(module.trust, 1 / TRUST_STEP)
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs):
-        """As in transformers; then the encoders that the configuration calls frozen are frozen again."""
-        loaded = super().from_pretrained(*args, **kwargs)
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As in transformers; then frozen encoders are frozen again and the relation memory is attached.
+
+        The memory is that of the checkpoint, or the one that `relation_memory` (of the configuration, or given here) names.
+
+        Raises:
+            ValueError: the memory is damaged, of another width, or was made by other encoders.
+        """
+        hub_options = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.freeze_encoders(model.config.frozen_encoders)
+        elsewhere = model.config.relation_memory
+        if elsewhere is not None:
+            path = find_memory(elsewhere, required=True, **_without(hub_options, "revision", "subfolder"))
+        else:
+            path = pretrained_model_name_or_path and find_memory(pretrained_model_name_or_path, False, **hub_options)
+        if path:
+            try:
+                model.set_relation_memory(RelationMemory.load(path))
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from error
         return loaded
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As in transformers; beside the weights the relation memory, if the configuration does not say it lies elsewhere.
+
+        Raises:
+            ValueError: the memory is larger than 512 MiB: it has to be saved by itself.
+        """
+        memory = self.relation_memory
+        if memory is not None and self.config.relation_memory is None and memory.num_bytes > MOST_BYTES_IN_CHECKPOINT:
+            raise ValueError(
+                f"a relation memory of {memory.num_bytes / 2**20:.0f} MiB is more than the "
+                f"{MOST_BYTES_IN_CHECKPOINT / 2**20:.0f} MiB that go into a checkpoint: save it with "
+                "`model.relation_memory.save(folder)` and set `model.config.relation_memory` to the folder or its Hub id"
+            )
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if args[0] if args else kwargs.get("is_main_process", True):
+            self._save_relation_memory(save_directory)
+
+    def _upload_modified_files(self, working_dir, *args, **kwargs):
+        self._save_relation_memory(working_dir)  # `push_to_hub` uploads before `save_pretrained` above comes back
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
+
+    def _save_relation_memory(self, folder) -> None:
+        if self.relation_memory is not None and self.config.relation_memory is None:
+            self.relation_memory.save(folder)
+        else:
+            remove_memory(folder)
 
     @classmethod
     def from_encoders_pretrained(
@@ -184,6 +260,7 @@ class MMOrientModel(MMOrientPreTrainedModel):
                 encoder = build_encoder(getattr(config, f"{name}_config"), keep_pooler)
             setattr(self, f"{name}_encoder", encoder)
 
+        self.relation_memory, self._checked_weights = None, None
         self.region_hima = HIMA(config, config.region_feature_dim)
         self.word_hima = HIMA(config, config.token_feature_dim)
         self.relations = CrossModalRelations(config) if config.relation_streams else None
@@ -193,6 +270,61 @@ class MMOrientModel(MMOrientPreTrainedModel):
         )
         self.post_init()
         self.freeze_encoders(config.frozen_encoders)
+
+    def build_relation_memory(self, posts, processor=None, batch_size: int = 32) -> RelationMemory:
+        """Make `posts` the relation memory (ours); `relation_scope` says whether it is used.
+
+        To add posts to a memory: `model.relation_memory.add(model.encode_reference_posts(posts, processor))`.
+
+        Args:
+            posts: a `datasets.Dataset` or a list of dicts with `image` and `text` (anything the processor takes), or with
+                `image_embeds` and `text_embeds`; optionally `id`, and a label per task: its number or its name.
+            processor: `MMOrientProcessor`, for pictures and texts.
+
+        Returns:
+            The memory, also `model.relation_memory`.
+
+        Raises:
+            ValueError: an id is there twice, a label is unknown, or something is missing; the old memory stays.
+        """
+        self.set_relation_memory(self.encode_reference_posts(posts, processor, batch_size))
+        return self.relation_memory
+
+    @torch.no_grad()
+    def encode_reference_posts(self, posts, processor=None, batch_size: int = 32) -> RelationMemory:
+        """A relation memory that the model does not use yet; arguments as in `build_relation_memory`."""
+        training = self.training
+        self.eval()
+        try:
+            return reference_posts(self, posts, processor, batch_size)
+        finally:
+            self.train(training)
+
+    def set_relation_memory(self, memory: RelationMemory | None) -> None:
+        """Use a relation memory, or none.
+
+        Raises:
+            ValueError: it was made by other encoders, its embeddings have other widths, or it lacks a task whose labels
+                are a stream.
+        """
+        if memory is not None:
+            for modality, values in memory.embeds.items():
+                width = getattr(self.config, f"{modality}_embed_dim")
+                if values.shape[-1] != width:
+                    raise ValueError(
+                        f"the relation memory's {modality} embeddings are {values.shape[-1]} wide, the model's {width}"
+                    )
+            if self.config.neighbour_labels:
+                labels = {task["name"]: task["labels"] for task in memory.tasks}
+                for task in self.config.tasks:
+                    if labels.get(task["name"]) != task["labels"]:
+                        raise ValueError(
+                            f"the relation memory has no labels for the task {task['name']!r} as the model knows it"
+                        )
+            if _differ(memory.fingerprints, encoder_fingerprints(self)):
+                raise ValueError("the relation memory was made by other encoders than the model's: build it anew")
+        self.relation_memory = memory
+        self._checked_weights = None
 
     def freeze_encoders(self, names=ENCODER_NAMES) -> None:
         """Train exactly the encoders that are not in `names`, and record it in the configuration.
@@ -272,6 +404,7 @@ class MMOrientModel(MMOrientPreTrainedModel):
         task_features: Tensor | None = None,
         has_image: Tensor | None = None,
         has_text: Tensor | None = None,
+        post_keys: Tensor | None = None,
         output_attentions: bool | None = None,
         output_relations: bool = False,
         output_components: bool = False,
@@ -289,10 +422,13 @@ class MMOrientModel(MMOrientPreTrainedModel):
             task_features: (B, task_feature_dim), required unless that is 0.
             has_image, has_text: (B,) bool, False where a post lacks the modality: it is masked, has no edges and gets no
                 attention; default True.
+            post_keys: (B,) int64, a number for each post's content (`key_number`), 0 where unknown. In training with a
+                relation memory it leaves the post itself and its duplicates out of its neighbours.
             output_attentions, output_relations, output_components: see `MMOrientOutput`.
 
         Raises:
-            ValueError: an input is missing or has a wrong shape; the message names it.
+            ValueError: an input is missing or has a wrong shape; the message names it. Or the relation memory that the
+                configuration asks for is missing or was made by other encoders.
         """
         posts = self.encode_posts(
             pixel_values=pixel_values,
@@ -327,10 +463,11 @@ class MMOrientModel(MMOrientPreTrainedModel):
         word_vector, word_attention = self.word_hima(posts.token_features, posts.token_mask, batch)
         merged, graphs = [region_vector, word_vector], {}
         relation_features = None
+        embeds = {"image": posts.image_embeds, "text": posts.text_embeds}
+        references = {} if self.config.relation_scope == "batch" else self._references(posts, post_keys)
         if self.relations is not None:
             graphs, present = self._relation_graphs(posts, batch)
-            embeds = {"image": posts.image_embeds, "text": posts.text_embeds}
-            relation_features = self.relations(embeds, graphs, present, batch)
+            relation_features = self.relations(embeds, graphs, present, batch, references)
             merged = [relation_features, *merged]
         if self.config.task_feature_dim:
             merged.append(task_features.to(region_vector.dtype))
@@ -340,6 +477,9 @@ class MMOrientModel(MMOrientPreTrainedModel):
             hidden = layer(hidden)
 
         parts = {"joint_representation": hidden}
+        if self.config.neighbour_labels:
+            temperature = self.config.edge_temperature
+            parts["neighbour_votes"] = neighbour_votes(references, embeds, self.relation_memory, temperature)
         if output_components:
             parts |= {"region_vector": region_vector, "word_vector": word_vector, "merged_features": merged_features}
             parts |= {"image_embeds": posts.image_embeds, "text_embeds": posts.text_embeds}
@@ -347,7 +487,9 @@ class MMOrientModel(MMOrientPreTrainedModel):
         if self.config.output_attentions if output_attentions is None else output_attentions:
             parts |= {"region_attention": region_attention, "word_attention": word_attention}
         if output_relations:
-            parts |= {"image_adjacency": graphs.get("image"), "text_adjacency": graphs.get("text")}
+            parts |= {f"{modality}_adjacency": adjacency for modality, adjacency in graphs.items()}
+            parts |= {f"{modality}_neighbours": found.entries for modality, found in references.items()}
+            parts |= {f"{modality}_similarities": found.similarity for modality, found in references.items()}
         return MMOrientOutput(**parts)
 
     def _read_images(self, pixel_values, pixel_mask, joint_pixel_values, features) -> "_Reading":
@@ -438,21 +580,78 @@ class MMOrientModel(MMOrientPreTrainedModel):
 
     def _relation_graphs(self, posts: PostFeatures, batch: GlobalBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Edge weights (B, S) per modality, and who of the global batch has it, (S,)."""
-        graphs, present = {}, {}
+        graphs, present, config = {}, {}, self.config
+        among_batch = config.relation_scope == "batch" or (config.relation_scope == "batch+memory" and self.training)
         for modality in ("image", "text"):
             embeds, has_modality = posts[f"{modality}_embeds"], posts[f"has_{modality}"]
             present[modality] = batch.gather(has_modality)
+            if not among_batch:
+                loops = has_modality if config.self_loops else torch.zeros_like(has_modality)
+                graphs[modality] = self_loop_adjacency(loops, len(present[modality]), batch.first)
+                continue
             graphs[modality] = relation_adjacency(
                 embeds,
                 batch.gather(embeds),
                 has_modality,
                 present[modality],
                 first_key=batch.first,
-                threshold=getattr(self.config, f"{modality}_threshold"),
-                self_loops=self.config.self_loops,
-                edge_weights=self.config.edge_weights,
+                threshold=getattr(config, f"{modality}_threshold"),
+                self_loops=config.self_loops,
+                edge_weights=config.edge_weights,
+                edge_temperature=config.edge_temperature,
             )
         return graphs, present
+
+    def _check_relation_memory(self, post_keys: Tensor | None) -> None:
+        """Refuse to go on without a memory, with a stale one in `eval()`, or where a post could find itself in training."""
+        scope, memory = self.config.relation_scope, self.relation_memory
+        if memory is None:
+            raise ValueError(
+                f"`relation_scope` is {scope!r} and the model has no relation memory: make one with "
+                "`build_relation_memory` or `mm-orient memory build`"
+            )
+        trained = set(self.config.encoder_names) - set(self.config.frozen_encoders)
+        if self.training and trained and post_keys is None:
+            raise ValueError(
+                "`post_keys` are needed to train encoders with a relation memory: a post must not find itself"
+            )
+        if not self.training and memory.fingerprints:
+            weights = _versions(self)
+            if weights != self._checked_weights and _differ(memory.fingerprints, encoder_fingerprints(self)):
+                raise ValueError(
+                    "the relation memory is stale: the encoders have changed since it was made; build it anew with "
+                    "`build_relation_memory`"
+                )
+            self._checked_weights = weights
+
+    @torch.compiler.disable
+    def _references(self, posts: PostFeatures, post_keys: Tensor | None) -> dict[str, ReferencePosts]:
+        """The neighbours in the relation memory by modality."""
+        self._check_relation_memory(post_keys)
+        config, memory = self.config, self.relation_memory
+        embeds = {modality: posts[f"{modality}_embeds"] for modality in ("image", "text")}
+        present = {modality: posts[f"has_{modality}"] for modality in ("image", "text")}
+        found = {}
+        for modality in ("image", "text"):
+            neighbours = memory.look_up(
+                modality,
+                embeds[modality],
+                present[modality],
+                None if config.memory_lookup == "threshold" else config.memory_top_k,
+                None if config.memory_lookup == "top_k" else getattr(config, f"{modality}_threshold"),
+                (lambda entries: memory.same_posts(entries, post_keys, embeds, present)) if self.training else None,
+            )
+            theirs = {m: memory.embeds_of(m, neighbours.entries) for m in ("image", "text")}
+            similarity = listed_cosines(embeds[modality], theirs[modality][0])
+            weights = edge_weights_of(similarity, config.edge_weights, config.edge_temperature)
+            found[modality] = ReferencePosts(
+                {m: values.to(embeds[m].dtype) for m, (values, _) in theirs.items()},
+                {m: here for m, (_, here) in theirs.items()},
+                weights * (neighbours.entries >= 0),
+                neighbours.entries,
+                similarity.detach(),
+            )
+        return found
 
 
 class MMOrientForMultiTaskClassification(MMOrientPreTrainedModel):
@@ -465,6 +664,23 @@ class MMOrientForMultiTaskClassification(MMOrientPreTrainedModel):
         self.mm_orient = MMOrientModel(config, encoders)
         self.task_heads = TaskHeads(config, config.hidden_size)
         self.post_init()
+
+    @property
+    def relation_memory(self) -> RelationMemory | None:
+        """The relation memory in use."""
+        return self.mm_orient.relation_memory
+
+    def build_relation_memory(self, posts, processor=None, batch_size: int = 32) -> RelationMemory:
+        """See `MMOrientModel.build_relation_memory`."""
+        return self.mm_orient.build_relation_memory(posts, processor, batch_size)
+
+    def encode_reference_posts(self, posts, processor=None, batch_size: int = 32) -> RelationMemory:
+        """See `MMOrientModel.encode_reference_posts`."""
+        return self.mm_orient.encode_reference_posts(posts, processor, batch_size)
+
+    def set_relation_memory(self, memory: RelationMemory | None) -> None:
+        """See `MMOrientModel.set_relation_memory`."""
+        self.mm_orient.set_relation_memory(memory)
 
     def freeze_encoders(self, names=ENCODER_NAMES) -> None:
         """See `MMOrientModel.freeze_encoders`."""
@@ -496,6 +712,7 @@ class MMOrientForMultiTaskClassification(MMOrientPreTrainedModel):
         task_features: Tensor | None = None,
         has_image: Tensor | None = None,
         has_text: Tensor | None = None,
+        post_keys: Tensor | None = None,
         labels: dict[str, Tensor] | None = None,
         output_attentions: bool | None = None,
         output_relations: bool = False,
@@ -525,12 +742,13 @@ class MMOrientForMultiTaskClassification(MMOrientPreTrainedModel):
             task_features=task_features,
             has_image=has_image,
             has_text=has_text,
+            post_keys=post_keys,
             output_attentions=output_attentions,
             output_relations=output_relations,
             output_components=output_components,
             return_dict=True,
         )
-        logits = self.task_heads(outputs.joint_representation)
+        logits = self.task_heads(outputs.joint_representation, outputs.neighbour_votes)
         loss, task_losses = (None, None) if labels is None else self.task_heads.loss(logits, labels)
         return MMOrientOutput(loss=loss, logits=logits, task_losses=task_losses, **outputs)
 
@@ -542,6 +760,21 @@ class _Reading(NamedTuple):
     sequence: Tensor | None
     mask: Tensor | None
     pooler_output: Tensor | None
+
+
+def _differ(fingerprints: list[str], others: list[str]) -> bool:
+    """Whether two known encoders share no fingerprint."""
+    return bool(fingerprints and others) and not set(fingerprints) & set(others)
+
+
+def _versions(model: MMOrientModel) -> tuple:
+    """What changes whenever an encoder's weights may have changed; cheap enough for every call."""
+    parameters = [p for name in model.config.encoder_names for p in getattr(model, f"{name}_encoder").parameters()]
+    return tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters)
+
+
+def _without(options: dict, *names: str) -> dict:
+    return {name: value for name, value in options.items() if name not in names}
 
 
 def _check_shape(name: str, value: Tensor, shape: tuple) -> None:

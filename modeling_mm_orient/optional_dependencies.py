@@ -6,4 +6,10 @@ try:
 except Exception:  # a broken compiled wheel raises OSError, not ImportError
     torch_scatter = None
 
+try:
+    import faiss
+except Exception:
+    faiss = None
+
 TORCH_SCATTER_AVAILABLE = torch_scatter is not None
+FAISS_AVAILABLE = faiss is not None

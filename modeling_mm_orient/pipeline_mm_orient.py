@@ -7,6 +7,7 @@ from .processing_mm_orient import read_image
 from .task_heads import probabilities
 
 TASK_NAME = "multimodal-classification"
+NEIGHBOUR_OUTPUTS = ("image_neighbours", "text_neighbours", "image_similarities", "text_similarities")
 
 
 def predictions_by_task(tasks: list[dict], logits: dict) -> dict:
@@ -19,11 +20,24 @@ def predictions_by_task(tasks: list[dict], logits: dict) -> dict:
     return result
 
 
+def neighbours_of(memory, outputs: dict, row: int, most: int) -> dict:
+    """One post's evidence by modality, see `RelationMemory.evidence`; `outputs` has those of `NEIGHBOUR_OUTPUTS`."""
+    return {
+        modality: memory.evidence(
+            outputs[f"{modality}_neighbours"][row], outputs[f"{modality}_similarities"][row], most
+        )
+        for modality in ("image", "text")
+    }
+
+
 class MultimodalClassificationPipeline(Pipeline):
     """Verdicts on posts: `pipe({"image": picture, "text": words})`, or a list, dataset or generator of such dicts.
 
     `pipe(images=..., text=...)` takes lists as the processor does. Either part of a post may be missing. A picture is
     anything `read_image` takes. Every post gives `{task: {label: probability}}`, for regression `{task: value}`.
+
+    With `neighbours=n` the posts of the relation memory that a verdict rests on come too, under `"neighbours"`: for each of
+    `"image"` and `"text"` up to n of `{"id", "similarity", "labels"}`, nearest first.
     """
 
     _load_processor = True
@@ -44,10 +58,16 @@ class MultimodalClassificationPipeline(Pipeline):
             inputs = inputs if many else inputs[0]
         return super().__call__(inputs, **kwargs)
 
-    def _sanitize_parameters(self, **kwargs):
+    def _sanitize_parameters(self, neighbours=None, **kwargs):
         if kwargs:
             raise TypeError(f"unknown arguments for this pipeline: {', '.join(kwargs)}")
-        return {}, {}, {}
+        if neighbours is None:
+            return {}, {}, {}
+        if neighbours and self.model.config.relation_scope == "batch":
+            raise ValueError(
+                "`neighbours` needs a model with a relation memory; this one's `relation_scope` is 'batch'"
+            )
+        return {}, {"output_relations": neighbours > 0}, {"neighbours": neighbours}
 
     def preprocess(self, post):
         if not hasattr(post, "get"):
@@ -58,12 +78,17 @@ class MultimodalClassificationPipeline(Pipeline):
             "text": post.get("text"),
         }
 
-    def _forward(self, posts):
+    def _forward(self, posts, output_relations=False):
         batch = isinstance(posts["image"], list)
         images, text = (posts["image"], posts["text"]) if batch else ([posts["image"]], [posts["text"]])
         inputs = self.processor(images=images, text=text, return_tensors="pt").to(self.device)
-        return {f"logits.{name}": values for name, values in self.model(**inputs).logits.items()}
+        outputs = self.model(**inputs, output_relations=output_relations)
+        found = {name: outputs[name] for name in NEIGHBOUR_OUTPUTS if output_relations}
+        return found | {f"logits.{name}": values for name, values in outputs.logits.items()}
 
-    def postprocess(self, outputs):
-        logits = {name.removeprefix("logits."): values[0] for name, values in outputs.items()}
-        return predictions_by_task(self.model.config.tasks, logits)
+    def postprocess(self, outputs, neighbours=0):
+        logits = {task["name"]: outputs[f"logits.{task['name']}"][0] for task in self.model.config.tasks}
+        verdict = predictions_by_task(self.model.config.tasks, logits)
+        if neighbours:
+            verdict["neighbours"] = neighbours_of(self.model.relation_memory, outputs, 0, neighbours)
+        return verdict

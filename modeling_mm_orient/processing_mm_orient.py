@@ -4,6 +4,7 @@
 Shapes: B posts, T tokens.
 """
 
+import hashlib
 import io
 import os
 from functools import partial
@@ -52,6 +53,35 @@ def read_image(source, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
         raise ValueError(f"{name} does not exist") from None
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error and more for broken files
         raise ValueError(f"{name} cannot be read: {error}") from error
+
+
+def post_key(post: dict) -> str:
+    """Key of a post's content, its `image` (anything `read_image` takes) and its `text`: a SHA-256 in hexadecimal.
+
+    A picture counts by its file's bytes; one that is open already, by its pixels.
+    """
+    digest = hashlib.sha256()
+    if post.get("image") is not None:
+        digest.update(b"image" + hashlib.sha256(_image_content(post["image"])).digest())
+    if post.get("text"):
+        digest.update(b"text" + post["text"].encode())
+    return digest.hexdigest()
+
+
+def key_number(key: str) -> int:
+    """The number that stands for a post's key in the `post_keys` of a batch, never 0."""
+    return int(key[:15], 16) + 1
+
+
+def _image_content(image) -> bytes:
+    if isinstance(image, dict):
+        return image["bytes"] if image.get("bytes") is not None else Path(image["path"]).read_bytes()
+    if isinstance(image, (bytes, bytearray)):
+        return bytes(image)
+    if isinstance(image, (str, os.PathLike)):
+        return str(image).encode() if str(image).startswith(("http", "data:")) else Path(image).read_bytes()
+    pixels = image if isinstance(image, Image.Image) else read_image(image)
+    return f"{pixels.mode} {pixels.size}".encode() + pixels.tobytes()
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -15,6 +15,17 @@ def cosine_similarity(queries: Tensor, keys: Tensor) -> Tensor:
         return F.normalize(queries.float(), dim=-1) @ F.normalize(keys.float(), dim=-1).T
 
 
+def edge_weights_of(similarity: Tensor, kind: str, temperature: float) -> Tensor:
+    """Weights of edges from their cosines, of any shape.
+
+    `kind` is `"binary"` (paper: 1), `"similarity"` (ours: the cosine, at least 0) or `"softmax"` (ours: exp((cosine - 1) /
+    `temperature`), so that a mean over neighbours is their softmax and a self-loop weighs 1).
+    """
+    if kind == "binary":
+        return torch.ones_like(similarity)
+    return similarity.clamp(min=0) if kind == "similarity" else ((similarity - 1) / temperature).exp()
+
+
 def relation_adjacency(
     queries: Tensor,
     keys: Tensor,
@@ -24,6 +35,7 @@ def relation_adjacency(
     threshold: float = 0.9,
     self_loops: bool = True,
     edge_weights: str = "binary",
+    edge_temperature: float = 0.05,
 ) -> Tensor:
     """The relation graph of one modality: `A_ij = 1 if cos(E_i, E_j) > threshold`, self-loops on (paper section 3.3).
 
@@ -31,17 +43,33 @@ def relation_adjacency(
         queries: (B, D) embeddings of the posts that receive messages.
         keys: (S, D) embeddings of the posts that send them; row `first_key + i` is query i itself.
         query_mask, key_mask: (B,) and (S,) bool, False for a post without this modality: it has no edge at all (ours).
-        edge_weights: `"binary"` (paper) or `"similarity"` (ours: the cosine, at least 0; 1 for a self-loop).
+        edge_weights, edge_temperature: see `edge_weights_of`; a self-loop weighs 1.
 
     Returns:
-        (B, S) float32 edge weights, 0 for no edge. Gradients reach the embeddings through `"similarity"` alone.
+        (B, S) float32 edge weights, 0 for no edge. Gradients reach the embeddings unless the weights are binary.
     """
     similarity = cosine_similarity(queries, keys)
     columns = torch.arange(keys.shape[0], device=keys.device)
     rows = torch.arange(queries.shape[0], device=queries.device)
     itself = columns[None, :] == rows[:, None] + first_key
-    weights = similarity.clamp(min=0) if edge_weights == "similarity" else torch.ones_like(similarity)
+    weights = edge_weights_of(similarity, edge_weights, edge_temperature)
     adjacency = torch.where((similarity > threshold) & ~itself, weights, torch.zeros_like(weights))
     if self_loops:
         adjacency = torch.where(itself, torch.ones_like(adjacency), adjacency)
     return adjacency * (query_mask[:, None] & key_mask[None, :])
+
+
+def self_loop_adjacency(query_mask: Tensor, num_keys: int, first_key: int = 0) -> Tensor:
+    """The graph (B, S) in which a post has no neighbour but itself; arguments as in `relation_adjacency`."""
+    columns = torch.arange(num_keys, device=query_mask.device)
+    rows = torch.arange(len(query_mask), device=query_mask.device) + first_key
+    return ((columns[None, :] == rows[:, None]) & query_mask[:, None]).float()
+
+
+def listed_cosines(queries: Tensor, listed: Tensor) -> Tensor:
+    """Cosines (B, K) of each query (B, D) with the rows listed for it (B, K, D), float32 even under autocast.
+
+    Computed pair by pair, so that a value does not depend on the batch; gradients reach the queries.
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        return torch.einsum("bd,bkd->bk", F.normalize(queries.float(), dim=-1), F.normalize(listed.float(), dim=-1))

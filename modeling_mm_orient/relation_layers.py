@@ -1,7 +1,7 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """CMRL: cross-modal relation learning (paper section 3.3): GraphSAGE layers and the four streams.
 
-Shapes: B posts of this process, S posts of the global batch, D features.
+Shapes: B posts of this process, S posts of the global batch, K reference posts listed for a post, D features, C labels.
 """
 
 from itertools import pairwise
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from .global_batch import GlobalBatch
 from .message_passing import aggregate_neighbours
+from .relation_graph import listed_cosines
 
 
 class RelationStreamKind(NamedTuple):
@@ -30,25 +31,57 @@ STREAMS = {
 }
 
 
-class RelationLayer(nn.Module):
-    """GraphSAGE with mean aggregation: `h_i = normalise([x_i ; mean_j x_j] W + b)`, L2.
+class ReferencePosts(NamedTuple):
+    """Neighbours in the relation memory, by one modality's graph (ours).
 
-    Args:
-        in_features, out_features: D before and after.
-        normalize: L2-normalise the output (paper); False leaves it as it is.
-        backend: see `aggregate_neighbours`.
+    `embeds` and `present`: modality -> (B, K, D) and bool (B, K); `weights` (B, K): edge weights, 0 for padding; `entries`
+    (B, K) int64 and `similarity` (B, K): see `Neighbours`.
     """
 
-    def __init__(self, in_features: int, out_features: int, normalize: bool, backend: str):
+    embeds: dict[str, Tensor]
+    present: dict[str, Tensor]
+    weights: Tensor
+    entries: Tensor
+    similarity: Tensor
+
+
+class RelationLayer(nn.Module):
+    """GraphSAGE with mean aggregation: `h_i = normalise([x_i ; m_i] W + b)`, L2, where `m_i` is the neighbours' mean.
+
+    Args:
+        config: for `relation_normalize`, `message_passing_backend`, `relation_gate` and `relation_dropout`.
+        in_features, out_features: D before and after.
+    """
+
+    def __init__(self, config, in_features: int, out_features: int):
         super().__init__()
         self.linear = nn.Linear(2 * in_features, out_features)
-        self.normalize, self.backend = normalize, backend
+        self.gate = nn.Linear(2 * in_features + 1, 1) if config.relation_gate else None
+        self.normalize, self.backend = config.relation_normalize, config.message_passing_backend
+        self.dropout = config.relation_dropout
 
-    def forward(self, own: Tensor, sources: Tensor, adjacency: Tensor) -> Tensor:
-        """`own` (B, D), `sources` (S, D), `adjacency` (B, S) edge weights -> (B, out_features)."""
-        neighbourhood = aggregate_neighbours(sources, adjacency, self.backend)
+    def forward(self, own: Tensor, sources: Tensor, adjacency: Tensor, listed=None, listed_weights=None) -> Tensor:
+        """`own` (B, D); `sources` (S, D), `adjacency` (B, S), `listed` (B, K, D) and `listed_weights` (B, K) as
+        `aggregate_neighbours` takes them -> (B, out_features)."""
+        neighbourhood = aggregate_neighbours(sources, adjacency, self.backend, listed, listed_weights)
+        if self.gate is not None or (self.training and self.dropout):
+            share = self._share_listened_to(own, neighbourhood)
+            neighbourhood = own + share * (neighbourhood - own)
+        return self.combine(own, neighbourhood)
+
+    def combine(self, own: Tensor, neighbourhood: Tensor) -> Tensor:
+        """`own` and `neighbourhood` (..., D) -> (..., out_features)."""
         hidden = self.linear(torch.cat([own, neighbourhood], -1))
         return F.normalize(hidden, dim=-1, eps=1e-6) if self.normalize else hidden
+
+    def _share_listened_to(self, own: Tensor, neighbourhood: Tensor) -> Tensor:
+        share = own.new_ones(len(own), 1)
+        if self.gate is not None:
+            agreement = F.cosine_similarity(own, neighbourhood, dim=-1).unsqueeze(-1)
+            share = self.gate(torch.cat([own, neighbourhood, agreement], -1)).sigmoid()
+        if self.training and self.dropout:
+            share = share * (torch.rand_like(share) >= self.dropout)
+        return share
 
 
 class RelationStream(nn.Module):
@@ -57,16 +90,20 @@ class RelationStream(nn.Module):
     def __init__(self, config, in_features: int):
         super().__init__()
         sizes = [in_features] + [config.relation_hidden_size] * config.relation_layers
-        self.layers = nn.ModuleList(
-            RelationLayer(size_in, size_out, config.relation_normalize, config.message_passing_backend)
-            for size_in, size_out in pairwise(sizes)
-        )
+        self.layers = nn.ModuleList(RelationLayer(config, size_in, size_out) for size_in, size_out in pairwise(sizes))
 
-    def forward(self, features: Tensor, adjacency: Tensor, batch: GlobalBatch) -> Tensor:
-        """`features` (B, D), `adjacency` (B, S) -> (B, relation_hidden_size)."""
+    def forward(
+        self, features: Tensor, adjacency: Tensor, batch: GlobalBatch, listed=None, listed_weights=None
+    ) -> Tensor:
+        """`features` (B, D), `adjacency` (B, S), `listed` (B, K, D), `listed_weights` (B, K) -> (B, relation_hidden_size).
+
+        Reference posts receive no messages: in a further layer each is its own neighbourhood.
+        """
         for index, layer in enumerate(self.layers):
-            features = F.relu(features) if index else features
-            features = layer(features, batch.gather(features), adjacency)
+            if index:
+                features = F.relu(features)
+                listed = None if listed is None else F.relu(self.layers[index - 1].combine(listed, listed))
+            features = layer(features, batch.gather(features), adjacency, listed, listed_weights)
         return features
 
 
@@ -83,10 +120,14 @@ class CrossModalRelations(nn.Module):
                 if name in config.relation_streams
             }
         )
-        self.output_size = len(self.streams) * config.relation_hidden_size
 
     def forward(
-        self, embeds: dict[str, Tensor], graphs: dict[str, Tensor], present: dict[str, Tensor], batch: GlobalBatch
+        self,
+        embeds: dict[str, Tensor],
+        graphs: dict[str, Tensor],
+        present: dict[str, Tensor],
+        batch: GlobalBatch,
+        references: dict[str, ReferencePosts] | None = None,
     ) -> Tensor:
         """Run every stream.
 
@@ -94,13 +135,80 @@ class CrossModalRelations(nn.Module):
             embeds: modality -> (B, D) embeddings, zeros where the modality is missing.
             graphs: modality -> (B, S) edge weights.
             present: modality -> (S,) bool; a post without the travelling modality sends nothing.
+            references: modality -> its graph's neighbours in the relation memory.
 
         Returns:
-            (B, output_size).
+            (B, streams * relation_hidden_size).
         """
         outputs = []
         for name, stream in self.streams.items():
-            kind = STREAMS[name]
+            kind, listed = STREAMS[name], ()
             adjacency = graphs[kind.graph] * present[kind.features][None, :]
-            outputs.append(stream(embeds[kind.features], adjacency, batch))
+            if references:
+                found = references[kind.graph]
+                listed = found.embeds[kind.features], found.weights * found.present[kind.features]
+            outputs.append(stream(embeds[kind.features], adjacency, batch, *listed))
         return torch.cat(outputs, -1)
+
+
+VOTERS = ("image", "text", "both")
+DOUBT = 0.5
+
+
+def votes_of_neighbours(similarity: Tensor, values: Tensor, known: Tensor, temperature: float) -> Tensor:
+    """What the neighbours' labels say beyond the average (ours): a mean weighted by exp((cosine - best) / temperature).
+
+    It is drawn to 0 as if half a neighbour of the best one's weight knew nothing but the average.
+
+    Args:
+        similarity: (B, K), -inf for padding. values, known: (B, K, C), see `RelationMemory.label_summaries`.
+
+    Returns:
+        (B, C), zeros where no neighbour knows anything.
+    """
+    if not similarity.shape[-1]:
+        return values.new_zeros(len(values), values.shape[-1])
+    best = similarity.amax(-1, keepdim=True).clamp(min=-1)
+    weights = ((similarity - best) / temperature).exp().unsqueeze(-1)
+    return (weights * values).sum(1) / ((weights * known).sum(1) + DOUBT)
+
+
+def neighbour_votes(
+    references: dict[str, ReferencePosts], embeds: dict[str, Tensor], memory, temperature: float
+) -> dict[str, Tensor]:
+    """Votes of three neighbourhoods: of the image graph, of the text graph, and of both, by mean cosine.
+
+    Args:
+        references: modality -> neighbours in `memory`. embeds: modality -> (B, D), the posts' own.
+        memory: `RelationMemory`.
+
+    Returns:
+        Task name -> (B, 3, C), in the order of `VOTERS`.
+    """
+    lists = {
+        m: (found.entries, found.similarity.masked_fill(found.entries < 0, -torch.inf))
+        for m, found in references.items()
+    }
+    lists["both"] = _neighbours_in_either(references, embeds)
+    votes = {}
+    for name, (values, known) in memory.label_summaries().items():
+        ballots = []
+        for entries, similarity in (lists[voter] for voter in VOTERS):
+            rows = entries.clamp(min=0).to(values.device)
+            said, knew = values[rows].to(similarity.device), known[rows].to(similarity.device)
+            found = (entries >= 0).unsqueeze(-1)
+            ballots.append(votes_of_neighbours(similarity, said * found, knew * found, temperature))
+        votes[name] = torch.stack(ballots, 1)
+    return votes
+
+
+def _neighbours_in_either(references: dict[str, ReferencePosts], embeds: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The neighbours in either graph, K1 + K2 of them, by the mean of both cosines: entries and means (B, K1 + K2)."""
+    image, text = references["image"], references["text"]
+    # a post that both graphs found counts once
+    again = (text.entries[:, :, None] == image.entries[:, None, :]).any(-1)
+    entries = torch.cat([image.entries, text.entries.masked_fill(again, -1)], -1)
+    cosines = [
+        listed_cosines(embeds[m].detach(), torch.cat([image.embeds[m], text.embeds[m]], 1)) for m in ("image", "text")
+    ]
+    return entries, (sum(cosines) / len(cosines)).masked_fill(entries < 0, -torch.inf)

@@ -11,6 +11,46 @@ from torch.nn import functional as F
 from .global_batch import num_processes, sum_over_processes
 
 MISSING_LABEL = -100
+# a handful of scalars has to find its scale while the layers below learn: a step of Adam moves a trust 30 times as far
+TRUST_STEP = 30.0
+
+
+def collate_labels(posts: list[dict], tasks: list[dict]) -> dict[str, Tensor]:
+    """Labels of a batch of posts, one key per task always, in the forms of `TaskHeads.loss`; a missing key counts as None.
+
+    A class is its number or its name, several labels are a list of 0 and 1 or of names.
+
+    Raises:
+        ValueError: a name is none of the task's labels.
+    """
+    labels = {}
+    for task in tasks:
+        values = [post.get(task["name"]) for post in posts]
+        kind = task.get("kind", "single_label")
+        if kind == "single_label":
+            values = [_class_number(task, value) if isinstance(value, str) else value for value in values]
+            numbers = [MISSING_LABEL if value is None or value < 0 else int(value) for value in values]
+            labels[task["name"]] = torch.tensor(numbers, dtype=torch.long)
+        elif kind == "multi_label":
+            rows = [[float("nan")] * len(task["labels"]) if v is None else _label_row(task, list(v)) for v in values]
+            labels[task["name"]] = torch.tensor(rows).float().reshape(len(posts), len(task["labels"]))
+        else:
+            labels[task["name"]] = torch.tensor([float("nan") if value is None else value for value in values]).float()
+    return labels
+
+
+def _class_number(task: dict, name: str) -> int:
+    if name not in task["labels"]:
+        raise ValueError(f"{name!r} is no label of the task {task['name']!r}; it has {', '.join(task['labels'])}")
+    return task["labels"].index(name)
+
+
+def _label_row(task: dict, values: list) -> list[float]:
+    """0 and 1 per label, from the same or from names."""
+    if not any(isinstance(value, str) for value in values) and len(values) == len(task["labels"]):
+        return values
+    numbers = {_class_number(task, value) for value in values}
+    return [float(number in numbers) for number in range(len(task["labels"]))]
 
 
 def single_label_losses(logits: Tensor, labels: Tensor, class_weights: Tensor | None, gamma: float):
@@ -56,7 +96,11 @@ def probabilities(kind: str, logits: Tensor) -> Tensor:
 
 
 class TaskHeads(nn.Module):
-    """One linear head per task of `config.tasks`, and the loss over all of them."""
+    """One linear head per task of `config.tasks`, and the loss over all of them.
+
+    With `config.neighbour_labels` (ours) the votes of reference posts are added to a task's logits, each neighbourhood's by
+    a learned trust: the label stream.
+    """
 
     def __init__(self, config, feature_size: int):
         super().__init__()
@@ -64,13 +108,22 @@ class TaskHeads(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(feature_size, max(1, len(task["labels"]))) for task in self.tasks)
         # log-variances of Kendall et al. 2018, learned when the weighting is "uncertainty"
         self.log_variances = nn.Parameter(torch.zeros(len(self.tasks))) if self.weighting == "uncertainty" else None
+        # of 1 in each neighbourhood, in units of TRUST_STEP
+        self.trust = nn.Parameter(torch.full((len(self.tasks), 3), 1 / TRUST_STEP)) if config.neighbour_labels else None
 
-    def forward(self, features: Tensor) -> dict[str, Tensor]:
-        """`features` (B, F) -> task name -> logits (B, C), or (B,) for regression. Every head runs always."""
-        return {
-            task["name"]: head(features).squeeze(-1) if task["kind"] == "regression" else head(features)
-            for task, head in zip(self.tasks, self.heads, strict=True)
-        }
+    def forward(self, features: Tensor, votes: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """`features` (B, F) -> task name -> logits (B, C), or (B,) for regression. Every head runs always.
+
+        `votes`: task name -> (B, 3, C), see `neighbour_votes`.
+        """
+        logits = {}
+        for index, (task, head) in enumerate(zip(self.tasks, self.heads, strict=True)):
+            values = head(features)
+            if votes is not None:
+                trust = TRUST_STEP * self.trust[index]
+                values = values + torch.einsum("n,bnc->bc", trust, votes[task["name"]].to(values.dtype))
+            logits[task["name"]] = values.squeeze(-1) if task["kind"] == "regression" else values
+        return logits
 
     def loss(self, logits: dict[str, Tensor], labels: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum of task losses, and each task's own.

@@ -13,17 +13,25 @@ import datasets
 import torch
 from accelerate import PartialState
 from huggingface_hub import constants
-from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, TrainingArguments, set_seed
+from transformers import (
+    EarlyStoppingCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 
 from .collation import FeatureCollator, PostCollator
 from .configuration_mm_orient import ENCODER_NAMES
 from .dataset_readers import DataDescription, read_posts
-from .feature_cache import CachedPosts, FeatureCache, post_key
+from .feature_cache import CachedPosts, FeatureCache
 from .graph_inspection import MOST_POSTS, graph_statistics, threshold_at_quantile
 from .hub_export import save_for_hub
 from .metrics import multi_task_metrics
 from .model_card import model_card
 from .presets import build_model, load_preset
+from .processing_mm_orient import post_key
 from .task_heads import probabilities
 
 logger = logging.getLogger(__name__)
@@ -130,6 +138,30 @@ class EpochLines(ProgressCallback):
             )
 
 
+class RefreshRelationMemory(TrainerCallback):
+    """Encodes the relation memory anew where encoders are trained: before the first step and after every epoch, ahead of
+    validation and saving. Within an epoch it is up to an epoch old.
+
+    After `load_best_model_at_end` call `rebuild(model)`: in `eval()` the model refuses a memory of other weights.
+
+    Args:
+        posts, processor: as `MMOrientModel.build_relation_memory` takes them.
+    """
+
+    def __init__(self, posts, processor):
+        self.posts, self.processor = posts, processor
+
+    def rebuild(self, model) -> None:
+        """Encode the posts with the model as it is."""
+        model.build_relation_memory(self.posts, self.processor)
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        self.rebuild(model)
+
+    def on_epoch_end(self, args, state, control, model=None, **kwargs):
+        self.rebuild(model)
+
+
 def is_encoder_parameter(name: str) -> bool:
     """Whether a parameter's full name is one of an encoder's."""
     return any(f"{encoder}_encoder." in name for encoder in ENCODER_NAMES)
@@ -232,6 +264,13 @@ def train(
     inputs, collator = model_inputs(model, processor, posts, tasks, run["feature_cache"])
     if _all_frozen(model.config) and model.config.relation_streams:
         _fit_graphs(model.config, training_embeds(inputs["train"], model, collator), settings)
+    callbacks = [EarlyStoppingCallback(settings.patience)] if settings.patience else []
+    refresh = None
+    if model.config.relation_scope != "batch":
+        model.to(state.device).build_relation_memory(inputs["train"], processor)
+        if not _all_frozen(model.config):
+            refresh = RefreshRelationMemory(inputs["train"], processor)
+            callbacks.append(refresh)
     trainer = MMOrientTrainer(
         model=model,
         args=arguments,
@@ -239,11 +278,14 @@ def train(
         train_dataset=inputs["train"],
         eval_dataset=inputs["validation"],
         compute_metrics=task_metrics_function(tasks),
-        callbacks=[EarlyStoppingCallback(settings.patience)] if settings.patience else [],
+        callbacks=callbacks,
     )
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(EpochLines)
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(output / CHECKPOINTS) if resume else None)
+
+    if refresh is not None:
+        refresh.rebuild(model)  # the best epoch's weights are back, the last epoch's memory is not theirs
 
     metrics = {}
     for split in ("validation", "test"):
@@ -298,7 +340,10 @@ def _fit_graphs(config, embeds: dict[str, torch.Tensor], settings: TrainingSetti
         name = f"{modality}_threshold"
         if settings.threshold_quantile is not None and len(rows) > 1:
             setattr(config, name, threshold_at_quantile(rows, settings.threshold_quantile))
-        statistics = graph_statistics(rows, getattr(config, name), settings.batch_size)
+        if config.relation_scope == "memory" and config.memory_lookup == "top_k":
+            continue  # no threshold decides
+        among = len(rows) if config.relation_scope == "memory" else settings.batch_size
+        statistics = graph_statistics(rows, getattr(config, name), among)
         if statistics is not None and (advice := statistics.advice()) and PartialState().is_main_process:
             logger.warning(
                 "the %s graph says little at `%s` %.3f: %s; see --threshold-quantile and mm-orient inspect-graph",

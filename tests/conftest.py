@@ -70,6 +70,21 @@ def label_batch(count: int = 9, seed: int = 0) -> dict[str, torch.Tensor]:
     return labels
 
 
+def reference_posts(count: int = 40, first: int = 0) -> list[dict]:
+    """Posts for the memory of a `tiny_model`: random embeddings, labels and the ids "post 0", "post 1", ..."""
+    features, labels = feature_batch(count, seed=100 + first), label_batch(max(4, count), seed=100 + first)
+    return [
+        {
+            "id": f"post {first + row}",
+            **{f"{m}_embeds": features[f"{m}_embeds"][row] for m in ("image", "text")},
+            "offensive": int(labels["offensive"][row]),
+            "emotions": labels["emotions"][row].nan_to_num(0.0).tolist(),
+            "intensity": float(labels["intensity"][row].nan_to_num(0.0)),
+        }
+        for row in range(count)
+    ]
+
+
 def tiny_model(seed: int = 0, **fields) -> MMOrientForMultiTaskClassification:
     torch.manual_seed(seed)
     return MMOrientForMultiTaskClassification(tiny_config(**fields))

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from modeling_mm_orient.collation import FeatureCollator, collate_labels, pad_sequences
+from modeling_mm_orient.processing_mm_orient import key_number
 
 from .conftest import TASKS, tiny_model
 
@@ -14,6 +15,11 @@ def test_labels_have_every_task_and_missing_marks():
     assert labels["offensive"].tolist() == [1, -100, -100] and labels["offensive"].dtype == torch.int64
     assert labels["emotions"][0].tolist() == [1, 0, 1] and labels["emotions"][1:].isnan().all()
     assert labels["intensity"][0] == 0.5 and math.isnan(labels["intensity"][1])
+
+
+def test_a_stored_post_key_becomes_a_number_in_the_batch():
+    post = {"region_features": np.ones((2, 10)), "token_features": np.ones((1, 12)), "post_key": "c" * 64}
+    assert FeatureCollator(TASKS)([post, post])["post_keys"].tolist() == [key_number("c" * 64)] * 2
 
 
 def test_padding():

@@ -7,7 +7,8 @@ from modeling_mm_orient import MMOrientModel
 from modeling_mm_orient import feature_cache as module
 from modeling_mm_orient.collation import FeatureCollator, PostCollator
 from modeling_mm_orient.dataset_readers import DataDescription, read_posts
-from modeling_mm_orient.feature_cache import CachedPosts, FeatureCache, encoder_fingerprint, post_key
+from modeling_mm_orient.feature_cache import CachedPosts, FeatureCache, encoder_fingerprint
+from modeling_mm_orient.processing_mm_orient import post_key
 
 from .test_dataset_readers import ROWS, write_folder
 from .test_modeling import small_towers

@@ -20,7 +20,7 @@ def inputs():
 
 def test_layer_is_graphsage():
     torch.manual_seed(0)
-    layer, (embeds, graphs, _) = RelationLayer(8, 7, normalize=True, backend="auto"), inputs()
+    layer, (embeds, graphs, _) = RelationLayer(tiny_config(), 8, 7), inputs()
     found = layer(embeds["image"], embeds["image"], graphs["text"])
     for i in range(6):
         mean = embeds["image"][graphs["text"][i] > 0].mean(0)

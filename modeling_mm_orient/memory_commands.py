@@ -1,0 +1,146 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""The relation memory of a finished run: build, add, remove, inspect. No weight changes."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+
+from .dataset_readers import DataDescription, read_posts
+from .evaluation import choose_split, load_run, read_run
+from .optional_dependencies import FAISS_AVAILABLE
+from .relation_memory import MODALITIES, MOST_BYTES_IN_CHECKPOINT, RelationMemory, find_memory, verify_memory
+from .similarity_search import MOST_EXACT
+from .training import model_inputs, write_json
+
+
+def build_memory(
+    run_folder: str,
+    description: DataDescription,
+    split: str | None = None,
+    output: str | None = None,
+    lookup: str | None = None,
+    top_k: int | None = None,
+    index: str | None = None,
+    skip_bad_posts: bool = False,
+) -> tuple[RelationMemory, dict[str, float]]:
+    """Make posts the relation memory of a run, replacing the one it has, and have the run use it.
+
+    A run that was trained on batch graphs keeps its rule for edges: reference posts above its thresholds.
+
+    Args:
+        split: None takes all posts. output: folder for a memory that is not to be, or too large to be, part of the run.
+        lookup, top_k: `memory_lookup` and `memory_top_k` of the configuration; None leaves them.
+        index: `"hnsw"` or `"ivf"`; None builds the documented one beyond 100,000 posts, where FAISS is installed.
+
+    Returns:
+        The memory, and the measured recall of its index by modality (empty for exact search).
+
+    Raises:
+        ValueError: the memory is larger than 512 MiB and `output` is None.
+    """
+    model, processor = load_run(run_folder)
+    model.build_relation_memory(
+        _reference_inputs(run_folder, model, processor, description, split, skip_bad_posts), processor
+    )
+    changes = {"relation_memory": str(Path(output).resolve()) if output else None}
+    if model.config.relation_scope == "batch":
+        changes |= {"relation_scope": "memory", "memory_lookup": "threshold"}
+    changes |= {"memory_lookup": lookup} if lookup else {}
+    changes |= {"memory_top_k": top_k} if top_k else {}
+    model.config.update(changes)
+    recalls = _index(model.relation_memory, index)
+    _save(run_folder, model, changes)
+    return model.relation_memory, recalls
+
+
+def add_to_memory(
+    run_folder: str, description: DataDescription, split: str | None = None, skip_bad_posts: bool = False
+) -> tuple[int, RelationMemory, dict[str, float]]:
+    """Add posts to a run's memory. Returns how many, the memory, and the recall of an index that was built anew."""
+    model, processor = _load_with_memory(run_folder)
+    kind = model.relation_memory.search("image").kind
+    inputs = _reference_inputs(run_folder, model, processor, description, split, skip_bad_posts)
+    added = model.encode_reference_posts(inputs, processor)
+    model.relation_memory.add(added)
+    recalls = _index(model.relation_memory, None if kind == "exact" else kind)
+    _save(run_folder, model, {})
+    return len(added), model.relation_memory, recalls
+
+
+def remove_from_memory(run_folder: str, ids: list[str]) -> tuple[RelationMemory, dict[str, float]]:
+    """Remove posts from a run's memory by id. Returns the memory, and the recall of an index that was built anew."""
+    model, _ = _load_with_memory(run_folder)
+    kind = model.relation_memory.search("image").kind
+    model.relation_memory.remove(ids)
+    recalls = _index(model.relation_memory, None if kind == "exact" else kind)
+    _save(run_folder, model, {})
+    return model.relation_memory, recalls
+
+
+def inspect_memory(run_folder: str) -> dict:
+    """What a run's memory holds, as plain data; its file is compared with its checksum."""
+    model, _ = _load_with_memory(run_folder)
+    memory, config = model.relation_memory, model.config
+    path = find_memory(config.relation_memory or run_folder, required=True)
+    verify_memory(path)
+    labels = {}
+    for task in memory.tasks:
+        values = [memory.label(task, entry) for entry in range(len(memory))]
+        known = [value for value in values if value is not None]
+        labels[task["name"]] = {"labelled": len(known)}
+        if task["kind"] != "regression":
+            names = [name for value in known for name in (value if isinstance(value, list) else [value])]
+            labels[task["name"]] |= {name: Counter(names)[name] for name in task["labels"]}
+    return {
+        "file": str(path),
+        "posts": len(memory),
+        **{f"with {modality}": int(memory.present[modality].sum()) for modality in MODALITIES},
+        "different contents": len(set(memory.keys.tolist())),
+        "MiB": round(Path(path).stat().st_size / 2**20, 3),
+        "search": memory.search("image").kind,
+        "scope": config.relation_scope,
+        "lookup": config.memory_lookup,
+        "top k": config.memory_top_k,
+        "encoders": memory.fingerprints[0] if memory.fingerprints else "none (feature arrays)",
+        "labels": labels,
+    }
+
+
+def _reference_inputs(run_folder, model, processor, description, split, skip_bad_posts):
+    """Posts for the memory: stored features where the run has a feature cache, or pictures and texts."""
+    tasks = model.config.tasks
+    description = replace(description, tasks=tasks, split_column=description.split_column if split else None)
+    splits = read_posts(description, skip_bad_posts, training=False)[0]
+    posts = datasets.concatenate_datasets(list(splits.values())) if split is None else choose_split(splits, split)
+    cache = read_run(run_folder).get("feature_cache")
+    return model_inputs(model, processor, datasets.DatasetDict({"all": posts}), tasks, cache)[0]["all"]
+
+
+def _load_with_memory(run_folder: str):
+    model, processor = load_run(run_folder)
+    if model.relation_memory is None:
+        raise ValueError(f"{run_folder} has no relation memory; mm-orient memory build makes one")
+    return model, processor
+
+
+def _index(memory: RelationMemory, kind: str | None) -> dict[str, float]:
+    if kind is None and (len(memory) <= MOST_EXACT or not FAISS_AVAILABLE):
+        return {}
+    return memory.build_index(kind)
+
+
+def _save(run_folder: str, model, changes: dict) -> None:
+    memory, elsewhere = model.relation_memory, model.config.relation_memory
+    if elsewhere is None and memory.num_bytes > MOST_BYTES_IN_CHECKPOINT:
+        raise ValueError(
+            f"a memory of {memory.num_bytes / 2**20:.0f} MiB is more than the {MOST_BYTES_IN_CHECKPOINT / 2**20:.0f} MiB "
+            "that go into a checkpoint: name a folder for it with --output"
+        )
+    memory.save(elsewhere or run_folder)
+    path = Path(run_folder) / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if any(config.get(name) != value for name, value in changes.items()):
+        write_json(path, config | changes)
