@@ -32,14 +32,14 @@ test-oldest: $(OLDEST)/.ready  ## the default tests with the oldest supported ve
 $(VENV)/.ready: setup.py constraints.txt install_torch_scatter.sh
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch setuptools wheel
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test,faiss]"
 	bash install_torch_scatter.sh $(BIN)
 	touch $@
 
 $(OLDEST)/.ready: setup.py constraints-oldest.txt
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/pip install --quiet --constraint constraints-oldest.txt torch setuptools wheel
-	$(OLDEST)/bin/pip install --quiet --constraint constraints-oldest.txt --editable ".[test]"
+	$(OLDEST)/bin/pip install --quiet --constraint constraints-oldest.txt --editable ".[test,faiss]"
 	touch $@
 
 clean:

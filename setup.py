@@ -30,6 +30,8 @@ setup(
     extras_require={
         # message passing kernels; no wheel on PyPI, compiles against the installed torch with --no-build-isolation
         "scatter": ["torch-scatter>=2.1.2"],
+        # an index for relation memories beyond about 100,000 posts; exact search needs nothing
+        "faiss": ["faiss-cpu>=1.10"],
         "test": [
             "pytest>=9",
             "hypothesis>=6.140",  # properties of graphs and attention over random inputs

@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     _data_arguments(verb)
     verb.add_argument("--output", required=True, metavar="RUN", help="folder for the trained model")
     for name in ENCODER_NAMES:
-        verb.add_argument(f"--{name}-encoder", metavar="ID", help=f"{name} encoder: Hub id or local path")
+        verb.add_argument(f"--{name}-encoder", metavar="ID", help=f"{name} encoder: Hub id, local path or none")
     verb.add_argument("--revision", metavar="REV", help="branch, tag or commit of the encoders' repositories")
     verb.add_argument(
         "--preset",
@@ -224,7 +224,7 @@ def _train(options) -> None:
     preset = load_preset(*options.preset)
     for name in ENCODER_NAMES:
         if source := getattr(options, f"{name}_encoder"):
-            preset["encoders"][name] = source
+            preset["encoders"][name] = None if source == "none" else source
             if options.revision:
                 preset["revisions"][name] = options.revision
     if not preset["encoders"] and not preset["processor"]:

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from .pipeline_mm_orient import TASK_NAME
+from .relation_memory import remove_memory
 
 # what travels, relative imports included; everything else of the package stays at home
 TRAVELLING_FILES = (
@@ -67,6 +68,7 @@ def save_for_hub(model, processor, folder, model_card: str | None = None) -> Pat
         if model_card is not None:
             (scratch / "README.md").write_text(model_card, encoding="utf-8")
         folder.mkdir(exist_ok=True)
+        remove_memory(folder)
         for path in sorted(scratch.iterdir()):
             target = folder / path.name
             if target.is_dir():

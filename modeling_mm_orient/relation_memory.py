@@ -114,7 +114,7 @@ class RelationMemory:
         """Replace exact search by a FAISS index; worth it beyond about 100,000 posts.
 
         Args:
-            kind: `"hnsw"` or `"ivf"`; None takes HNSW up to a million posts and IVF above.
+            kind: `"hnsw"` or `"ivf"`; None takes HNSW up to 300,000 posts and IVF above.
             count: neighbours for which recall is measured.
 
         Returns:

@@ -2,7 +2,7 @@
 """The nearest of many embeddings by cosine (ours): exact by blocked matrix products, or a FAISS index.
 
 Exact search needs no building and suits about 100,000 entries. Beyond, a FAISS index answers a query without looking at
-every entry: HNSW up to a million entries (best recall, linked vectors in memory), IVF above (builds faster, smaller).
+every entry: HNSW up to 300,000 (fastest, but each entry is linked in one by one), IVF above (builds faster, smaller).
 
 Shapes: B queries, M entries, K results, D features.
 """
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from .optional_dependencies import faiss
 
 MOST_EXACT = 100_000
-MOST_HNSW = 1_000_000
+MOST_HNSW = 300_000
 BLOCK = 16_384
 INDEX_KINDS = ("hnsw", "ivf")
 RECALL_QUERIES = 200
@@ -78,10 +78,9 @@ class IndexSearch:
         if kind == "hnsw":
             index = faiss.index_factory(vectors.shape[-1], "HNSW32,SQfp16", faiss.METRIC_INNER_PRODUCT)
         else:
-            lists = max(1, min(round(4 * len(rows) ** 0.5), len(rows) // 39))
+            lists = max(1, min(round(len(rows) ** 0.5), len(rows) // 39))  # FAISS wants 39 vectors to train each
             index = faiss.index_factory(vectors.shape[-1], f"IVF{lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
-        # a sample spread evenly over the entries: FAISS asks for 39 to 256 vectors per list
-        most = 256 * getattr(index, "nlist", 40)
+        most = 64 * getattr(index, "nlist", 64)  # a sample spread evenly over the entries is enough to train on
         index.train(_unit_rows(vectors, rows[:: max(1, len(rows) // most)]))
         for block in rows.split(BLOCK):
             index.add(_unit_rows(vectors, block))

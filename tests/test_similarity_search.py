@@ -68,4 +68,4 @@ def test_a_wrong_or_damaged_index_is_refused(tmp_path):
 
 
 def test_the_documented_choice_of_index():
-    assert index_kind(100_001) == index_kind(1_000_000) == "hnsw" and index_kind(1_000_001) == "ivf"
+    assert index_kind(100_001) == index_kind(300_000) == "hnsw" and index_kind(300_001) == "ivf"

@@ -3,12 +3,13 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 from PIL import Image
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, pipeline
 
 from modeling_mm_orient.cli import main
 from modeling_mm_orient.demo_memes import make_memes
@@ -129,6 +130,110 @@ def test_inspect_graph(trained, memes, tmp_path, capsys):
     assert "| image | 84 | 0.900 | 20 |" in capsys.readouterr().out
 
 
+@pytest.fixture
+def run_copy(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def predictions(run_folder, memes, output, *extra) -> dict[str, dict]:
+    assert run("predict", run_folder, "--data", memes, "--split", "test", "--output", output, *extra) == 0
+    return {line["id"]: line for line in map(json.loads, output.read_text().splitlines())}
+
+
+def test_the_memory_of_a_finished_run(run_copy, memes, tmp_path, capsys):
+    assert run("memory", "inspect", run_copy) == 1 and "has no relation memory" in capsys.readouterr().err
+    assert run("memory", "build", run_copy, "--data", memes, "--split", "train", "--lookup", "top_k", "--top-k", 5) == 0
+    assert "84 reference posts in the memory" in capsys.readouterr().out
+    config = json.loads((run_copy / "config.json").read_text())
+    assert (config["relation_scope"], config["memory_lookup"], config["memory_top_k"]) == ("memory", "top_k", 5)
+    assert "auto_map" in config
+    assert run("memory", "inspect", run_copy, "--json", tmp_path / "memory.json") == 0
+    report = json.loads((tmp_path / "memory.json").read_text())
+    assert (report["posts"], report["search"], report["labels"]["offensive"]["labelled"]) == (84, "exact", 74)
+
+    known = predictions(run_copy, memes, tmp_path / "a.jsonl", "--neighbours", 3)
+    nearest = known["meme-0096"]["neighbours"]["text"]
+    assert len(nearest) == 3 and nearest[0]["similarity"] >= nearest[2]["similarity"]
+    assert nearest[0]["id"].startswith("meme-00") and set(nearest[0]["labels"]) <= set(LABELS)
+    alone = predictions(run_copy, memes, tmp_path / "b.jsonl", "--batch-size", 1)
+    assert alone["meme-0100"]["sarcasm"] == pytest.approx(known["meme-0100"]["sarcasm"], abs=1e-5)
+
+    assert run("memory", "add", run_copy, "--data", memes, "--split", "test", "--no-labels") == 0
+    assert "24 reference posts added, 108 in the memory" in capsys.readouterr().out
+    added = predictions(run_copy, memes, tmp_path / "c.jsonl", "--neighbours", 3)["meme-0096"]["neighbours"]["text"]
+    itself = next(item for item in added if item["id"] == "meme-0096")
+    assert itself["similarity"] == pytest.approx(1, abs=1e-3) and itself["labels"] == {}
+    assert run("memory", "add", run_copy, "--data", memes, "--split", "test") == 1
+    assert "a post 'meme-0096' already" in capsys.readouterr().err
+
+    (tmp_path / "ids.txt").write_text("".join(f"meme-{index:04d}\n" for index in range(97, 120)))
+    assert run("memory", "remove", run_copy, "--ids-file", tmp_path / "ids.txt") == 0
+    assert run("memory", "remove", run_copy, "--ids", "meme-0096") == 0
+    assert "84 in the memory" in capsys.readouterr().out
+    again = predictions(run_copy, memes, tmp_path / "d.jsonl", "--neighbours", 3)
+    assert again == known
+    assert run("memory", "remove", run_copy, "--ids", "meme-0096") == 1
+    assert "has no post 'meme-0096'" in capsys.readouterr().err
+
+    assert run("export", run_copy, "--output", tmp_path / "hub") == 0
+    assert "relation_memory.safetensors" in {path.name for path in (tmp_path / "hub").iterdir()}
+    pipe = pipeline("multimodal-classification", model=str(tmp_path / "hub"), trust_remote_code=True)
+    verdict = pipe({"image": str(memes / "images" / "0096.png"), "text": "x"}, neighbours=1)
+    assert len(verdict["neighbours"]["image"]) == 1
+
+
+def test_a_memory_may_lie_elsewhere(run_copy, memes, tmp_path, capsys):
+    elsewhere = tmp_path / "memory"
+    assert run("memory", "build", run_copy, "--data", memes, "--output", elsewhere) == 0
+    assert not (run_copy / "relation_memory.safetensors").exists()
+    assert run("memory", "inspect", run_copy) == 0
+    output = capsys.readouterr().out
+    assert str(elsewhere) in output and "posts: 120" in output
+    content = bytearray((elsewhere / "relation_memory.safetensors").read_bytes())
+    content[-9] ^= 1
+    (elsewhere / "relation_memory.safetensors").write_bytes(content)
+    assert run("memory", "inspect", run_copy) == 1 and "is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command, message",
+    [
+        (["memory", "build", "RUN", "--data", "DATA", "--split", "dev"], "no split 'dev'"),
+        (["memory", "build", "RUN", "--data", "DATA", "--top-k", "0"], "--top-k must be at least 1"),
+        (["memory", "build", "RUN", "--data", "DATA", "--labels", "humour"], "'humour' is no task of"),
+        (["memory", "build", "/no/run", "--data", "DATA"], "/no/run is no finished run"),
+        (["memory", "add", "RUN", "--data", "DATA"], "has no relation memory"),
+        (["memory", "remove", "RUN", "--ids", "x"], "has no relation memory"),
+        (["predict", "RUN", "--data", "DATA", "--output", "p.jsonl", "--neighbours", "2"], "has no relation memory"),
+        (
+            ["predict", "RUN", "--data", "DATA", "--output", "p.csv", "--neighbours", "2"],
+            "neighbours are written to .jsonl",
+        ),
+    ],
+)
+def test_wrong_memory_commands_are_one_message_and_change_nothing(trained, memes, capsys, command, message):
+    before = {path.name: path.stat().st_mtime_ns for path in trained.iterdir()}
+    assert run(*({"RUN": trained, "DATA": memes}.get(word, word) for word in command)) == 1
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+    assert {path.name: path.stat().st_mtime_ns for path in trained.iterdir()} == before
+
+
+@pytest.mark.parametrize("frozen", ["[]", '["text", "vision"]'])
+def test_training_with_a_memory(memes, tmp_path, frozen):
+    command = ["train", "--data", memes, "--labels", "offensive", "--split-column", "split", "--epochs", 2]
+    fields = ["relation_scope=memory", "neighbour_labels=true", "memory_top_k=5", f"frozen_encoders={frozen}"]
+    command += ["--feature-cache", tmp_path / "cache", "--output", tmp_path / "run", "--set", *fields]
+    assert run(*command) == 0
+    assert run("memory", "inspect", tmp_path / "run", "--json", tmp_path / "m.json") == 0
+    assert json.loads((tmp_path / "m.json").read_text())["posts"] == 84
+    expected = json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]["offensive"]
+    assert run("evaluate", tmp_path / "run", "--data", memes, "--json", tmp_path / "e.json") == 0
+    found = json.loads((tmp_path / "e.json").read_text())["offensive"]
+    assert found["macro_f1"] == pytest.approx(expected["macro_f1"], abs=1e-3)
+    assert found["auroc"] == pytest.approx(expected["auroc"], abs=1e-3)
+
+
 def test_thresholds_by_quantile_and_the_warning_without(memes, tmp_path, caplog):
     frozen = ["--set", 'frozen_encoders=["text", "vision"]', "--feature-cache", tmp_path / "cache", "--epochs", 1]
     command = ["train", "--data", memes, "--labels", "humour", "--split-column", "split", *frozen]
@@ -182,6 +287,8 @@ def test_any_field_can_be_set(memes, tmp_path):
         (["--text-encoder", "/no/such/encoder"], "no vision encoder is named"),
         (["--text-encoder", "/no/such/text", "--vision-encoder", "/no/such/vision"], "/no/such/vision"),
         (["--preset", "paper"], "no vision encoder is named"),
+        (["--preset", "modern", "--joint-encoder", "none", "--text-encoder", "none"], "no text encoder is named"),
+        (["--set", "neighbour_labels=true"], "`relation_scope` must be 'memory'"),
     ],
 )
 def test_wrong_settings_are_one_message_and_leave_nothing(memes, tmp_path, capsys, extra, message):
