@@ -16,7 +16,7 @@ import faiss
 import torch
 from torch.nn import functional as F
 
-from modeling_mm_orient.similarity_search import MOST_EXACT, ExactSearch, IndexSearch, index_kind
+from modeling_mm_orient.similarity_search import ExactSearch, IndexSearch, index_kind
 
 NEAREST, QUERIES, REPEATS = 32, 32, 7
 MIB = 2**20
@@ -72,7 +72,7 @@ def main() -> None:
         index = IndexSearch.build(vectors, present, index_kind(count))
         seconds = time.perf_counter() - start
         flat_bytes = 4 * vectors.numel()
-        exact_bytes = 2 * vectors.numel() + (4 * vectors.numel() if count <= MOST_EXACT else 0)
+        exact_bytes = 2 * vectors.numel() + 5 * count
         index_bytes = len(faiss.serialize_index(index.index))
         for name, search, size, recall in (
             ("exact", lambda q, exact=exact: exact.nearest(q, NEAREST), exact_bytes, ""),

@@ -32,13 +32,20 @@ pipe({{"image": "post.jpg", "text": "the caption"}})
 
 {results}
 
-Macro-F1 runs over all classes; the majority rows are a predictor that always gives the split's most frequent class. The
-relation graph is built among the posts of a batch, as in the paper, so a verdict can change with its batch mates.
+Macro-F1 runs over all classes; the majority rows are a predictor that always gives the split's most frequent class.
+
+{relations}
 
 ## Training
 
 {training_lines}
 """
+
+
+OF_BATCH = """The relation graph is built among the posts of a batch, as in the paper, so a verdict can change with its batch
+mates."""
+OF_MEMORY = """A verdict depends on the post and on the reference posts in `relation_memory.safetensors`, not on the batch;
+`pipe(post, neighbours=3)` names those that it rests on."""
 
 
 def model_card(config, metrics: dict, run: dict, name: str = "mm-orient") -> str:
@@ -66,6 +73,7 @@ def model_card(config, metrics: dict, run: dict, name: str = "mm-orient") -> str
         task_lines="\n".join(task_lines),
         encoder_lines="\n".join(encoder_lines),
         results="\n\n".join(f"### {split}\n\n{metrics_table(values)}" for split, values in metrics.items()),
+        relations=OF_BATCH if config.relation_scope == "batch" else OF_MEMORY,
         training_lines="\n".join(f"- {name}: {value}" for name, value in shown.items()),
     )
 

@@ -15,14 +15,15 @@ from .optional_dependencies import faiss
 
 MOST_EXACT = 100_000
 MOST_HNSW = 300_000
-BLOCK = 16_384
+BLOCK = 65_536  # similarities at a time
+CONVERTED = 1024  # rows at a time
 INDEX_KINDS = ("hnsw", "ivf")
 RECALL_QUERIES = 200
 
 
 class ExactSearch:
-    """Every entry is compared. Up to `MOST_EXACT` entries are kept normalised in float32; more are, block by block, for
-    each search, so that a memory-mapped tensor stays on disk.
+    """Every entry is compared. Entries stay as they are stored, in half precision and possibly memory-mapped: converting a
+    small block that stays in the processor's cache reads half of what a float32 copy would.
 
     Args:
         vectors: (M, D) floating point. present: (M,) bool, False for an entry that is never found.
@@ -31,26 +32,30 @@ class ExactSearch:
     kind = "exact"
 
     def __init__(self, vectors: Tensor, present: Tensor):
-        self.vectors, self.present = vectors, present
-        self._unit = F.normalize(vectors.float(), dim=-1) if len(vectors) <= MOST_EXACT else None
+        self.vectors = vectors
+        norms = [torch.linalg.vector_norm(block.float(), dim=-1) for block in vectors.split(CONVERTED)]
+        scale = torch.cat(norms).clamp(min=1e-12).reciprocal() if norms else vectors.new_zeros(0).float()
+        self._scale, self._absent = scale, ~present
 
     def nearest(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The `count` nearest entries of `queries` (B, D), best first: cosines and entries (B, count).
 
         A cosine is -inf where there are not that many entries.
         """
-        if self._unit is not None and self._unit.device != queries.device:
-            self._unit, self.present = self._unit.to(queries.device), self.present.to(queries.device)
+        if self._scale.device != queries.device:
+            self._scale, self._absent = self._scale.to(queries.device), self._absent.to(queries.device)
         queries = F.normalize(queries.float(), dim=-1)
+        converted = queries.new_empty(CONVERTED, self.vectors.shape[-1])
         best = queries.new_full((len(queries), count), -torch.inf), queries.new_zeros(len(queries), count).long()
         for start in range(0, len(self.vectors), BLOCK):
-            stop = start + BLOCK
-            if self._unit is not None:
-                block = self._unit[start:stop]
-            else:
-                block = F.normalize(self.vectors[start:stop].to(queries.device).float(), dim=-1)
-            similarity = (queries @ block.T).masked_fill_(~self.present[start:stop].to(queries.device), -torch.inf)
-            found, entries = similarity.topk(min(count, len(block)))
+            stop = min(start + BLOCK, len(self.vectors))
+            similarity = queries.new_empty(len(queries), stop - start)
+            for first in range(start, stop, CONVERTED):
+                rows = self.vectors[first : min(first + CONVERTED, stop)]
+                block = converted[: len(rows)].copy_(rows)
+                similarity[:, first - start : first - start + len(rows)] = queries @ block.T
+            similarity.mul_(self._scale[start:stop]).masked_fill_(self._absent[start:stop], -torch.inf)
+            found, entries = similarity.topk(min(count, stop - start))
             joined = torch.cat([best[0], found], -1), torch.cat([best[1], entries + start], -1)
             similarity, order = joined[0].topk(count)
             best = similarity, joined[1].gather(-1, order)

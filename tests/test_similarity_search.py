@@ -17,10 +17,10 @@ def clustered(count: int, width: int = 24) -> torch.Tensor:
     return centres[torch.arange(count) % 40] + 0.3 * torch.randn(count, width, generator=generator)
 
 
-@pytest.mark.parametrize("kept", [True, False])
-def test_exact_search_is_the_definition_whatever_the_blocks(monkeypatch, kept):
-    monkeypatch.setattr(similarity_search, "BLOCK", 7)
-    monkeypatch.setattr(similarity_search, "MOST_EXACT", 1000 if kept else 1)
+@pytest.mark.parametrize("block, converted", [(7, 3), (1000, 1000), (16, 16)])
+def test_exact_search_is_the_definition_whatever_the_blocks(monkeypatch, block, converted):
+    monkeypatch.setattr(similarity_search, "BLOCK", block)
+    monkeypatch.setattr(similarity_search, "CONVERTED", converted)
     vectors, queries, present = clustered(50).half(), clustered(90)[50:54], torch.arange(50) % 5 != 0
     similarity, entries = ExactSearch(vectors, present).nearest(queries, 12)
     cosines = F.normalize(queries, dim=-1) @ F.normalize(vectors.float(), dim=-1).T

@@ -227,6 +227,7 @@ def test_training_with_a_memory(memes, tmp_path, frozen):
     assert run(*command) == 0
     assert run("memory", "inspect", tmp_path / "run", "--json", tmp_path / "m.json") == 0
     assert json.loads((tmp_path / "m.json").read_text())["posts"] == 84
+    assert "reference posts in `relation_memory.safetensors`" in (tmp_path / "run" / "README.md").read_text()
     expected = json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]["offensive"]
     assert run("evaluate", tmp_path / "run", "--data", memes, "--json", tmp_path / "e.json") == 0
     found = json.loads((tmp_path / "e.json").read_text())["offensive"]

@@ -9,12 +9,13 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
-from ..conftest import feature_batch, label_batch, tiny_model
+from ..conftest import feature_batch, label_batch, reference_posts, tiny_model
 
 FORMS = {
     "paper": {},
     "two layers": {"relation_layers": 2},
     "similarity weights": {"edge_weights": "similarity"},
+    "a memory too": {"relation_scope": "batch+memory", "neighbour_labels": True, "relation_gate": True},
     "learned task weights": {"task_loss_weighting": "uncertainty", "stage2_combine": "concat"},
 }
 
@@ -23,11 +24,18 @@ def half(rank: int, first: int) -> slice:
     return slice(0, first) if rank == 0 else slice(first, 10)
 
 
+def make_model(fields: dict):
+    model = tiny_model(**fields)
+    if model.config.relation_scope != "batch":
+        model.build_relation_memory(reference_posts(30))
+    return model
+
+
 def work(rank: int, port: int, first: int, fields: dict, folder: str) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2)
-    model = DistributedDataParallel(tiny_model(**fields), find_unused_parameters=True)
+    model = DistributedDataParallel(make_model(fields), find_unused_parameters=True)
     rows = half(rank, first)
     inputs = {name: value[rows] for name, value in feature_batch(10).items()}
     outputs = model(
@@ -65,7 +73,7 @@ def test_two_processes_equal_one(tmp_path, form, first):
     multiprocessing.spawn(work, (free_port(), first, FORMS[form], str(tmp_path)), nprocs=2)
     results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
 
-    model = tiny_model(**FORMS[form])
+    model = make_model(FORMS[form])
     outputs = model(**feature_batch(10), labels=label_batch(10), output_relations=True)
     outputs.loss.backward()
     assert outputs.image_adjacency[:first, first:].sum() > 0  # posts of different processes are neighbours

@@ -216,6 +216,20 @@ def test_a_memory_too_large_for_the_checkpoint_lies_elsewhere(tmp_path, monkeypa
     torch.testing.assert_close(logits_of(moved, [0, 1, 2]), logits_of(model, [0, 1, 2]))
 
 
+def test_a_memory_may_lie_in_a_hub_repository(tmp_path):
+    model = model_with_memory()
+    repository = tmp_path / "cache" / "models--me--memory"  # as the Hub's client keeps what it has downloaded
+    model.relation_memory.save(repository / "snapshots" / ("0" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    model.config.relation_memory = "me/memory"
+    model.save_pretrained(tmp_path / "a")
+    again = MMOrientForMultiTaskClassification.from_pretrained(tmp_path / "a", cache_dir=str(tmp_path / "cache"))
+    torch.testing.assert_close(logits_of(again, [0, 1, 2]), logits_of(model, [0, 1, 2]))
+    with pytest.raises(OSError, match="me/memory"):
+        MMOrientForMultiTaskClassification.from_pretrained(tmp_path / "a", cache_dir=str(tmp_path / "empty"))
+
+
 def test_a_damaged_memory_stops_loading(tmp_path):
     model_with_memory().save_pretrained(tmp_path)
     content = (tmp_path / MEMORY_FILE).read_bytes()

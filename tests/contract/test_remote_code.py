@@ -22,7 +22,7 @@ SCRIPT = """
 import json, sys
 folder, picture, scatter = sys.argv[1:4]
 if scatter == "without":
-    sys.modules["torch_scatter"] = None
+    sys.modules["torch_scatter"] = sys.modules["faiss"] = None
 elif scatter == "broken":
     import importlib.abc
     class Broken(importlib.abc.MetaPathFinder):
@@ -54,25 +54,32 @@ print("RESULT " + json.dumps({
     "one": pipe(posts[0]),
     "batch": pipe(posts, batch_size=2),
     "scatter": sys.modules.get("torch_scatter") is not None,
+    "neighbours": pipe(posts[0], neighbours=1)["neighbours"] if config.relation_scope == "memory" else None,
 }))
 """
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("hub") / "model"
+    return export(tmp_path_factory.mktemp("hub") / "model")
+
+
+def export(folder, **fields):
     torch.manual_seed(0)
     text = small_towers().text_config.to_dict() | {"vocab_size": 400}
     joint = small_towers().joint_config.to_dict()
     joint["text_config"]["vocab_size"], joint["vision_config"]["image_size"] = 400, 8
     config = small_towers(
-        text_config=text, joint_config=joint, tasks=TASKS, image_threshold=0.99999, text_threshold=0.99999
+        text_config=text, joint_config=joint, tasks=TASKS, image_threshold=0.99999, text_threshold=0.99999, **fields
     )
     model = MMOrientForMultiTaskClassification(config).eval()
     processor = make_processor(joint=True)
-    save_for_hub(model, processor, folder, "# card\n")
     picture = folder.parent / "picture.png"
     Image.linear_gradient("L").save(picture)
+    if config.relation_scope == "memory":
+        posts = [{"image": str(picture), "text": "a cat on a mat", "offensive": "yes"}, {"text": "nobody: me:"}]
+        model.build_relation_memory(posts, processor)
+    save_for_hub(model, processor, folder, "# card\n")
     return folder, picture, model, processor
 
 
@@ -117,6 +124,17 @@ def test_the_exported_folder(exported):
     files = {path.name for path in folder.iterdir()}
     assert {*TRAVELLING_FILES, "model.safetensors", "processor_config.json", "tokenizer.json", "README.md"} <= files
     assert not [path for path in folder.parent.iterdir() if path.name.startswith(".")]
+
+
+def test_a_relation_memory_travels_too(tmp_path):
+    folder, picture, model, processor = export(tmp_path / "model", relation_scope="memory", neighbour_labels=True)
+    found = load_elsewhere(folder, picture, "without", tmp_path)
+    inputs = processor(images=[str(picture), None], text=["a cat on a mat", "nobody: me:"], return_tensors="pt")
+    for name, value in model(**inputs).logits.items():
+        torch.testing.assert_close(torch.tensor(found["logits"][name]), value, atol=1e-5, rtol=1e-4)
+    assert [post["labels"] for post in found["neighbours"]["image"]] == [{"offensive": "yes"}]
+    save_for_hub(MMOrientForMultiTaskClassification(small_towers()), None, folder)
+    assert not (folder / "relation_memory.safetensors").exists()
 
 
 def test_travelling_files_are_all_that_they_import():
