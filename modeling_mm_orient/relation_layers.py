@@ -196,8 +196,7 @@ def neighbour_votes(
         for entries, similarity in (lists[voter] for voter in VOTERS):
             rows = entries.clamp(min=0).to(values.device)
             said, knew = values[rows].to(similarity.device), known[rows].to(similarity.device)
-            found = (entries >= 0).unsqueeze(-1)
-            ballots.append(votes_of_neighbours(similarity, said * found, knew * found, temperature))
+            ballots.append(votes_of_neighbours(similarity, said, knew, temperature))
         votes[name] = torch.stack(ballots, 1)
     return votes
 

@@ -375,13 +375,16 @@ def find_memory(name_or_path, required: bool, **hub_options) -> str | None:
     """
     if required and not os.path.isdir(name_or_path) and (os.path.isabs(name_or_path) or name_or_path.startswith(".")):
         raise FileNotFoundError(f"{name_or_path} is no folder: no {MEMORY_FILE} there")
-    path = cached_file(
-        name_or_path,
-        MEMORY_FILE,
-        _raise_exceptions_for_missing_entries=required,
-        _raise_exceptions_for_connection_errors=required,
-        **hub_options,
-    )
+    try:
+        path = cached_file(
+            name_or_path,
+            MEMORY_FILE,
+            _raise_exceptions_for_missing_entries=required,
+            _raise_exceptions_for_connection_errors=required,
+            **hub_options,
+        )
+    except OSError as error:
+        raise OSError(f"no {MEMORY_FILE} in {name_or_path}: {error}") from error
     if path is not None and not os.path.isdir(name_or_path):
         for name in index_files(path):
             cached_file(name_or_path, name, **hub_options)

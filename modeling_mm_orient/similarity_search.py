@@ -32,10 +32,11 @@ class ExactSearch:
     kind = "exact"
 
     def __init__(self, vectors: Tensor, present: Tensor):
-        self.vectors = vectors
-        norms = [torch.linalg.vector_norm(block.float(), dim=-1) for block in vectors.split(CONVERTED)]
-        scale = torch.cat(norms).clamp(min=1e-12).reciprocal() if norms else vectors.new_zeros(0).float()
-        self._scale, self._absent = scale, ~present
+        self.vectors, self._absent = vectors, ~present
+        self._scale = torch.empty(len(vectors), device=vectors.device)
+        for first, block in self._blocks(0, len(vectors), vectors.device):
+            torch.linalg.vector_norm(block, dim=-1, out=self._scale[first : first + len(block)])
+        self._scale.clamp_(min=1e-12).reciprocal_()
 
     def nearest(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The `count` nearest entries of `queries` (B, D), best first: cosines and entries (B, count).
@@ -45,21 +46,25 @@ class ExactSearch:
         if self._scale.device != queries.device:
             self._scale, self._absent = self._scale.to(queries.device), self._absent.to(queries.device)
         queries = F.normalize(queries.float(), dim=-1)
-        converted = queries.new_empty(CONVERTED, self.vectors.shape[-1])
         best = queries.new_full((len(queries), count), -torch.inf), queries.new_zeros(len(queries), count).long()
         for start in range(0, len(self.vectors), BLOCK):
             stop = min(start + BLOCK, len(self.vectors))
             similarity = queries.new_empty(len(queries), stop - start)
-            for first in range(start, stop, CONVERTED):
-                rows = self.vectors[first : min(first + CONVERTED, stop)]
-                block = converted[: len(rows)].copy_(rows)
-                similarity[:, first - start : first - start + len(rows)] = queries @ block.T
+            for first, block in self._blocks(start, stop, queries.device):
+                similarity[:, first - start : first - start + len(block)] = queries @ block.T
             similarity.mul_(self._scale[start:stop]).masked_fill_(self._absent[start:stop], -torch.inf)
             found, entries = similarity.topk(min(count, stop - start))
             joined = torch.cat([best[0], found], -1), torch.cat([best[1], entries + start], -1)
             similarity, order = joined[0].topk(count)
             best = similarity, joined[1].gather(-1, order)
         return best
+
+    def _blocks(self, start: int, stop: int, device: torch.device):
+        """Rows from `start` to `stop` in float32, block by block, in one buffer: fresh ones would fragment the heap."""
+        buffer = torch.empty(CONVERTED, self.vectors.shape[-1], device=device)
+        for first in range(start, stop, CONVERTED):
+            rows = self.vectors[first : min(first + CONVERTED, stop)]
+            yield first, buffer[: len(rows)].copy_(rows)
 
 
 class IndexSearch:
