@@ -190,6 +190,7 @@ def _data_arguments(verb: argparse.ArgumentParser, labels: bool = True) -> None:
     verb.add_argument("--image-column", metavar="COLUMN", help="file names of the pictures (default: image)")
     verb.add_argument("--id-column", metavar="COLUMN", help="default: id, or the picture's name")
     verb.add_argument("--split-column", metavar="COLUMN", help="train, validation, test (default: split at random)")
+    verb.add_argument("--split-seed", type=int, metavar="N", help="of that random split (default: 0)")
     verb.add_argument("--skip-bad-posts", action="store_true", help="leave out posts with problems, and report them")
 
 
@@ -216,7 +217,7 @@ def _described_references(options) -> DataDescription:
 
 
 def _data_changes(options) -> dict:
-    names = ("labels", "labels_file", "text_column", "image_column", "id_column", "split_column")
+    names = ("labels", "labels_file", "text_column", "image_column", "id_column", "split_column", "split_seed")
     return {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
 
 

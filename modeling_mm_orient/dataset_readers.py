@@ -54,6 +54,7 @@ class DataDescription:
         label_columns: task name -> column name.
         label_maps: task name -> {value in the table: label name, or null for missing}.
         tasks: task descriptions that are known beforehand; others are inferred from the values.
+        split_seed: of the random split of posts that have none.
     """
 
     data: str
@@ -66,6 +67,7 @@ class DataDescription:
     label_columns: dict[str, str] = field(default_factory=dict)
     label_maps: dict[str, dict[str, str | None]] = field(default_factory=dict)
     tasks: list[dict] | None = None
+    split_seed: int = 0
 
     @property
     def text_columns(self) -> list[str]:
@@ -483,17 +485,18 @@ def _split(description: DataDescription, posts: list[dict], problems: list[Probl
     if description.labels is None:
         return
     everyone = [post for post in posts if post["split"] == "all"]
-    _move(everyone, 0.8, "all", "train")
-    _move(everyone, 0.5, "all", "validation")
-    _move(everyone, 1.0, "all", "test")
+    seed = description.split_seed
+    _move(everyone, 0.8, "all", "train", seed)
+    _move(everyone, 0.5, "all", "validation", seed)
+    _move(everyone, 1.0, "all", "test", seed)
     if not any(post["split"] == "validation" for post in posts):
-        _move([post for post in posts if post["split"] == "train"], 0.1, "train", "validation")
+        _move([post for post in posts if post["split"] == "train"], 0.1, "train", "validation", seed)
 
 
-def _move(posts: list[dict], share: float, source: str, target: str) -> None:
+def _move(posts: list[dict], share: float, source: str, target: str, seed: int) -> None:
     """Reproducibly move a random share of the posts of one split, at least one, to another."""
     left = sorted((post for post in posts if post["split"] == source), key=lambda post: post["id"])
-    random.Random(0).shuffle(left)
+    random.Random(seed).shuffle(left)
     for post in left[: max(1, round(share * len(left)))]:
         post["split"] = target
 

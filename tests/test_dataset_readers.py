@@ -186,6 +186,8 @@ def test_random_splits_are_reproducible_and_disjoint(tmp_path):
     assert {split: len(posts) for split, posts in first.items()} == {"train": 32, "validation": 4, "test": 4}
     assert all(first[split]["id"] == second[split]["id"] for split in first)
     assert len({name for split in first for name in first[split]["id"]}) == 40
+    other, _, _ = read_posts(describe(folder, split_column=None, split_seed=1))
+    assert len(other["test"]) == 4 and other["test"]["id"] != first["test"]["id"]
 
 
 def test_a_split_column_from_splits_csv_beside_the_table(tmp_path):

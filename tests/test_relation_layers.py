@@ -1,9 +1,11 @@
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from modeling_mm_orient.global_batch import GlobalBatch
-from modeling_mm_orient.relation_layers import CrossModalRelations, RelationLayer
+from modeling_mm_orient.relation_layers import CrossModalRelations, ReferencePosts, RelationLayer, neighbour_votes
 
 from .conftest import tiny_config
 
@@ -49,6 +51,71 @@ def test_a_post_without_the_travelling_modality_sends_nothing():
     before = relations(embeds, graphs, present, BATCH)
     embeds["image"][0] = 1e3
     torch.testing.assert_close(relations(embeds, graphs, present, BATCH)[1:], before[1:])
+
+
+def reference_posts_near(count: int, weights) -> ReferencePosts:
+    embeds = {"image": torch.randn(6, count, 8), "text": torch.randn(6, count, 6)}
+    present = {name: torch.ones(6, count, dtype=torch.bool) for name in embeds}
+    entries = torch.arange(count).expand(6, count)
+    return ReferencePosts(embeds, present, torch.tensor(weights).expand(6, count), entries, torch.zeros(6, count))
+
+
+def test_reference_posts_are_neighbours_like_any_other():
+    torch.manual_seed(0)
+    relations, (embeds, graphs, present) = CrossModalRelations(tiny_config(relation_layers=2)), inputs()
+    graphs = {m: torch.eye(6) for m in graphs}
+    near = reference_posts_near(3, [1.0, 0.5, 0.0])
+    found = relations(embeds, graphs, present, BATCH, {"image": near, "text": near})
+    # the same graph with the reference posts as nodes of the batch that receive messages from themselves alone
+    for row in range(6):
+        nodes = {m: torch.cat([embeds[m], near.embeds[m][row]]) for m in embeds}
+        bigger = {m: torch.block_diag(graphs[m], torch.eye(3)) for m in graphs}
+        for graph in bigger.values():
+            graph[row, 6:] = near.weights[row]
+        everyone = {m: torch.ones(9, dtype=torch.bool) for m in embeds}
+        expected = relations(nodes, bigger, everyone, GlobalBatch(9, torch.device("cpu"), False))[row]
+        torch.testing.assert_close(found[row], expected)
+
+
+def test_a_reference_post_without_the_travelling_modality_sends_nothing():
+    torch.manual_seed(0)
+    relations, (embeds, graphs, present) = (
+        CrossModalRelations(tiny_config(relation_streams=["image_over_text"], self_loops=False)),
+        inputs(),
+    )
+    near = reference_posts_near(3, [1.0, 1.0, 1.0])
+    near.embeds["image"][:, 2] = 0
+    near.present["image"][:, 2] = False
+    fewer = ReferencePosts(
+        *[{m: v[:, :2] for m, v in part.items()} if isinstance(part, dict) else part[:, :2] for part in near]
+    )
+    found, expected = (relations(embeds, graphs, present, BATCH, {"image": n, "text": n}) for n in (near, fewer))
+    torch.testing.assert_close(found, expected)
+
+
+class LabelsOfFour:
+    """A memory of four posts: said beyond the average, and known."""
+
+    def label_summaries(self):
+        said = torch.tensor([[0.5, -0.5], [-0.5, 0.5], [-0.5, 0.5], [0.0, 0.0]])
+        return {"x": (said, torch.tensor([[1.0, 1.0]] * 3 + [[0.0, 0.0]]))}
+
+
+def test_votes_are_softmax_weighted_and_count_a_post_once():
+    own = torch.tensor([[1.0, 0.0]])
+    embeds = {m: torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]]) for m in ("image", "text")}
+    present = {m: torch.ones(1, 3, dtype=torch.bool) for m in embeds}
+    cosines = torch.tensor([[1.0, 0.0, 0.5**0.5]])
+    image = ReferencePosts(embeds, present, torch.ones(1, 3), torch.tensor([[0, 1, 3]]), cosines)
+    text = ReferencePosts(embeds, present, torch.ones(1, 3), torch.tensor([[0, 2, -1]]), cosines)
+    votes = neighbour_votes(
+        {"image": image, "text": text}, {"image": own, "text": own}, LabelsOfFour(), temperature=0.5
+    )
+    near, far = 1.0, math.exp(-1 / 0.5)
+    one_far = (0.5 * near - 0.5 * far) / (near + far + 0.5)
+    two_far = (0.5 * near - 0.5 * 2 * far) / (near + 2 * far + 0.5)
+    torch.testing.assert_close(votes["x"][0, :, 0], torch.tensor([one_far, one_far, two_far]))
+    torch.testing.assert_close(votes["x"][0, :, 1], -votes["x"][0, :, 0])
 
 
 @pytest.mark.parametrize("streams", [["text_over_image"], ["image_over_image", "text_over_text"]])
