@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 from accelerate import PartialState
 
 from .configuration_mm_orient import CHOICES, ENCODER_NAMES, MMOrientConfig
-from .dataset_readers import DataDescription
+from .dataset_readers import MOST_SHOWN, DataDescription, account_for_rows
 from .demo_memes import demo
 from .evaluation import describe_data, evaluate, inspect_graph, load_run, predict, read_run, write_report
 from .graph_inspection import as_json, statistics_table
@@ -112,6 +112,16 @@ def parser() -> argparse.ArgumentParser:
     _data_arguments(verb, labels=False)
     verb.add_argument("--split", help="default: all posts")
     verb.add_argument("--json", metavar="FILE", help="write the statistics there")
+
+    verb = _verb(
+        verbs, "inspect-data", _inspect_data, "account for every row of a data set: read, repaired or rejected"
+    )
+    _data_arguments(verb)
+    verb.add_argument(
+        "--preset", nargs="+", default=[], metavar="NAME", help="data sets of the presets, or .json files"
+    )
+    verb.add_argument("--no-images", action="store_true", help="do not open the pictures")
+    verb.add_argument("--json", metavar="FILE", help="write the account there, every row of it")
 
     verb = _verb(verbs, "export", _export, "a folder for the Hub: weights, processor, code and model card")
     verb.add_argument("model", metavar="RUN")
@@ -342,6 +352,26 @@ def _inspect_graph(options) -> None:
             print(f"{modality}: {advice}")
     if options.json:
         write_report(options.json, as_json(statistics))
+
+
+def _inspect_data(options) -> None:
+    preset = load_preset(*options.preset)
+    description = replace(DataDescription(options.data), **preset["data"] | _data_changes(options))
+    account = account_for_rows(description, check_images=not options.no_images)
+    print(
+        f"{account['rows']} rows: {account['read']} posts read, {len(account['repaired'])} of them repaired, "
+        f"{account['rows'] - account['read']} rejected"
+    )
+    for part in ("repaired", "rejected"):
+        for entry in account[part][:MOST_SHOWN]:
+            print(f"  {part} {entry['where']}: {entry['what']}")
+        if len(account[part]) > MOST_SHOWN:
+            print(f"  ... and {len(account[part]) - MOST_SHOWN} more {part}; --json writes all")
+    print("posts: " + ", ".join(f"{split} {count}" for split, count in account["posts"].items()))
+    for task, counts in account["labels"].items():
+        print(f"labels of {task}: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+    if options.json:
+        write_report(options.json, account)
 
 
 def _export(options) -> None:

@@ -5,14 +5,13 @@ The schema: `id` string, `image` Image (undecoded; null for none), `text` string
 (null where missing), a list of 0/1 or a float.
 """
 
-import csv
 import json
 import logging
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -21,10 +20,11 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from .processing_mm_orient import MAX_IMAGE_PIXELS, read_image
+from .published_tables import READERS
+from .tables import TABLE_SUFFIXES, Row, table_columns, table_rows
 
 logger = logging.getLogger(__name__)
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
 IMAGE_FOLDERS = ("", "images", "img", "image")
 SPLITS_FILE = "splits.csv"
@@ -55,6 +55,9 @@ class DataDescription:
         label_maps: task name -> {value in the table: label name, or null for missing}.
         tasks: task descriptions that are known beforehand; others are inferred from the values.
         split_seed: of the random split of posts that have none.
+        tables: file name -> split, for tables that say it in their names; those that are there are read.
+        reader: name of one of `published_tables.READERS`, for data sets whose tables need one.
+        encoding: of the tables.
     """
 
     data: str
@@ -68,6 +71,9 @@ class DataDescription:
     label_maps: dict[str, dict[str, str | None]] = field(default_factory=dict)
     tasks: list[dict] | None = None
     split_seed: int = 0
+    tables: dict[str, str] = field(default_factory=dict)
+    reader: str | None = None
+    encoding: str = "utf-8"
 
     @property
     def text_columns(self) -> list[str]:
@@ -98,14 +104,6 @@ class DataProblems(ValueError):
         super().__init__("\n".join(lines))
 
 
-@dataclass
-class Row:
-    """One raw row: its values and where it stands."""
-
-    where: str
-    values: dict
-
-
 def read_posts(
     description: DataDescription, skip_bad_posts: bool = False, check_images: bool = True, training: bool = True
 ) -> tuple[datasets.DatasetDict, list[dict], list[Problem]]:
@@ -127,6 +125,9 @@ def read_posts(
     rows, class_names = _read_rows(description)
     if not rows:
         raise ValueError(f"{description.data}: no posts")
+    if repaired := repairs_of(rows):
+        shown = "; ".join(f"{repair.where}: {repair.what}" for repair in repaired[:3])
+        logger.warning("%d row(s) repaired, say %s; mm-orient inspect-data lists them", len(repaired), shown)
     posts, problems = _posts(description, rows)
     tasks = []
     if description.labels:
@@ -146,11 +147,43 @@ def read_posts(
     return _as_datasets(kept, tasks), tasks, problems
 
 
-def table_columns(path: Path) -> list[str]:
-    """Column names of a CSV or TSV file's first row, or of all objects of a JSONL file."""
-    if path.suffix == ".jsonl":
-        return list(dict.fromkeys(name for row in _read_jsonl(path) for name in row.values))
-    return next(csv.reader(_lines(path), delimiter=_delimiter(path)), [])
+def repairs_of(rows: list[Row]) -> list[Problem]:
+    """What a reader mended, row by row."""
+    return [Problem(row.where, "repaired", row.repair) for row in rows if row.repair is not None]
+
+
+def account_for_rows(description: DataDescription, check_images: bool = True) -> dict:
+    """Every row of a data set: read, repaired (how) or rejected (why), as plain data; nothing is written or trained.
+
+    Returns:
+        `rows`, `read`, `repaired` and `rejected` (lists of `where` and `what`), `posts` by split, and per task the number of
+        posts of each label.
+    """
+    rows, _ = _read_rows(description)
+    repaired, rejected = repairs_of(rows), []
+    try:
+        posts, tasks, rejected = read_posts(description, True, check_images, training=False)
+    except DataProblems as problems:
+        posts, tasks, rejected = {}, [], problems.problems
+    places = {problem.where for problem in rejected}
+    return {
+        "rows": len(rows),
+        "read": sum(len(split) for split in posts.values()),
+        "repaired": [{"where": repair.where, "what": repair.what} for repair in repaired if repair.where not in places],
+        "rejected": [{"where": problem.where, "what": problem.what} for problem in rejected],
+        "posts": {name: len(split) for name, split in posts.items()},
+        "labels": {task["name"]: _label_counts(task, posts) for task in tasks},
+    }
+
+
+def _label_counts(task: dict, posts: datasets.DatasetDict) -> dict[str, int]:
+    values = [value for split in posts.values() for value in split[task["name"]] if value is not None]
+    if task["kind"] == "regression":
+        return {"known": len(values)}
+    if task["kind"] == "multi_label":
+        return {label: int(sum(value[n] for value in values)) for n, label in enumerate(task["labels"])}
+    counts = Counter(values)
+    return {label: counts[number] for number, label in enumerate(task["labels"])}
 
 
 def _read_rows(description: DataDescription) -> tuple[list[Row], dict[str, list[str]]]:
@@ -170,20 +203,57 @@ def _read_rows(description: DataDescription) -> tuple[list[Row], dict[str, list[
         return _rows_of_datasets(datasets.load_from_disk(str(path)), description)
     if (path / "state.json").exists():
         return _rows_of_datasets({"all": datasets.load_from_disk(str(path))}, description)
+    if description.reader is not None:
+        return _published_rows(path, description), {}
     tables = _find_tables(path, description)
+    if not tables and description.labels:
+        return _rows_of_datasets(_class_folders(path), description)
     if not tables:
         pictures = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
         names = [str(picture.relative_to(path)) for picture in pictures]
         return [Row(name, {description.image_column or "image": name}) for name in names], {}
     rows = []
     for table in tables:
-        found = list(_read_jsonl(table) if table.suffix == ".jsonl" else _read_csv(table))
+        found = list(table_rows(table, description.encoding))
         _join_splits(path, table, description, found)
-        if len(tables) > 1 and description.split_column is None:
+        if description.split_column is None and (len(tables) > 1 or table.name in description.tables):
             for row in found:
-                row.values["__split__"] = table.stem
+                row.values["__split__"] = description.tables.get(table.name, table.stem)
         rows += found
     return rows, {}
+
+
+def has_tables(description: DataDescription) -> bool:
+    """Whether the description's reader finds its tables in the folder."""
+    folder = Path(description.data)
+    table = folder / description.labels_file if description.labels_file else None
+    try:
+        return next(iter(READERS[description.reader](folder, table)), None) is not None
+    except FileNotFoundError:
+        return False
+
+
+def _published_rows(folder: Path, description: DataDescription) -> list[Row]:
+    if description.reader not in READERS:
+        raise ValueError(f"`reader` must be one of {', '.join(READERS)}, got {description.reader!r}")
+    table = folder / description.labels_file if description.labels_file else None
+    if table is not None and not table.is_file():
+        raise FileNotFoundError(f"{table}: no such labels file")
+    rows = list(READERS[description.reader](folder, table))
+    splits, column, key = folder / SPLITS_FILE, description.split_column, description.image_column
+    if column and splits.is_file() and not any(column in row.values for row in rows):
+        known = {row.values[key]: row.values[column] for row in table_rows(splits)}
+        for row in rows:
+            row.values[column] = known.get(row.values.get(key))
+    return rows
+
+
+def _class_folders(folder: Path):
+    """The data set of a folder per class, or per split and class, as `datasets` reads an image folder."""
+    try:
+        return datasets.load_dataset("imagefolder", data_dir=str(folder))
+    except (ValueError, datasets.data_files.EmptyDatasetError, datasets.exceptions.DatasetGenerationError) as error:
+        raise ValueError(f"{folder}: neither a table nor a folder of pictures per class ({error})") from None
 
 
 def _rows_of_datasets(splits, description: DataDescription) -> tuple[list[Row], dict[str, list[str]]]:
@@ -217,8 +287,12 @@ def _find_tables(folder: Path, description: DataDescription) -> list[Path]:
             raise ValueError(f"{table}: a labels file must end in {', '.join(TABLE_SUFFIXES)}")
         _require_columns(description, _columns_with_splits(folder, table, description), table.name)
         return [table]
+    if named := [folder / name for name in description.tables if (folder / name).is_file()]:
+        for table in named:
+            _require_columns(replace(description, labels=None), table_columns(table, description.encoding), table.name)
+        return named
     tables = [p for p in sorted(folder.iterdir()) if p.suffix in TABLE_SUFFIXES and p.name != SPLITS_FILE]
-    if not tables and not description.labels:
+    if not tables:
         return []
     fitting = [p for p in tables if not _missing_columns(description, _columns_with_splits(folder, p, description))]
     if len(fitting) == 1 or (fitting and all(table.stem.lower() in SPLIT_NAMES for table in fitting)):
@@ -256,7 +330,7 @@ def _require_columns(description: DataDescription, columns: Iterable[str], where
 
 
 def _columns_with_splits(folder: Path, table: Path, description: DataDescription) -> list[str]:
-    columns = table_columns(table)
+    columns = table_columns(table, description.encoding)
     splits = folder / SPLITS_FILE
     if not description.split_column or description.split_column in columns or not splits.is_file():
         return columns
@@ -270,73 +344,26 @@ def _columns_with_splits(folder: Path, table: Path, description: DataDescription
 
 def _join_splits(folder: Path, table: Path, description: DataDescription, rows: list[Row]) -> None:
     """A split column that the table lacks is taken from splits.csv beside it, joined on the image column."""
-    if not description.split_column or description.split_column in table_columns(table):
+    if not description.split_column or description.split_column in table_columns(table, description.encoding):
         return
     key = description.image_column
-    splits = {row.values[key]: row.values[description.split_column] for row in _read_csv(folder / SPLITS_FILE)}
+    splits = {row.values[key]: row.values[description.split_column] for row in table_rows(folder / SPLITS_FILE)}
     for row in rows:
         row.values[description.split_column] = splits.get(row.values[key])
-
-
-def _delimiter(path: Path) -> str:
-    """Tab for .tsv; for .csv a comma, or what stands in a header without any comma."""
-    header = next(_lines(path), "")
-    if path.suffix == ".tsv" or ("," not in header and "\t" in header):
-        return "\t"
-    return ";" if "," not in header and ";" in header else ","
-
-
-def _lines(path: Path) -> Iterator[str]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{path.name}:{number}: not UTF-8 ({error.reason}); convert the file first") from None
-
-
-def _read_csv(path: Path) -> Iterator[Row]:
-    reader = csv.reader(_lines(path), delimiter=_delimiter(path))
-    header = next(reader, [])
-    if duplicated := [name for name, count in Counter(header).items() if count > 1]:
-        raise ValueError(f"{path.name}:1: the column {duplicated[0]!r} stands there twice")
-    line = reader.line_num + 1
-    try:
-        for cells in reader:
-            if cells:
-                values = dict(zip(header, cells, strict=False))
-                if len(cells) != len(header):
-                    values["__problem__"] = f"{len(cells)} fields where the header has {len(header)}"
-                yield Row(f"{path.name}:{line}", values)
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise ValueError(f"{path.name}:{line}: {error}") from None
-
-
-def _read_jsonl(path: Path) -> Iterator[Row]:
-    for number, line in enumerate(_lines(path), 1):
-        if line.strip():
-            try:
-                values = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path.name}:{number}: not JSON ({error})") from None
-            if not isinstance(values, dict):
-                raise ValueError(f"{path.name}:{number}: must be an object, got {type(values).__name__}")
-            yield Row(f"{path.name}:{number}", values)
 
 
 def _posts(description: DataDescription, rows: list[Row]) -> tuple[list[dict], list[Problem]]:
     posts, problems, seen = [], [], {}
     find_image = _image_finder(Path(description.data))
     for index, row in enumerate(rows):
-        if "__problem__" in row.values:
-            problems.append(Problem(row.where, "malformed row", row.values["__problem__"]))
+        if row.problem is not None:
+            problems.append(Problem(row.where, "malformed row", row.problem))
         image = row.values.get(description.image_column)
         text = next((t for t in (row.values.get(c) for c in description.text_columns) if not _is_missing(t)), None)
         post = {"where": row.where, "image": find_image(image), "text": None if text is None else str(text)}
         name = row.values.get(description.id_column or "id")
         if _is_missing(name):
-            name = image if isinstance(image, str) and image else str(index)
+            name = _picture_name(image, Path(description.data)) or str(index)
         post["id"] = str(name)
         if post["id"] in seen:
             problems.append(Problem(row.where, "duplicate id", f"id {post['id']!r} is also that of {seen[post['id']]}"))
@@ -349,6 +376,14 @@ def _posts(description: DataDescription, rows: list[Row]) -> tuple[list[dict], l
             post[label] = row.values.get(description.label_columns.get(label, label))
         posts.append(post)
     return posts, problems
+
+
+def _picture_name(image, folder: Path) -> str | None:
+    """What the table calls the picture, or its place in the folder."""
+    if isinstance(image, dict):
+        path = Path(image.get("path") or "").absolute()
+        return str(path.relative_to(folder.absolute())) if path.is_relative_to(folder.absolute()) else None
+    return image if isinstance(image, str) else None
 
 
 def _image_finder(folder: Path):

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from .collation import PostCollator, collate_labels
-from .dataset_readers import DataDescription, read_posts
+from .dataset_readers import DataDescription, has_tables, read_posts
 from .graph_inspection import GraphStatistics, graph_statistics
 from .metrics import multi_task_metrics
 from .modeling_mm_orient import MMOrientForMultiTaskClassification
@@ -42,11 +42,13 @@ def load_run(folder: str) -> tuple[MMOrientForMultiTaskClassification, MMOrientP
 def describe_data(run: dict, data: str, **changes) -> DataDescription:
     """The run's own description of its data, for the folder `data`, with the entries of `changes`.
 
-    A labels file that the run had and the folder has not is forgotten.
+    A labels file or a published data set's tables that the run had and the folder has not are forgotten.
     """
     description = replace(DataDescription(**run.get("data", {"data": data})), data=data)
     if description.labels_file and not (Path(data) / description.labels_file).is_file():
         description.labels_file = None
+    if description.reader and not has_tables(description):
+        description.reader = None
     return replace(description, **changes)
 
 

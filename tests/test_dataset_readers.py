@@ -190,6 +190,39 @@ def test_random_splits_are_reproducible_and_disjoint(tmp_path):
     assert len(other["test"]) == 4 and other["test"]["id"] != first["test"]["id"]
 
 
+def test_parquet_with_pictures_in_it_or_beside_it(tmp_path):
+    folder = write_folder(tmp_path / "d", ROWS)
+    (folder / "labels.csv").unlink(missing_ok=True)
+    for table in folder.glob("*.csv"):
+        table.unlink()
+    rows = [dict(row) for row in ROWS]
+    content = next(path for path in folder.rglob("*.png")).read_bytes()
+    rows[0]["image"] = {"bytes": content, "path": None}
+    for row in rows[1:]:
+        row["image"] = {"bytes": None, "path": str(next(folder.rglob(row["image"])))} if row["image"] else None
+    datasets.Dataset.from_list(rows).to_parquet(str(folder / "posts.parquet"))
+    posts, _, _ = read_posts(DataDescription(str(folder), labels=["mood"], split_column="split"))
+    assert sum(map(len, posts.values())) == len(ROWS)
+    first = next(post for split in posts.values() for post in split if post["image"] and post["image"]["bytes"])
+    assert first["image"]["bytes"] == content
+    (folder / "posts.parquet").write_bytes(b"PAR1 no more")
+    with pytest.raises(ValueError, match=r"posts\.parquet is damaged or no Parquet file"):
+        read_posts(DataDescription(str(folder), labels=["mood"], split_column="split"))
+
+
+def test_a_folder_of_pictures_per_class(tmp_path):
+    for split, count in {"train": 6, "test": 2}.items():
+        for label in ("cat", "dog"):
+            for number in range(count):
+                path = tmp_path / "pictures" / split / label / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (8, 8), (number, 0, 0)).save(path)
+    posts, tasks, _ = read_posts(DataDescription(str(tmp_path / "pictures"), labels=["label"]))
+    assert tasks[0]["labels"] == ["cat", "dog"] and len(posts["test"]) == 4 and len(posts["train"]) == 11
+    assert posts["test"]["label"] == [0, 0, 1, 1] and posts["test"][0]["text"] is None
+    assert posts["test"]["id"][0] == "test/cat/0.png"
+
+
 def test_a_split_column_from_splits_csv_beside_the_table(tmp_path):
     folder = write_folder(tmp_path / "d", [{k: v for k, v in row.items() if k != "split"} for row in ROWS])
     write_folder(folder, [{"image": row["image"], "split": row["split"]} for row in ROWS], "splits.csv", pictures=False)
