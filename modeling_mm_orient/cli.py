@@ -19,6 +19,7 @@ from .memory_commands import add_to_memory, build_memory, inspect_memory, remove
 from .model_card import metrics_table, model_card
 from .presets import load_preset, preset_names
 from .similarity_search import INDEX_KINDS
+from .text_cleaning import PAPER_STEPS, STEPS
 from .training import DEFAULT_FEATURE_CACHE, METRICS_FILE, TrainingSettings, train
 
 
@@ -47,6 +48,14 @@ def parser() -> argparse.ArgumentParser:
     verb = _verb(verbs, "train", _train, "fine-tune on your own posts: check, encode, train, evaluate, save")
     _data_arguments(verb)
     verb.add_argument("--output", required=True, metavar="RUN", help="folder for the trained model")
+    verb.add_argument(
+        "--clean-text",
+        dest="text_cleaning",
+        nargs="+",
+        choices=[*STEPS, "paper"],
+        metavar="STEP",
+        help=f"of {', '.join(STEPS)}; paper takes all (default: none); saved with the model's processor",
+    )
     for name in ENCODER_NAMES:
         verb.add_argument(f"--{name}-encoder", metavar="ID", help=f"{name} encoder: Hub id, local path or none")
     verb.add_argument("--revision", metavar="REV", help="branch, tag or commit of the encoders' repositories")
@@ -228,7 +237,10 @@ def _described_references(options) -> DataDescription:
 
 def _data_changes(options) -> dict:
     names = ("labels", "labels_file", "text_column", "image_column", "id_column", "split_column", "split_seed")
-    return {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
+    changes = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
+    if steps := getattr(options, "text_cleaning", None):
+        changes["text_cleaning"] = list(PAPER_STEPS) if "paper" in steps else steps
+    return changes
 
 
 def _train(options) -> None:

@@ -58,6 +58,8 @@ class DataDescription:
         tables: file name -> split, for tables that say it in their names; those that are there are read.
         reader: name of one of `published_tables.READERS`, for data sets whose tables need one.
         encoding: of the tables.
+        text_cleaning: steps that the processor of a model trained on these posts cleans every text by, see
+            `text_cleaning.STEPS`.
     """
 
     data: str
@@ -74,6 +76,7 @@ class DataDescription:
     tables: dict[str, str] = field(default_factory=dict)
     reader: str | None = None
     encoding: str = "utf-8"
+    text_cleaning: list[str] | tuple[str, ...] = ()
 
     @property
     def text_columns(self) -> list[str]:

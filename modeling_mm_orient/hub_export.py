@@ -25,6 +25,7 @@ TRAVELLING_FILES = (
     "relation_memory.py",
     "similarity_search.py",
     "task_heads.py",
+    "text_cleaning.py",
 )
 # the configuration as the modelling file re-exports it: a second local directory then reloads both together
 AUTO_MAP = {

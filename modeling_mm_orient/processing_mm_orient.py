@@ -16,6 +16,8 @@ from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoToke
 from transformers.image_utils import load_image
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 
+from .text_cleaning import clean_text
+
 MAX_IMAGE_PIXELS = 89_478_485  # Pillow's own limit before it warns of a decompression bomb
 JOINT_FOLDER = "joint_processor"
 
@@ -112,6 +114,8 @@ class MMOrientProcessor(ProcessorMixin):
         joint_max_tokens: the same for the joint encoder (default 77, CLIP's).
         joint_padding: `"longest"` (default), or `"max_length"` without a mask for joint encoders trained so (SigLIP).
         max_image_pixels: larger pictures are refused (default 89,478,485).
+        text_cleaning: steps of `text_cleaning.STEPS` that every text goes through (default none); `PAPER_STEPS` are the
+            paper's. A text that nothing is left of counts as missing, unless the post has no picture: then it stays.
     """
 
     valid_processor_kwargs = MMOrientProcessorKwargs
@@ -125,6 +129,7 @@ class MMOrientProcessor(ProcessorMixin):
         joint_max_tokens: int = 77,
         joint_padding: str = "longest",
         max_image_pixels: int = MAX_IMAGE_PIXELS,
+        text_cleaning: list[str] | tuple[str, ...] = (),
         **kwargs,
     ):
         parts = {"image_processor": image_processor, "tokenizer": tokenizer}
@@ -140,6 +145,8 @@ class MMOrientProcessor(ProcessorMixin):
         self.joint_processor = joint_processor
         self.max_tokens, self.max_image_pixels = max_tokens, max_image_pixels
         self.joint_max_tokens, self.joint_padding = joint_max_tokens, joint_padding
+        clean_text("", text_cleaning)
+        self.text_cleaning = list(text_cleaning)
 
     @classmethod
     def from_encoders_pretrained(
@@ -264,7 +271,11 @@ class MMOrientProcessor(ProcessorMixin):
         for index, (image, words) in enumerate(zip(images, text, strict=True)):
             if image is None and not words:
                 raise ValueError(f"post {index} has neither an image nor a text")
-        return images, text
+        cleaned = [clean_text(words, self.text_cleaning) for words in text]
+        return images, [
+            words if image is None and not left else left
+            for image, words, left in zip(images, text, cleaned, strict=True)
+        ]
 
     def _pictures(self, images: list) -> list:
         """Every picture read; a blank one, masked later, where a post has none."""

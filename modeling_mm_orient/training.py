@@ -242,6 +242,7 @@ def train(
         tasks = [task | {"class_weights": balanced_class_weights(posts["train"], task)} for task in tasks]
     texts = [text for text in posts["train"]["text"] if text]
     model, processor = build_model(preset, tasks, texts, **{"task_feature_dim": 0} | (config or {}))
+    processor.text_cleaning = list(description.text_cleaning)
     if settings.threshold_quantile is not None and not _all_frozen(model.config):
         raise ValueError("`threshold_quantile` needs frozen encoders: while they are trained, similarities move")
     run = {

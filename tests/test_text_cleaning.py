@@ -1,0 +1,76 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modeling_mm_orient.text_cleaning import PAPER_STEPS, STEPS, clean_text
+
+from .test_processing import make_processor, picture
+
+
+@pytest.mark.parametrize(
+    "step, text, expected",
+    [
+        ("urls", "see https://a.b/c?d=e#f, or www.x.y and me@mail.org now", "see or and now"),
+        ("handles", "thanks @narendramodi ji, 5 @ 3", "thanks ji, 5 @ 3"),
+        ("watermarks", "LOOK THERE imgflip.com", "LOOK THERE"),
+        ("watermarks", "made with mematic", ""),
+        ("watermarks", "quickmeme. com says hi", "says hi"),
+        ("watermarks", "9gag.com/gag/4559161 oh i know", "oh i know"),
+        ("watermarks", "via 9GAG.COM", ""),
+        (
+            "watermarks",
+            "Stop.it Mr.Smith, e.g. in the U.S.A. at home.me",
+            "Stop.it Mr.Smith, e.g. in the U.S.A. at home.me",
+        ),
+        ("special_characters", "#10 <b> $$$ [x] 100% don’t", "10 b x 100% don’t"),
+        ("special_characters", "👨‍👩‍👧 LOL 👍🏽 ❤️", "👨‍👩‍👧 LOL 👍🏽 ❤️"),
+        ("lower_case", "ÄRGER Über İ", "ärger über i̇"),
+    ],
+)
+def test_steps(step, text, expected):
+    assert clean_text(text, [step]) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "我只是一个宝宝却要承受这么多！",
+        "नमस्ते दुनिया",
+        "مرحبا بالعالم",
+        "สวัสดีชาวโลก",
+        "γειά σου κόσμε",
+        "こんにちは、世界。",
+    ],
+)
+def test_scripts_survive_all_steps(text):
+    assert clean_text(text, PAPER_STEPS) == text
+
+
+def test_no_steps_change_nothing_and_unknown_ones_are_refused():
+    assert clean_text("  A  @b ", ()) == "  A  @b "
+    with pytest.raises(ValueError, match="'emoji'; the steps are urls, handles"):
+        clean_text("x", ["emoji"])
+
+
+@given(st.text(), st.lists(st.sampled_from(sorted(STEPS)), unique=True))
+def test_cleaning_twice_is_cleaning_once_or_less(text, steps):
+    once = clean_text(text, steps)
+    assert len(clean_text(once, steps)) <= len(once)
+    assert clean_text(text, steps[::-1]) == once  # the order is that of the table
+
+
+def test_the_processor_cleans_and_remembers(tmp_path):
+    processor = make_processor(text_cleaning=PAPER_STEPS)
+    plain = make_processor()
+    cleaned = processor(text=["A CAT @you imgflip.com"], return_tensors="pt").input_ids
+    assert cleaned.tolist() == plain(text=["a cat"], return_tensors="pt").input_ids.tolist()
+    processor.save_pretrained(tmp_path)
+    assert type(processor).from_pretrained(tmp_path).text_cleaning == list(PAPER_STEPS)
+    with pytest.raises(ValueError, match="`text_cleaning` has 'url'"):
+        make_processor(text_cleaning=["url"])
+
+
+def test_a_text_that_nothing_is_left_of_is_missing_unless_it_is_all_there_is():
+    processor = make_processor(text_cleaning=PAPER_STEPS)
+    inputs = processor(images=[picture(), None], text=["imgflip.com", "imgflip.com"], return_tensors="pt")
+    assert inputs["has_text"].tolist() == [False, True]
