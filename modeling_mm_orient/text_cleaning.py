@@ -12,7 +12,7 @@ from collections.abc import Callable
 ENDINGS = "com|net|org|co|io|tv|info|biz|uk|ru|gg|app|xyz|site|online|club|ly|cc|fm|eu|au"
 URL = re.compile(r"(?:https?|ftp)://\S+|www\.\S+|[\w.+-]+@[\w-]+(?:\.[\w-]+)+", re.IGNORECASE)
 HANDLE = re.compile(r"(?<![\w@])@\w+")
-SITE = re.compile(rf"(?<![\w@.])(?:[a-z0-9][\w-]*\.)+(?:{ENDINGS})(?![\w.-]*\w)(?:/\S*)?(?!\w)", re.IGNORECASE)
+SITE = re.compile(rf"(?<![\w@.])(?:via )?(?:[a-z0-9][\w-]*\.)+(?:{ENDINGS})(?![\w.-]*\w)(?:/\S*)?(?!\w)", re.IGNORECASE)
 # what meme generators print on their pictures, as optical character recognition spells it
 GENERATORS = (
     "img ?f?lip", "quick ?meme", "meme ?generator", "make ?a ?meme", "meme ?center", "mematic", "meme ?droid", "9 ?gag",
