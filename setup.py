@@ -32,6 +32,8 @@ setup(
         "scatter": ["torch-scatter>=2.1.2"],
         # an index for relation memories beyond about 100,000 posts; exact search needs nothing
         "faiss": ["faiss-cpu>=1.10"],
+        # text on pictures: RapidOCR reads it (its models come in the wheel), OpenCV paints over it
+        "text-removal": ["rapidocr>=3.10", "onnxruntime>=1.20", "opencv-python-headless>=4.10"],
         "test": [
             "pytest>=9",
             "hypothesis>=6.140",  # properties of graphs and attention over random inputs

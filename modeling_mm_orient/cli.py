@@ -20,6 +20,7 @@ from .model_card import metrics_table, model_card
 from .presets import load_preset, preset_names
 from .similarity_search import INDEX_KINDS
 from .text_cleaning import PAPER_STEPS, STEPS
+from .text_removal_batch import remove_text_from_folder
 from .training import DEFAULT_FEATURE_CACHE, METRICS_FILE, TrainingSettings, train
 
 
@@ -55,6 +56,10 @@ def parser() -> argparse.ArgumentParser:
         choices=[*STEPS, "paper"],
         metavar="STEP",
         help=f"of {', '.join(STEPS)}; paper takes all (default: none); saved with the model's processor",
+    )
+    verb.add_argument("--remove-overlaid-text", action="store_true", default=None, help="paint over text on pictures")
+    verb.add_argument(
+        "--read-missing-text", action="store_true", default=None, help="where a post has no text, read its picture's"
     )
     for name in ENCODER_NAMES:
         verb.add_argument(f"--{name}-encoder", metavar="ID", help=f"{name} encoder: Hub id, local path or none")
@@ -131,6 +136,17 @@ def parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--no-images", action="store_true", help="do not open the pictures")
     verb.add_argument("--json", metavar="FILE", help="write the account there, every row of it")
+
+    verb = _verb(verbs, "remove-text", _remove_text, "find the text on a folder's pictures, read it and paint over it")
+    verb.add_argument("folder", metavar="FOLDER")
+    verb.add_argument(
+        "--output", required=True, metavar="FOLDER", help="for the pictures, and their texts in texts.jsonl"
+    )
+    verb.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: 1)")
+    verb.add_argument(
+        "--reader", default="rapidocr", help="of text: name or package.module:function (default: rapidocr)"
+    )
+    verb.add_argument("--inpainter", default="opencv", help="name or package.module:function (default: opencv)")
 
     verb = _verb(verbs, "export", _export, "a folder for the Hub: weights, processor, code and model card")
     verb.add_argument("model", metavar="RUN")
@@ -237,6 +253,7 @@ def _described_references(options) -> DataDescription:
 
 def _data_changes(options) -> dict:
     names = ("labels", "labels_file", "text_column", "image_column", "id_column", "split_column", "split_seed")
+    names += ("remove_overlaid_text", "read_missing_text")
     changes = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
     if steps := getattr(options, "text_cleaning", None):
         changes["text_cleaning"] = list(PAPER_STEPS) if "paper" in steps else steps
@@ -384,6 +401,14 @@ def _inspect_data(options) -> None:
         print(f"labels of {task}: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
     if options.json:
         write_report(options.json, account)
+
+
+def _remove_text(options) -> None:
+    counts = remove_text_from_folder(options.folder, options.output, options.reader, options.inpainter, options.workers)
+    print(
+        f"{counts['pictures']} pictures: {counts['treated']} treated, {counts['skipped']} skipped (why is in texts.jsonl), "
+        f"{counts['done_before']} done before"
+    )
 
 
 def _export(options) -> None:

@@ -59,7 +59,7 @@ class DataDescription:
         reader: name of one of `published_tables.READERS`, for data sets whose tables need one.
         encoding: of the tables.
         text_cleaning: steps that the processor of a model trained on these posts cleans every text by, see
-            `text_cleaning.STEPS`.
+            `text_cleaning.STEPS`. remove_overlaid_text, read_missing_text: that processor's switches of these names.
     """
 
     data: str
@@ -77,6 +77,8 @@ class DataDescription:
     reader: str | None = None
     encoding: str = "utf-8"
     text_cleaning: list[str] | tuple[str, ...] = ()
+    remove_overlaid_text: bool = False
+    read_missing_text: bool = False
 
     @property
     def text_columns(self) -> list[str]:

@@ -26,6 +26,7 @@ TRAVELLING_FILES = (
     "similarity_search.py",
     "task_heads.py",
     "text_cleaning.py",
+    "text_removal.py",
 )
 # the configuration as the modelling file re-exports it: a second local directory then reloads both together
 AUTO_MAP = {

@@ -11,5 +11,16 @@ try:
 except Exception:
     faiss = None
 
+try:
+    import rapidocr
+except Exception:
+    rapidocr = None
+
+try:
+    import cv2
+except Exception:
+    cv2 = None
+
 TORCH_SCATTER_AVAILABLE = torch_scatter is not None
 FAISS_AVAILABLE = faiss is not None
+TEXT_REMOVAL_AVAILABLE = rapidocr is not None and cv2 is not None

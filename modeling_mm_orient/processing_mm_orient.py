@@ -17,6 +17,7 @@ from transformers.image_utils import load_image
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 
 from .text_cleaning import clean_text
+from .text_removal import joined_text, read_text, remove_text
 
 MAX_IMAGE_PIXELS = 89_478_485  # Pillow's own limit before it warns of a decompression bomb
 JOINT_FOLDER = "joint_processor"
@@ -116,6 +117,9 @@ class MMOrientProcessor(ProcessorMixin):
         max_image_pixels: larger pictures are refused (default 89,478,485).
         text_cleaning: steps of `text_cleaning.STEPS` that every text goes through (default none); `PAPER_STEPS` are the
             paper's. A text that nothing is left of counts as missing, unless the post has no picture: then it stays.
+        remove_overlaid_text: paint over the text on pictures (paper; default False).
+        read_missing_text: where a post has no text, take the one on its picture (ours; default False).
+        text_reader, inpainter: see `text_removal` (default `"rapidocr"` and `"opencv"`, both optional packages).
     """
 
     valid_processor_kwargs = MMOrientProcessorKwargs
@@ -130,6 +134,10 @@ class MMOrientProcessor(ProcessorMixin):
         joint_padding: str = "longest",
         max_image_pixels: int = MAX_IMAGE_PIXELS,
         text_cleaning: list[str] | tuple[str, ...] = (),
+        remove_overlaid_text: bool = False,
+        read_missing_text: bool = False,
+        text_reader: str = "rapidocr",
+        inpainter: str = "opencv",
         **kwargs,
     ):
         parts = {"image_processor": image_processor, "tokenizer": tokenizer}
@@ -147,6 +155,8 @@ class MMOrientProcessor(ProcessorMixin):
         self.joint_max_tokens, self.joint_padding = joint_max_tokens, joint_padding
         clean_text("", text_cleaning)
         self.text_cleaning = list(text_cleaning)
+        self.remove_overlaid_text, self.read_missing_text = remove_overlaid_text, read_missing_text
+        self.text_reader, self.inpainter = text_reader, inpainter
 
     @classmethod
     def from_encoders_pretrained(
@@ -192,6 +202,8 @@ class MMOrientProcessor(ProcessorMixin):
             ValueError: lengths differ, a post has neither picture nor text, or a picture cannot be read.
         """
         images, text = self._posts(images, text)
+        if self.remove_overlaid_text or self.read_missing_text:
+            images, text = self._treat_overlaid_text(images, text)
         merged = self._merge_kwargs(
             MMOrientProcessorKwargs, tokenizer_init_kwargs=getattr(self.tokenizer, "init_kwargs", {}), **kwargs
         )
@@ -277,18 +289,32 @@ class MMOrientProcessor(ProcessorMixin):
             for image, words, left in zip(images, text, cleaned, strict=True)
         ]
 
+    def _treat_overlaid_text(self, images: list, text: list[str]) -> tuple[list, list[str]]:
+        images, text = list(images), list(text)
+        for index, image in enumerate(images):
+            if image is None or (text[index] and not self.remove_overlaid_text):
+                continue
+            picture = self._picture(index, image)
+            regions = read_text(picture, self.text_reader)
+            if self.read_missing_text and not text[index]:
+                text[index] = clean_text(joined_text(regions), self.text_cleaning)
+            if self.remove_overlaid_text:
+                images[index] = remove_text(picture, regions, self.inpainter)
+        return images, text
+
+    def _picture(self, index: int, image) -> Image.Image:
+        try:
+            return read_image(image, self.max_image_pixels)
+        except ValueError as error:
+            raise ValueError(f"`images[{index}]`: {error}") from error
+
     def _pictures(self, images: list) -> list:
         """Every picture read; a blank one, masked later, where a post has none."""
         arrays = all(image is None or hasattr(image, "shape") for image in images)
         if arrays:
             like = next(image for image in images if image is not None)
             return [like * 0 if image is None else image for image in images]
-        pictures = []
-        for index, image in enumerate(images):
-            try:
-                pictures.append(None if image is None else read_image(image, self.max_image_pixels))
-            except ValueError as error:
-                raise ValueError(f"`images[{index}]`: {error}") from error
+        pictures = [None if image is None else self._picture(index, image) for index, image in enumerate(images)]
         size = next(picture.size for picture in pictures if picture is not None)
         return [Image.new("RGB", size) if picture is None else picture for picture in pictures]
 

@@ -243,6 +243,8 @@ def train(
     texts = [text for text in posts["train"]["text"] if text]
     model, processor = build_model(preset, tasks, texts, **{"task_feature_dim": 0} | (config or {}))
     processor.text_cleaning = list(description.text_cleaning)
+    processor.remove_overlaid_text = description.remove_overlaid_text
+    processor.read_missing_text = description.read_missing_text
     if settings.threshold_quantile is not None and not _all_frozen(model.config):
         raise ValueError("`threshold_quantile` needs frozen encoders: while they are trained, similarities move")
     run = {

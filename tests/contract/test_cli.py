@@ -239,6 +239,28 @@ def test_training_with_a_memory(memes, tmp_path, frozen, monkeypatch):
     assert found["auroc"] == pytest.approx(expected["auroc"], abs=1e-3)
 
 
+def test_every_row_is_accounted_for(memes, tmp_path, capsys):
+    folder = shutil.copytree(memes, tmp_path / "memes")
+    (folder / "images" / "0003.png").write_bytes(b"no picture")
+    with (folder / "labels.csv").open("a") as file:
+        file.write("meme-0001" + "," * (len((folder / "labels.csv").read_text().splitlines()[0].split(",")) - 1) + "\n")
+    assert run("inspect-data", "--data", folder, "--labels", *LABELS, "--json", tmp_path / "account.json") == 0
+    output = capsys.readouterr().out
+    assert "121 rows: 119 posts read, 0 of them repaired, 2 rejected" in output and "labels of offensive: " in output
+    account = json.loads((tmp_path / "account.json").read_text())
+    assert account["rows"] == 121 and {entry["where"] for entry in account["rejected"]} == {
+        "labels.csv:5",
+        "labels.csv:122",
+    }
+
+
+def test_texts_are_cleaned_in_training_and_in_prediction(memes, tmp_path):
+    command = ["train", "--data", memes, "--labels", "humour", "--split-column", "split", "--epochs", 1]
+    assert run(*command, "--clean-text", "paper", "--output", tmp_path / "run") == 0
+    settings = json.loads((tmp_path / "run" / "processor_config.json").read_text())
+    assert settings["text_cleaning"] == ["urls", "handles", "watermarks", "special_characters", "lower_case"]
+
+
 def test_thresholds_by_quantile_and_the_warning_without(memes, tmp_path, caplog):
     frozen = ["--set", 'frozen_encoders=["text", "vision"]', "--feature-cache", tmp_path / "cache", "--epochs", 1]
     command = ["train", "--data", memes, "--labels", "humour", "--split-column", "split", *frozen]
