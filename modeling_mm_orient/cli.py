@@ -91,6 +91,9 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--train-encoders", nargs="+", choices=ENCODER_NAMES, help="encoders to fine-tune (default: none)"
     )
+    verb.add_argument(
+        "--augment-images", action="store_true", default=None, help="flip pictures and jitter their colours in training"
+    )
     verb.add_argument("--bf16", action="store_true", default=None, help="train in bfloat16 autocast")
     verb.add_argument("--seed", type=int, help="of weights, order and dropout (default: 0)")
     verb.add_argument(

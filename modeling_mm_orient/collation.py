@@ -40,7 +40,8 @@ class PostCollator:
     def __call__(self, posts: list[dict]) -> dict:
         images, texts = [post.get("image") for post in posts], [post.get("text") for post in posts]
         batch = dict(self.processor(images=images, text=texts, return_tensors="pt"))
-        batch["post_keys"] = torch.tensor([key_number(post_key(post)) for post in posts])
+        # a picture that was changed on the way is still the same post
+        batch["post_keys"] = torch.tensor([key_number(post.get("post_key") or post_key(post)) for post in posts])
         return _with_extras(batch, posts, self.tasks if self.labels else None)
 
 

@@ -28,6 +28,7 @@ from .dataset_readers import DataDescription, read_posts
 from .feature_cache import CachedPosts, FeatureCache
 from .graph_inspection import MOST_POSTS, graph_statistics, threshold_at_quantile
 from .hub_export import save_for_hub
+from .image_augmentation import AugmentedPosts, ImageAugmentation
 from .metrics import multi_task_metrics
 from .model_card import model_card
 from .presets import build_model, load_preset
@@ -57,6 +58,8 @@ class TrainingSettings:
         class_weights: None, or `"balanced"`: each class weighted by the inverse of its share in training.
         threshold_quantile: None, or a share of pairs of training posts: each modality's relation threshold becomes the
             cosine below which that share lies (say .99: one pair in a hundred is joined). Needs frozen encoders.
+        augment_images: flip and jitter the pictures of training, in the paper's ranges; they are then encoded in every
+            epoch, and not stored.
         bf16: autocast to bfloat16.
         seed: of initial weights, shuffling and dropout (default 0).
     """
@@ -71,6 +74,7 @@ class TrainingSettings:
     warmup: float = 0.1
     class_weights: str | None = None
     threshold_quantile: float | None = None
+    augment_images: bool = False
     bf16: bool = False
     seed: int = 0
 
@@ -250,7 +254,7 @@ def train(
     run = {
         "data": asdict(description),
         "training": asdict(settings),
-        "feature_cache": feature_cache if _all_frozen(model.config) else None,
+        "feature_cache": feature_cache if _all_frozen(model.config) and not settings.augment_images else None,
         "splits": {split: len(rows) for split, rows in posts.items()},
         "left_out": [asdict(problem) for problem in left_out],
     }
@@ -274,6 +278,8 @@ def train(
         if not _all_frozen(model.config):
             refresh = RefreshRelationMemory(inputs["train"], processor)
             callbacks.append(refresh)
+    if settings.augment_images:
+        inputs["train"] = AugmentedPosts(inputs["train"], ImageAugmentation(seed=settings.seed))
     trainer = MMOrientTrainer(
         model=model,
         args=arguments,
