@@ -76,7 +76,7 @@ class DataDescription:
     tables: dict[str, str] = field(default_factory=dict)
     reader: str | None = None
     encoding: str = "utf-8"
-    text_cleaning: list[str] | tuple[str, ...] = ()
+    text_cleaning: list[str] = field(default_factory=list)
     remove_overlaid_text: bool = False
     read_missing_text: bool = False
 
