@@ -248,7 +248,7 @@ def _described_references(options) -> DataDescription:
     description = describe_data(read_run(options.model), options.data, **_data_changes(options))
     if options.no_labels:
         return replace(description, labels=None)
-    tasks = [task["name"] for task in load_run(options.model)[0].config.tasks]
+    tasks = [task["name"] for task in MMOrientConfig.from_pretrained(options.model).tasks]
     if unknown := [name for name in description.labels or [] if name not in tasks]:
         raise ValueError(f"{unknown[0]!r} is no task of {options.model}; it has {', '.join(tasks)}")
     return replace(description, labels=description.labels or tasks)

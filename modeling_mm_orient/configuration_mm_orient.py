@@ -108,7 +108,8 @@ class MMOrientConfig(PreTrainedConfig):
         memory_lookup: a reference post is a neighbour if it is one of the `memory_top_k` nearest (`"top_k"`, default,
             ours), above the modality's threshold (`"threshold"`), or `"both"`.
         memory_top_k: default 32 (ours).
-        relation_memory: where a memory lies that is not part of the checkpoint: folder or Hub id (default None, ours).
+        relation_memory: where a memory lies that is not part of the checkpoint: folder or Hub id, or `"relation_memory"`,
+            the folder of that name beside the weights (default None, ours).
         relation_gate: learn per stream and post how much of the neighbourhood is listened to (ours; default False): `m = x
             + g (mean - x)`, `g = sigmoid(w . [x; mean; cos(x, mean)] + b)`.
         relation_dropout: in training, how often a stream replaces a post's neighbourhood by the post (ours; default 0).

@@ -33,10 +33,13 @@ def read_run(folder: str) -> dict:
     return json.loads(run_file.read_text(encoding="utf-8")) if run_file.is_file() else {}
 
 
-def load_run(folder: str) -> tuple[MMOrientForMultiTaskClassification, MMOrientProcessor]:
+def load_run(
+    folder: str, load_relation_memory: bool = True
+) -> tuple[MMOrientForMultiTaskClassification, MMOrientProcessor]:
     """Model and processor of a finished run. Raises FileNotFoundError where there is none."""
     read_run(folder)
-    return MMOrientForMultiTaskClassification.from_pretrained(folder), MMOrientProcessor.from_pretrained(folder)
+    model = MMOrientForMultiTaskClassification.from_pretrained(folder, load_relation_memory=load_relation_memory)
+    return model, MMOrientProcessor.from_pretrained(folder)
 
 
 def describe_data(run: dict, data: str, **changes) -> DataDescription:

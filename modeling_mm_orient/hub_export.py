@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from .pipeline_mm_orient import TASK_NAME
-from .relation_memory import remove_memory
+from .relation_memory import LARGE_MEMORY, remove_memory
 
 # what travels, relative imports included; everything else of the package stays at home
 TRAVELLING_FILES = (
@@ -60,6 +60,8 @@ def save_for_hub(model, processor, folder, model_card: str | None = None) -> Pat
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         scratch = Path(scratch)
         model.save_pretrained(scratch)
+        if model.config.relation_memory == LARGE_MEMORY and model.relation_memory is not None:
+            model.relation_memory.save(scratch / LARGE_MEMORY)
         _edit_json(scratch / "config.json", auto_map=AUTO_MAP, custom_pipelines=CUSTOM_PIPELINES)
         if processor is not None:
             processor.save_pretrained(scratch)

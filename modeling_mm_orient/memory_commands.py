@@ -11,7 +11,7 @@ import datasets
 from .dataset_readers import DataDescription, read_posts
 from .evaluation import choose_split, load_run, read_run
 from .optional_dependencies import FAISS_AVAILABLE
-from .relation_memory import MODALITIES, MOST_BYTES_IN_CHECKPOINT, RelationMemory, find_memory, verify_memory
+from .relation_memory import LARGE_MEMORY, MODALITIES, RelationMemory, find_memory, remove_memory, verify_memory
 from .similarity_search import MOST_EXACT
 from .training import model_inputs, write_json
 
@@ -31,21 +31,21 @@ def build_memory(
     A run that was trained on batch graphs keeps its rule for edges: reference posts above its thresholds.
 
     Args:
-        split: None takes all posts. output: folder for a memory that is not to be, or too large to be, part of the run.
+        split: None takes all posts. output: folder for a memory that is not to be part of the run; None keeps it beside
+            the weights, above 512 MiB in a folder of its own there.
         lookup, top_k: `memory_lookup` and `memory_top_k` of the configuration; None leaves them.
         index: `"hnsw"` or `"ivf"`; None builds the documented one beyond 100,000 posts, where FAISS is installed.
 
     Returns:
         The memory, and the measured recall of its index by modality (empty for exact search).
-
-    Raises:
-        ValueError: the memory is larger than 512 MiB and `output` is None.
     """
-    model, processor = load_run(run_folder)
-    model.build_relation_memory(
-        _reference_inputs(run_folder, model, processor, description, split, skip_bad_posts), processor
-    )
-    changes = {"relation_memory": str(Path(output).resolve()) if output else None}
+    model, processor = load_run(run_folder, load_relation_memory=False)  # the one it has may be stale or damaged
+    inputs = _reference_inputs(run_folder, model, processor, description, split, skip_bad_posts)
+    memory = model.build_relation_memory(inputs, processor)
+    if output and Path(output).resolve() == Path(run_folder).resolve():
+        output = None
+    inside = LARGE_MEMORY if memory.is_large else None
+    changes = {"relation_memory": str(Path(output).resolve()) if output else inside}
     if model.config.relation_scope == "batch":
         changes |= {"relation_scope": "memory", "memory_lookup": "threshold"}
     changes |= {"memory_lookup": lookup} if lookup else {}
@@ -84,7 +84,7 @@ def inspect_memory(run_folder: str) -> dict:
     """What a run's memory holds, as plain data; its file is compared with its checksum."""
     model, _ = _load_with_memory(run_folder)
     memory, config = model.relation_memory, model.config
-    path = find_memory(config.relation_memory or run_folder, required=True)
+    path = find_memory(str(_memory_folder(run_folder, config.relation_memory)), required=True)
     verify_memory(path)
     labels = {}
     for task in memory.tasks:
@@ -132,14 +132,18 @@ def _index(memory: RelationMemory, kind: str | None) -> dict[str, float]:
     return memory.build_index(kind)
 
 
+def _memory_folder(run_folder: str, elsewhere: str | None) -> Path:
+    return Path(run_folder) / LARGE_MEMORY if elsewhere == LARGE_MEMORY else Path(elsewhere or run_folder)
+
+
 def _save(run_folder: str, model, changes: dict) -> None:
-    memory, elsewhere = model.relation_memory, model.config.relation_memory
-    if elsewhere is None and memory.num_bytes > MOST_BYTES_IN_CHECKPOINT:
-        raise ValueError(
-            f"a memory of {memory.num_bytes / 2**20:.0f} MiB is more than the {MOST_BYTES_IN_CHECKPOINT / 2**20:.0f} MiB "
-            "that go into a checkpoint: name a folder for it with --output"
-        )
-    memory.save(elsewhere or run_folder)
+    elsewhere = model.config.relation_memory
+    if elsewhere is None and model.relation_memory.is_large:
+        elsewhere = model.config.relation_memory = LARGE_MEMORY
+        changes = changes | {"relation_memory": LARGE_MEMORY}
+    model.relation_memory.save(_memory_folder(run_folder, elsewhere))
+    if elsewhere is not None:
+        remove_memory(run_folder)
     path = Path(run_folder) / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     if any(config.get(name) != value for name, value in changes.items()):

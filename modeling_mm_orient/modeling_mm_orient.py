@@ -4,6 +4,7 @@
 Shapes: B posts, R regions, T tokens, D features of a width named by the configuration, S posts of the global batch.
 """
 
+import os
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -28,13 +29,7 @@ from .global_batch import GlobalBatch
 from .hima import HIMA, BatchAttention, masked_mean
 from .relation_graph import edge_weights_of, listed_cosines, relation_adjacency, self_loop_adjacency
 from .relation_layers import CrossModalRelations, ReferencePosts, RelationLayer, neighbour_votes
-from .relation_memory import (
-    MOST_BYTES_IN_CHECKPOINT,
-    RelationMemory,
-    find_memory,
-    reference_posts,
-    remove_memory,
-)
+from .relation_memory import LARGE_MEMORY, RelationMemory, find_memory, reference_posts, remove_memory
 from .task_heads import TRUST_STEP, TaskHeads
 
 HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only", "subfolder")
@@ -157,10 +152,11 @@ class MMOrientPreTrainedModel(PreTrainedModel):
                 init.constant_(module.trust, 1 / TRUST_STEP)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, load_relation_memory: bool = True, **kwargs):
         """As in transformers; then frozen encoders are frozen again and the relation memory is attached.
 
-        The memory is that of the checkpoint, or the one that `relation_memory` (of the configuration, or given here) names.
+        The memory is that of the checkpoint, or the one that `relation_memory` (of the configuration, or given here) names;
+        with `load_relation_memory=False` there is none yet.
 
         Raises:
             ValueError: the memory is damaged, of another width, or was made by other encoders.
@@ -169,8 +165,13 @@ class MMOrientPreTrainedModel(PreTrainedModel):
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.freeze_encoders(model.config.frozen_encoders)
+        if not load_relation_memory:
+            return loaded
         elsewhere = model.config.relation_memory
-        if elsewhere is not None:
+        if elsewhere == LARGE_MEMORY:
+            inside = os.path.join(hub_options.get("subfolder", ""), LARGE_MEMORY)
+            path = find_memory(pretrained_model_name_or_path, True, **hub_options | {"subfolder": inside})
+        elif elsewhere is not None:
             path = find_memory(elsewhere, required=True, **_without(hub_options, "revision", "subfolder"))
         else:
             path = pretrained_model_name_or_path and find_memory(pretrained_model_name_or_path, False, **hub_options)
@@ -188,10 +189,9 @@ class MMOrientPreTrainedModel(PreTrainedModel):
             ValueError: the memory is larger than 512 MiB: it has to be saved by itself.
         """
         memory = self.relation_memory
-        if memory is not None and self.config.relation_memory is None and memory.num_bytes > MOST_BYTES_IN_CHECKPOINT:
+        if memory is not None and self.config.relation_memory is None and memory.is_large:
             raise ValueError(
-                f"a relation memory of {memory.num_bytes / 2**20:.0f} MiB is more than the "
-                f"{MOST_BYTES_IN_CHECKPOINT / 2**20:.0f} MiB that go into a checkpoint: save it with "
+                f"a relation memory of {memory.num_bytes / 2**20:.0f} MiB is too large for a checkpoint: save it with "
                 "`model.relation_memory.save(folder)` and set `model.config.relation_memory` to the folder or its Hub id"
             )
         super().save_pretrained(save_directory, *args, **kwargs)

@@ -32,6 +32,7 @@ logger = logging.get_logger(__name__)
 MEMORY_FILE = "relation_memory.safetensors"
 INDEX_FILE = "relation_memory.{modality}.faiss"
 FORMAT = "mm-orient relation memory 1"
+LARGE_MEMORY = "relation_memory"  # the folder, inside a model's, of a memory that is not copied into every checkpoint
 MODALITIES = ("image", "text")
 MOST_BYTES_IN_CHECKPOINT = 512 * 2**20
 MOST_NEIGHBOURS = 1024
@@ -91,6 +92,11 @@ class RelationMemory:
     def num_bytes(self) -> int:
         """Size of the embeddings in bytes, nearly all that the file holds."""
         return sum(value.numel() * value.element_size() for value in self.embeds.values())
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it is too large for a checkpoint: above 512 MiB."""
+        return self.num_bytes > MOST_BYTES_IN_CHECKPOINT
 
     def to(self, device: torch.device) -> "RelationMemory":
         """Move to a device, unless too big to be kept in a checkpoint: then only what is looked up moves."""

@@ -33,6 +33,7 @@ from .metrics import multi_task_metrics
 from .model_card import model_card
 from .presets import build_model, load_preset
 from .processing_mm_orient import post_key
+from .relation_memory import LARGE_MEMORY
 from .task_heads import probabilities
 
 logger = logging.getLogger(__name__)
@@ -274,7 +275,8 @@ def train(
     callbacks = [EarlyStoppingCallback(settings.patience)] if settings.patience else []
     refresh = None
     if model.config.relation_scope != "batch":
-        model.to(state.device).build_relation_memory(inputs["train"], processor)
+        memory = model.to(state.device).build_relation_memory(inputs["train"], processor)
+        model.config.relation_memory = LARGE_MEMORY if memory.is_large else None
         if not _all_frozen(model.config):
             refresh = RefreshRelationMemory(inputs["train"], processor)
             callbacks.append(refresh)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from transformers import AutoModelForSequenceClassification, pipeline
 
-from modeling_mm_orient import training
+from modeling_mm_orient import relation_memory, training
 from modeling_mm_orient.cli import main
 from modeling_mm_orient.demo_memes import make_memes
 
@@ -195,6 +195,24 @@ def test_a_memory_may_lie_elsewhere(run_copy, memes, tmp_path, capsys):
     content[-9] ^= 1
     (elsewhere / "relation_memory.safetensors").write_bytes(content)
     assert run("memory", "inspect", run_copy) == 1 and "is damaged" in capsys.readouterr().err
+    assert run("memory", "build", run_copy, "--data", memes, "--split", "test", "--output", run_copy) == 0
+    assert json.loads((run_copy / "config.json").read_text())["relation_memory"] is None
+    assert run("memory", "inspect", run_copy) == 0 and "posts: 24" in capsys.readouterr().out
+
+
+def test_a_large_memory_lies_in_a_folder_of_the_run(memes, tmp_path, monkeypatch):
+    monkeypatch.setattr(relation_memory, "MOST_BYTES_IN_CHECKPOINT", 100)
+    command = ["train", "--data", memes, "--labels", "offensive", "--split-column", "split", "--epochs", 1]
+    assert run(*command, "--set", "relation_scope=memory", "--output", tmp_path / "run") == 0
+    assert not (tmp_path / "run" / "relation_memory.safetensors").exists()
+    shutil.move(tmp_path / "run", tmp_path / "moved")
+    assert run("memory", "remove", tmp_path / "moved", "--ids", "meme-0000") == 0
+    assert run("export", tmp_path / "moved", "--output", tmp_path / "hub") == 0
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "hub", trust_remote_code=True)
+    assert len(model.relation_memory) == 83
+    (tmp_path / "hub" / "relation_memory" / "relation_memory.safetensors").unlink()
+    with pytest.raises(OSError, match=r"no relation_memory\.safetensors in"):
+        AutoModelForSequenceClassification.from_pretrained(tmp_path / "hub", trust_remote_code=True)
 
 
 @pytest.mark.parametrize(

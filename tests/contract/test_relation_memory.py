@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import TrainerCallback
 
 from modeling_mm_orient import MMOrientForMultiTaskClassification, MultimodalClassificationPipeline
-from modeling_mm_orient import modeling_mm_orient as modelling
+from modeling_mm_orient import relation_memory as memory_module
 from modeling_mm_orient.collation import PostCollator
 from modeling_mm_orient.processing_mm_orient import key_number
 from modeling_mm_orient.relation_memory import MEMORY_FILE, RelationMemory
@@ -199,7 +199,7 @@ def test_the_memory_travels_with_the_checkpoint(tmp_path):
 
 def test_a_memory_too_large_for_the_checkpoint_lies_elsewhere(tmp_path, monkeypatch):
     model = model_with_memory()
-    monkeypatch.setattr(modelling, "MOST_BYTES_IN_CHECKPOINT", 100)
+    monkeypatch.setattr(memory_module, "MOST_BYTES_IN_CHECKPOINT", 100)
     with pytest.raises(ValueError, match=r"set `model\.config\.relation_memory`"):
         model.save_pretrained(tmp_path / "a")
     assert not (tmp_path / "a").exists()
