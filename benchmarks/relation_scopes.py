@@ -3,8 +3,8 @@
 
     python benchmarks/relation_scopes.py --output RUNS [--seeds 0 1 2] [--scopes memory batch none ...] -- TRAIN_ARGUMENTS
 
-TRAIN_ARGUMENTS are those of `mm-orient train` after the preset, `{seed}` in them being the seed; every run is made with
-`--preset modern`. Finished runs are not made again. Prints macro-F1 on the test split, mean and standard deviation over
+TRAIN_ARGUMENTS are those of `mm-orient train`, `--preset modern` among them; `{seed}` in them is the seed. Finished runs are
+not made again. Prints macro-F1 on the test split, mean and standard deviation over
 seeds, per task and over tasks, and how much each scope differs from the first, pair by pair.
 """
 
@@ -30,17 +30,7 @@ def run(scope: str, seed: int, output: Path, arguments: list[str]) -> dict:
     folder = output / f"{scope.replace(' ', '_')}_{seed}"
     if not (folder / "metrics.json").is_file():
         arguments = [argument.replace("{seed}", str(seed)) for argument in arguments]
-        command = [
-            "train",
-            "--preset",
-            "modern",
-            *arguments,
-            "--seed",
-            str(seed),
-            "--output",
-            str(folder),
-            "--overwrite",
-        ]
+        command = ["train", *arguments, "--seed", str(seed), "--output", str(folder), "--overwrite"]
         if mm_orient([*command, *SCOPES[scope]]):
             raise SystemExit(f"the run {folder} failed")
     return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["test"]
