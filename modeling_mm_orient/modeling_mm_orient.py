@@ -141,10 +141,9 @@ class MMOrientPreTrainedModel(PreTrainedModel):
             init.zeros_(module.running_bias)
             init.zeros_(module.num_batches_tracked)
         elif isinstance(module, RelationLayer) and module.gate is not None:
+            # at first everyone listens to a quarter of the neighbourhood
             init.zeros_(module.gate.weight)
-            init.constant_(
-                module.gate.bias, -1.0
-            )  # at first a quarter of the neighbourhood is listened to, by everyone
+            init.constant_(module.gate.bias, -1.0)
         elif isinstance(module, TaskHeads):
             if module.log_variances is not None:
                 init.zeros_(module.log_variances)

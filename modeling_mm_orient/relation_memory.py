@@ -100,7 +100,10 @@ class RelationMemory:
 
     def to(self, device: torch.device) -> "RelationMemory":
         """Move to a device, unless too big to be kept in a checkpoint: then only what is looked up moves."""
-        if self.keys.device != device and self.num_bytes <= MOST_BYTES_IN_CHECKPOINT:
+        if self.keys.device != device and not self.is_large:
+            self._searches = {
+                name: engine for name, engine in self._searches.items() if isinstance(engine, IndexSearch)
+            }
             self.embeds = {name: value.to(device) for name, value in self.embeds.items()}
             self.present = {name: value.to(device) for name, value in self.present.items()}
             self.keys, self._summaries = self.keys.to(device), None
@@ -350,7 +353,10 @@ class RelationMemory:
         )
         for modality in json.loads(described["indexes"]) if FAISS_AVAILABLE else []:
             index = path.with_name(INDEX_FILE.format(modality=modality))
-            memory._searches[modality] = IndexSearch.load(index, memory.present[modality])
+            if index.is_file():
+                memory._searches[modality] = IndexSearch.load(index, memory.present[modality])
+            else:
+                logger.warning("%s is missing: exact search instead", index)
         return memory
 
     def _take(self, other: "RelationMemory") -> None:

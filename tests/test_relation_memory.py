@@ -216,6 +216,8 @@ def test_an_index_is_saved_with_the_memory_and_dropped_when_posts_change(tmp_pat
     again.save(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [MEMORY_FILE]
     memory.save(tmp_path)
+    (tmp_path / "relation_memory.image.faiss").unlink()  # a crash between the files
+    assert RelationMemory.load(tmp_path).search("image").kind == "exact"
     monkeypatch.setattr(module, "FAISS_AVAILABLE", False)
     assert RelationMemory.load(tmp_path).search("image").kind == "exact"
 
