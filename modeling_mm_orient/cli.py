@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         options.run(options)
-    except (ValueError, FileNotFoundError, FileExistsError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         if options.traceback:
             raise
         print(f"mm-orient: {error}", file=sys.stderr)
@@ -174,9 +174,7 @@ def _memory_verbs(verbs) -> None:
     verb = _verb(actions, "build", _memory_build, "make posts the memory of a run, replacing the one it has")
     verb.add_argument("model", metavar="RUN")
     _reference_arguments(verb)
-    verb.add_argument(
-        "--output", metavar="FOLDER", help="keep the memory there (needed beyond 512 MiB; default: in RUN)"
-    )
+    verb.add_argument("--output", metavar="FOLDER", help="keep the memory there (default: in RUN)")
     verb.add_argument("--lookup", choices=CHOICES["memory_lookup"], help="what makes a neighbour (default: as trained)")
     verb.add_argument("--top-k", type=int, metavar="K", help="neighbours per post and modality (default: as trained)")
     verb.add_argument("--index", choices=INDEX_KINDS, help="FAISS index (default: one beyond 100,000 posts)")

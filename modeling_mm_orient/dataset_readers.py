@@ -128,11 +128,26 @@ def read_posts(
         DataProblems: with every problem found. FileNotFoundError, ValueError: no such data, table or column.
     """
     rows, class_names = _read_rows(description)
-    if not rows:
-        raise ValueError(f"{description.data}: no posts")
     if repaired := repairs_of(rows):
         shown = "; ".join(f"{repair.where}: {repair.what}" for repair in repaired[:3])
         logger.warning("%d row(s) repaired, say %s; mm-orient inspect-data lists them", len(repaired), shown)
+    posts, tasks, problems = _checked(description, rows, class_names, skip_bad_posts, check_images, training)
+    if problems:
+        logger.warning("%d post(s) left out: %s", len({p.where for p in problems}), DataProblems(problems))
+    return posts, tasks, problems
+
+
+def _checked(
+    description: DataDescription,
+    rows: list[Row],
+    class_names: dict,
+    skip_bad_posts: bool,
+    check_images: bool,
+    training: bool,
+) -> tuple[datasets.DatasetDict, list[dict], list[Problem]]:
+    """Rows to posts; arguments and results as in `read_posts`."""
+    if not rows:
+        raise ValueError(f"{description.data}: no posts")
     posts, problems = _posts(description, rows)
     tasks = []
     if description.labels:
@@ -147,8 +162,6 @@ def read_posts(
     fatal = [problem for problem in problems if problem.kind in OF_COLUMNS]
     if problems and (fatal or not kept or not skip_bad_posts):
         raise DataProblems(problems)
-    if problems:
-        logger.warning("%d post(s) left out: %s", len(posts) - len(kept), DataProblems(problems))
     return _as_datasets(kept, tasks), tasks, problems
 
 
@@ -164,10 +177,10 @@ def account_for_rows(description: DataDescription, check_images: bool = True) ->
         `rows`, `read`, `repaired` and `rejected` (lists of `where` and `what`), `posts` by split, and per task the number of
         posts of each label.
     """
-    rows, _ = _read_rows(description)
-    repaired, rejected = repairs_of(rows), []
+    rows, class_names = _read_rows(description)
+    repaired = repairs_of(rows)
     try:
-        posts, tasks, rejected = read_posts(description, True, check_images, training=False)
+        posts, tasks, rejected = _checked(description, rows, class_names, True, check_images, training=False)
     except DataProblems as problems:
         posts, tasks, rejected = {}, [], problems.problems
     places = {problem.where for problem in rejected}
@@ -220,7 +233,7 @@ def _read_rows(description: DataDescription) -> tuple[list[Row], dict[str, list[
     rows = []
     for table in tables:
         found = list(table_rows(table, description.encoding))
-        _join_splits(path, table, description, found)
+        _join_splits(path, description, found)
         if description.split_column is None and (len(tables) > 1 or table.name in description.tables):
             for row in found:
                 row.values["__split__"] = description.tables.get(table.name, table.stem)
@@ -245,11 +258,7 @@ def _published_rows(folder: Path, description: DataDescription) -> list[Row]:
     if table is not None and not table.is_file():
         raise FileNotFoundError(f"{table}: no such labels file")
     rows = list(READERS[description.reader](folder, table))
-    splits, column, key = folder / SPLITS_FILE, description.split_column, description.image_column
-    if column and splits.is_file() and not any(column in row.values for row in rows):
-        known = {row.values[key]: row.values[column] for row in table_rows(splits)}
-        for row in rows:
-            row.values[column] = known.get(row.values.get(key))
+    _join_splits(folder, description, rows)
     return rows
 
 
@@ -347,14 +356,13 @@ def _columns_with_splits(folder: Path, table: Path, description: DataDescription
     )
 
 
-def _join_splits(folder: Path, table: Path, description: DataDescription, rows: list[Row]) -> None:
-    """A split column that the table lacks is taken from splits.csv beside it, joined on the image column."""
-    if not description.split_column or description.split_column in table_columns(table, description.encoding):
-        return
-    key = description.image_column
-    splits = {row.values[key]: row.values[description.split_column] for row in table_rows(folder / SPLITS_FILE)}
-    for row in rows:
-        row.values[description.split_column] = splits.get(row.values[key])
+def _join_splits(folder: Path, description: DataDescription, rows: list[Row]) -> None:
+    """A split column that the rows lack is taken from splits.csv beside them, joined on the image column."""
+    column, key, splits = description.split_column, description.image_column, folder / SPLITS_FILE
+    if column and splits.is_file() and not any(column in row.values for row in rows):
+        known = {row.values[key]: row.values[column] for row in table_rows(splits)}
+        for row in rows:
+            row.values[column] = known.get(row.values.get(key))
 
 
 def _posts(description: DataDescription, rows: list[Row]) -> tuple[list[dict], list[Problem]]:

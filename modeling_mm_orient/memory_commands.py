@@ -12,7 +12,7 @@ from .dataset_readers import DataDescription, read_posts
 from .evaluation import choose_split, load_run, read_run
 from .optional_dependencies import FAISS_AVAILABLE
 from .relation_memory import LARGE_MEMORY, MODALITIES, RelationMemory, find_memory, remove_memory, verify_memory
-from .similarity_search import MOST_EXACT
+from .similarity_search import MOST_EXACT, require_faiss
 from .training import model_inputs, write_json
 
 
@@ -38,7 +38,12 @@ def build_memory(
 
     Returns:
         The memory, and the measured recall of its index by modality (empty for exact search).
+
+    Raises:
+        ImportError: `index` is named, and FAISS is not installed.
     """
+    if index is not None:
+        require_faiss()
     model, processor = load_run(run_folder, load_relation_memory=False)  # the one it has may be stale or damaged
     inputs = _reference_inputs(run_folder, model, processor, description, split, skip_bad_posts)
     memory = model.build_relation_memory(inputs, processor)

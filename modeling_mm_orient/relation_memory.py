@@ -24,7 +24,7 @@ from transformers.utils import cached_file, logging
 from .encoders import encoder_fingerprints
 from .optional_dependencies import FAISS_AVAILABLE
 from .processing_mm_orient import key_number, post_key
-from .similarity_search import MOST_EXACT, ExactSearch, IndexSearch, index_kind
+from .similarity_search import MOST_EXACT, ExactSearch, IndexSearch, index_kind, require_faiss
 from .task_heads import MISSING_LABEL, collate_labels
 
 logger = logging.get_logger(__name__)
@@ -132,8 +132,7 @@ class RelationMemory:
         Raises:
             ImportError: FAISS is not installed.
         """
-        if not FAISS_AVAILABLE:
-            raise ImportError("an index needs FAISS: pip install faiss-cpu")
+        require_faiss()
         recalls = {}
         for modality in MODALITIES:
             if self.present[modality].any():

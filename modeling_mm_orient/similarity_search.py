@@ -131,8 +131,7 @@ class IndexSearch:
         Raises:
             ImportError: FAISS is not installed. ValueError: the file is no index, or of other entries than `present`.
         """
-        if faiss is None:
-            raise ImportError(f"{path} is a FAISS index, and faiss-cpu is not installed (pip install faiss-cpu)")
+        require_faiss()
         try:
             index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
         except RuntimeError as error:
@@ -141,6 +140,12 @@ class IndexSearch:
         if index.ntotal != len(rows):
             raise ValueError(f"{path} has {index.ntotal} vectors, and the memory {len(rows)} posts: build it anew")
         return cls(index, rows)
+
+
+def require_faiss() -> None:
+    """Raise ImportError, saying how to get it, where FAISS is not installed."""
+    if faiss is None:
+        raise ImportError("an index needs FAISS: pip install faiss-cpu")
 
 
 def index_kind(entries: int) -> str:

@@ -63,11 +63,6 @@ def remove_text_from_folder(
     return counts
 
 
-def texts_of_folder(target) -> dict[str, str]:
-    """Picture name -> the text that was on it, from `texts.jsonl`."""
-    return {line["image"]: line["text"] for line in _lines(Path(target)) if "text" in line}
-
-
 def _treat_all(names: list[str], workers: int, arguments: tuple) -> Iterator[dict]:
     if workers == 1:
         yield from (_treat(name, *arguments) for name in names)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from transformers import AutoModelForSequenceClassification, pipeline
 
-from modeling_mm_orient import relation_memory, training
+from modeling_mm_orient import relation_memory, similarity_search, training
 from modeling_mm_orient.cli import main
 from modeling_mm_orient.demo_memes import make_memes
 
@@ -237,6 +237,12 @@ def test_wrong_memory_commands_are_one_message_and_change_nothing(trained, memes
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
     assert {path.name: path.stat().st_mtime_ns for path in trained.iterdir()} == before
+
+
+def test_an_index_without_faiss_is_refused_before_anything_is_read(trained, capsys, monkeypatch):
+    monkeypatch.setattr(similarity_search, "faiss", None)
+    assert run("memory", "build", trained, "--data", "/no/such/folder", "--index", "hnsw") == 1
+    assert "pip install faiss-cpu" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("frozen", ["[]", '["text", "vision"]'])
