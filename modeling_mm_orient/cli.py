@@ -13,12 +13,15 @@ from .configuration_mm_orient import CHOICES, ENCODER_NAMES, MMOrientConfig
 from .dataset_readers import MOST_SHOWN, DataDescription, account_for_rows
 from .demo_memes import demo
 from .evaluation import describe_data, evaluate, inspect_graph, load_run, predict, read_run, write_report
+from .feature_arrays import DIMENSIONS
+from .feature_extraction import REPORT_FILE, extract_features, process_state
 from .graph_inspection import as_json, statistics_table
 from .hub_export import save_for_hub
 from .memory_commands import add_to_memory, build_memory, inspect_memory, remove_from_memory
 from .model_card import metrics_table, model_card
-from .presets import load_preset, preset_names
+from .presets import encoders_alone, load_preset, preset_names
 from .similarity_search import INDEX_KINDS
+from .task_features import OUTPUTS
 from .text_cleaning import PAPER_STEPS, STEPS
 from .text_removal_batch import remove_text_from_folder
 from .training import DEFAULT_FEATURE_CACHE, METRICS_FILE, TrainingSettings, train
@@ -49,28 +52,7 @@ def parser() -> argparse.ArgumentParser:
     verb = _verb(verbs, "train", _train, "fine-tune on your own posts: check, encode, train, evaluate, save")
     _data_arguments(verb)
     verb.add_argument("--output", required=True, metavar="RUN", help="folder for the trained model")
-    verb.add_argument(
-        "--clean-text",
-        dest="text_cleaning",
-        nargs="+",
-        choices=[*STEPS, "paper"],
-        metavar="STEP",
-        help=f"of {', '.join(STEPS)}; paper takes all (default: none); saved with the model's processor",
-    )
-    verb.add_argument("--remove-overlaid-text", action="store_true", default=None, help="paint over text on pictures")
-    verb.add_argument(
-        "--read-missing-text", action="store_true", default=None, help="where a post has no text, read its picture's"
-    )
-    for name in ENCODER_NAMES:
-        verb.add_argument(f"--{name}-encoder", metavar="ID", help=f"{name} encoder: Hub id, local path or none")
-    verb.add_argument("--revision", metavar="REV", help="branch, tag or commit of the encoders' repositories")
-    verb.add_argument(
-        "--preset",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help=f"one or several of {', '.join(preset_names())}, or .json files",
-    )
+    _model_arguments(verb)
     verb.add_argument(
         "--epochs", type=int, help="at most this many passes over the training split (default: preset, 10)"
     )
@@ -139,6 +121,14 @@ def parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--no-images", action="store_true", help="do not open the pictures")
     verb.add_argument("--json", metavar="FILE", help="write the account there, every row of it")
+
+    verb = _verb(verbs, "extract", _extract, "run encoders over posts once; train and datasets read the features")
+    _data_arguments(verb, labels=False)
+    _model_arguments(verb)
+    verb.add_argument("--output", required=True, metavar="FEATURES", help="folder, for train a --feature-cache")
+    verb.add_argument("--batch-size", type=int, default=32, help="posts per forward pass (default: 32)")
+    verb.add_argument("--workers", type=int, metavar="N", help="processes that prepare posts (default: by the cores)")
+    verb.add_argument("--bf16", action="store_true", help="run the encoders in bfloat16 autocast")
 
     verb = _verb(verbs, "remove-text", _remove_text, "find the text on a folder's pictures, read it and paint over it")
     verb.add_argument("folder", metavar="FOLDER")
@@ -227,7 +217,46 @@ def _data_arguments(verb: argparse.ArgumentParser, labels: bool = True) -> None:
     verb.add_argument("--id-column", metavar="COLUMN", help="default: id, or the picture's name")
     verb.add_argument("--split-column", metavar="COLUMN", help="train, validation, test (default: split at random)")
     verb.add_argument("--split-seed", type=int, metavar="N", help="of that random split (default: 0)")
+    verb.add_argument(
+        "--feature-arrays",
+        nargs="+",
+        metavar="FEATURE=FILE",
+        help=f"features extracted elsewhere, .npy files with a row per row of the table: {', '.join(DIMENSIONS)}",
+    )
     verb.add_argument("--skip-bad-posts", action="store_true", help="leave out posts with problems, and report them")
+
+
+def _model_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--preset",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help=f"one or several of {', '.join(preset_names())}, or .json files",
+    )
+    for name in ENCODER_NAMES:
+        verb.add_argument(f"--{name}-encoder", metavar="ID", help=f"{name} encoder: Hub id, local path or none")
+    verb.add_argument("--revision", metavar="REV", help="branch, tag or commit of the encoders' repositories")
+    verb.add_argument(
+        "--task-features",
+        nargs="+",
+        default=[],
+        metavar="NAME=SOURCE",
+        help="what text classifiers say of a text: Hub id or path, with @REVISION and :hidden_state or :probabilities "
+        "(default); or nrc, the emotion lexicon",
+    )
+    verb.add_argument(
+        "--clean-text",
+        dest="text_cleaning",
+        nargs="+",
+        choices=[*STEPS, "paper"],
+        metavar="STEP",
+        help=f"of {', '.join(STEPS)}; paper takes all (default: none); saved with the model's processor",
+    )
+    verb.add_argument("--remove-overlaid-text", action="store_true", default=None, help="paint over text on pictures")
+    verb.add_argument(
+        "--read-missing-text", action="store_true", default=None, help="where a post has no text, read its picture's"
+    )
 
 
 def _run_arguments(verb: argparse.ArgumentParser) -> None:
@@ -258,24 +287,50 @@ def _data_changes(options) -> dict:
     changes = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
     if steps := getattr(options, "text_cleaning", None):
         changes["text_cleaning"] = list(PAPER_STEPS) if "paper" in steps else steps
+    if arrays := getattr(options, "feature_arrays", None):
+        changes["feature_arrays"] = _pairs(arrays, "--feature-arrays", "FEATURE=FILE")
     return changes
 
 
-def _train(options) -> None:
+def _pairs(values: list[str], option: str, form: str) -> dict[str, str]:
+    pairs = [value.partition("=") for value in values]
+    if wrong := [value for value, (name, _, rest) in zip(values, pairs, strict=True) if not name or not rest]:
+        raise ValueError(f"{option} takes {form}, got {wrong[0]!r}")
+    return {name: rest for name, _, rest in pairs}
+
+
+def _task_feature_source(text: str) -> dict:
+    """`SOURCE[@REVISION][:OUTPUT]` as an entry of a preset's `task_features`."""
+    source, _, output = text.rpartition(":")
+    if output not in OUTPUTS:
+        source, output = text, OUTPUTS[0]
+    source, _, revision = source.partition("@")
+    return {"source": source, "output": output, "revision": revision or None}
+
+
+def _preset_of(options) -> dict:
+    """The preset, with the options' encoders and task features."""
     preset = load_preset(*options.preset)
     for name in ENCODER_NAMES:
         if source := getattr(options, f"{name}_encoder"):
             preset["encoders"][name] = None if source == "none" else source
             if options.revision:
                 preset["revisions"][name] = options.revision
-    if not preset["encoders"] and not preset["processor"]:
-        print("no encoder named: training the tiny ones from scratch; --preset modern takes pretrained encoders")
-        tiny = load_preset("tiny")
-        preset |= {part: tiny[part] | preset[part] for part in ("config", "processor", "training")}
+    sources = _pairs(options.task_features, "--task-features", "NAME=SOURCE")
+    preset["task_features"] |= {name: _task_feature_source(source) for name, source in sources.items()}
     for part, kind in (("data", DataDescription), ("training", TrainingSettings)):
         if unknown := set(preset[part]) - {entry.name for entry in fields(kind)}:
             raise ValueError(f"the preset's part {part!r} has an unknown entry {sorted(unknown)[0]!r}")
+    return preset
+
+
+def _train(options) -> None:
+    preset = _preset_of(options)
     description = replace(DataDescription(options.data), **preset["data"] | _data_changes(options))
+    if not preset["encoders"] and not preset["processor"] and not description.feature_arrays:
+        print("no encoder named: training the tiny ones from scratch; --preset modern takes pretrained encoders")
+        tiny = load_preset("tiny")
+        preset |= {part: tiny[part] | preset[part] for part in ("config", "processor", "training")}
     if not description.labels:
         raise ValueError("name the label columns with --labels")
     names = [entry.name for entry in fields(TrainingSettings)]
@@ -298,6 +353,25 @@ def _train(options) -> None:
         for split, values in metrics.items():
             print(f"\n{split}\n\n{metrics_table(values)}")
         print(f"\nsaved to {options.output}")
+
+
+def _extract(options) -> None:
+    state, preset = process_state(), _preset_of(options)
+    changes = preset["data"] | _data_changes(options)
+    description = replace(DataDescription(options.data), **changes | {"labels": None, "label_columns": {}})
+    if options.batch_size < 1 or (options.workers or 0) < 0:
+        raise ValueError("--batch-size must be at least 1 and --workers at least 0")
+    model, processor = encoders_alone(preset, description)
+    report = extract_features(
+        description, model, processor, options.output, options.batch_size, options.workers, options.bf16
+    )
+    if state.is_main_process:
+        for problem in report["problems"][:MOST_SHOWN]:
+            print(f"left out: {problem['where']}: {problem['what']}")
+        print(
+            f"{report['rows']} rows: {report['stored']} stored, {report['encoded_now']} of them now, "
+            f"{len(report['problems'])} left out; see {report['folder']}/{REPORT_FILE}"
+        )
 
 
 def _evaluate(options) -> None:

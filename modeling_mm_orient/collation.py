@@ -26,7 +26,9 @@ def pad_sequences(sequences: list[Tensor]) -> tuple[Tensor, Tensor]:
 
 @dataclass
 class PostCollator:
-    """Posts (`image`, `text`, task columns, optionally `task_features`) to model inputs, through the processor.
+    """Posts (`image`, `text`, task columns) to model inputs, through the processor.
+
+    Features that a post has already (as for `FeatureCollator`, of encoders that the model lacks) are kept.
 
     Args:
         processor: `MMOrientProcessor`.
@@ -38,39 +40,45 @@ class PostCollator:
     labels: bool = True
 
     def __call__(self, posts: list[dict]) -> dict:
-        images, texts = [post.get("image") for post in posts], [post.get("text") for post in posts]
-        batch = dict(self.processor(images=images, text=texts, return_tensors="pt"))
+        batch = {}
+        if self.processor.get_attributes() or self.processor.joint_processor is not None:
+            images, texts = [post.get("image") for post in posts], [post.get("text") for post in posts]
+            batch = dict(self.processor(images=images, text=texts, return_tensors="pt"))
         # a picture that was changed on the way is still the same post
         batch["post_keys"] = torch.tensor([key_number(post.get("post_key") or post_key(post)) for post in posts])
-        return _with_extras(batch, posts, self.tasks if self.labels else None)
+        return batch | _features(posts) | _labels(posts, self.tasks if self.labels else None)
 
 
 @dataclass
 class FeatureCollator:
     """Stored features (`image_embeds` (D,), `text_embeds`, `region_features` (R, D), `token_features` (T, D),
-    `has_image`, `has_text`, `post_key` as `post_key` gives it, and task columns) to model inputs, float32 and padded."""
+    `task_features`, `has_image`, `has_text`, default True, `post_key` as `post_key` gives it, and task columns) to model
+    inputs, float32 and padded."""
 
     tasks: list[dict]
     labels: bool = True
 
     def __call__(self, posts: list[dict]) -> dict:
-        batch = {}
-        for name in ("image_embeds", "text_embeds"):
-            if posts[0].get(name) is not None:
-                batch[name] = torch.stack([torch.as_tensor(post[name]) for post in posts]).float()
-        for name, mask in (("region_features", "region_mask"), ("token_features", "token_mask")):
-            sequences, batch[mask] = pad_sequences([torch.as_tensor(post[name]) for post in posts])
-            batch[name] = sequences.float()
-        for name in ("has_image", "has_text"):
-            batch[name] = torch.tensor([bool(post.get(name, True)) for post in posts])
+        batch = {name: torch.ones(len(posts), dtype=torch.bool) for name in ("has_image", "has_text")}
         if posts[0].get("post_key") is not None:
             batch["post_keys"] = torch.tensor([key_number(post["post_key"]) for post in posts])
-        return _with_extras(batch, posts, self.tasks if self.labels else None)
+        return batch | _features(posts) | _labels(posts, self.tasks if self.labels else None)
 
 
-def _with_extras(batch: dict, posts: list[dict], tasks: list[dict] | None) -> dict:
-    if posts[0].get("task_features") is not None:
-        batch["task_features"] = torch.stack([torch.as_tensor(post["task_features"]) for post in posts]).float()
-    if tasks is not None:
-        batch["labels"] = collate_labels(posts, tasks)
+def _features(posts: list[dict]) -> dict:
+    batch = {}
+    for name in ("image_embeds", "text_embeds", "task_features"):
+        if posts[0].get(name) is not None:
+            batch[name] = torch.stack([torch.as_tensor(post[name]) for post in posts]).float()
+    for name, mask in (("region_features", "region_mask"), ("token_features", "token_mask")):
+        if posts[0].get(name) is not None:
+            sequences, batch[mask] = pad_sequences([torch.as_tensor(post[name]) for post in posts])
+            batch[name] = sequences.float()
+    for name in ("has_image", "has_text"):
+        if name in posts[0]:
+            batch[name] = torch.tensor([bool(post[name]) for post in posts])
     return batch
+
+
+def _labels(posts: list[dict], tasks: list[dict] | None) -> dict:
+    return {} if tasks is None else {"labels": collate_labels(posts, tasks)}

@@ -87,6 +87,8 @@ class MMOrientConfig(PreTrainedConfig):
             encoder's, or without one the paper's 512, 512, 2048 and 768.
         task_feature_dim: width F of `task_features`, 0 for none. None (default) is the paper's 784 where no encoder is
             given (features come as arrays) and 0 otherwise.
+        task_features: what they are made of, for the reader: a list of dicts with `name` and `size`, in their order;
+            `task_feature_dim` is then their sum. The processor has the sources. None (default) says nothing.
         embedding_pooling: how E_img and E_txt are pooled without `joint_config`: `"mean"` over unmasked region or token
             features (default, ours) or the encoder's own `"pooler"` output.
         frozen_encoders: encoders that are not trained, of `"joint"`, `"text"`, `"vision"`; default all (paper).
@@ -143,6 +145,7 @@ class MMOrientConfig(PreTrainedConfig):
     region_feature_dim: int | None = None
     token_feature_dim: int | None = None
     task_feature_dim: int | None = None
+    task_features: list[dict] | None = None
     embedding_pooling: str = "mean"
     frozen_encoders: list[str] | tuple[str, ...] = ENCODER_NAMES
 
@@ -238,12 +241,25 @@ class MMOrientConfig(PreTrainedConfig):
             sizes["image_embed_dim"], sizes["text_embed_dim"] = sizes["region_feature_dim"], sizes["token_feature_dim"]
         if self.encoder_names:
             sizes["task_feature_dim"] = 0
+        if self.task_features is not None:
+            sizes["task_feature_dim"] = self._task_feature_dim()
         for name, paper_size in PAPER_SIZES.items():
             given, found = getattr(self, name), sizes.get(name)
-            if given is not None and found and name != "task_feature_dim" and given != found:
-                self._refuse(name, f"{found}, the width its encoder gives (leave it out to take that)")
+            if given is not None and found and given != found:
+                source = "the sum of `task_features`" if name == "task_feature_dim" else "the width its encoder gives"
+                self._refuse(name, f"{found}, {source} (leave it out to take that)")
             if given is None:
                 setattr(self, name, paper_size if found is None else found)
+
+    def _task_feature_dim(self) -> int:
+        entries = self.task_features
+        if not isinstance(entries, (list, tuple)) or not all(
+            isinstance(e, dict) and set(e) == {"name", "size"} and isinstance(e["size"], int) and e["size"] > 0
+            for e in entries
+        ):
+            self._refuse("task_features", "None or a list of dicts with `name` and `size`")
+        self.task_features = [dict(entry) for entry in entries]
+        return sum(entry["size"] for entry in entries)
 
     def _task_list(self) -> list:
         tasks = PAPER_TASKS if self.tasks is None else self.tasks

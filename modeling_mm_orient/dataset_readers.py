@@ -7,9 +7,10 @@ The schema: `id` string, `image` Image (undecoded; null for none), `text` string
 
 import json
 import logging
+import os
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -19,6 +20,7 @@ import datasets
 from PIL import Image
 from tqdm.auto import tqdm
 
+from .feature_arrays import FeatureArrays
 from .processing_mm_orient import MAX_IMAGE_PIXELS, read_image
 from .published_tables import READERS
 from .tables import TABLE_SUFFIXES, Row, table_columns, table_rows
@@ -34,10 +36,11 @@ SPLIT_NAMES = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 MISSING_VALUES = ("", "nan")  # not "none": that is a class in some data sets
-RESERVED_TASK_NAMES = ("id", "image", "text", "split", "mean_macro_f1")
+RESERVED_TASK_NAMES = ("id", "image", "text", "split", "row", "mean_macro_f1")
 OF_COLUMNS = ("single class", "not a class column")
 MOST_CLASSES = 50
 MOST_SHOWN = 50
+CHECKING_THREADS = 8  # each may hold a picture of up to `MAX_IMAGE_PIXELS`
 
 
 @dataclass
@@ -60,6 +63,8 @@ class DataDescription:
         encoding: of the tables.
         text_cleaning: steps that the processor of a model trained on these posts cleans every text by, see
             `text_cleaning.STEPS`. remove_overlaid_text, read_missing_text: that processor's switches of these names.
+        feature_arrays: name of a feature -> `.npy` file with a row per row of the table (see `feature_arrays`); the posts
+            then have their `row`.
     """
 
     data: str
@@ -79,6 +84,7 @@ class DataDescription:
     text_cleaning: list[str] = field(default_factory=list)
     remove_overlaid_text: bool = False
     read_missing_text: bool = False
+    feature_arrays: dict[str, str] = field(default_factory=dict)
 
     @property
     def text_columns(self) -> list[str]:
@@ -127,7 +133,8 @@ def read_posts(
     Raises:
         DataProblems: with every problem found. FileNotFoundError, ValueError: no such data, table or column.
     """
-    rows, class_names = _read_rows(description)
+    rows, class_names = _open_rows(description)
+    rows = list(rows)
     if repaired := repairs_of(rows):
         shown = "; ".join(f"{repair.where}: {repair.what}" for repair in repaired[:3])
         logger.warning("%d row(s) repaired, say %s; mm-orient inspect-data lists them", len(repaired), shown)
@@ -148,6 +155,7 @@ def _checked(
     """Rows to posts; arguments and results as in `read_posts`."""
     if not rows:
         raise ValueError(f"{description.data}: no posts")
+    FeatureArrays(description.feature_arrays).check_rows(len(rows), description.data)
     posts, problems = _posts(description, rows)
     tasks = []
     if description.labels:
@@ -162,7 +170,7 @@ def _checked(
     fatal = [problem for problem in problems if problem.kind in OF_COLUMNS]
     if problems and (fatal or not kept or not skip_bad_posts):
         raise DataProblems(problems)
-    return _as_datasets(kept, tasks), tasks, problems
+    return _as_datasets(kept, tasks, with_rows=bool(description.feature_arrays)), tasks, problems
 
 
 def repairs_of(rows: list[Row]) -> list[Problem]:
@@ -177,7 +185,8 @@ def account_for_rows(description: DataDescription, check_images: bool = True) ->
         `rows`, `read`, `repaired` and `rejected` (lists of `where` and `what`), `posts` by split, and per task the number of
         posts of each label.
     """
-    rows, class_names = _read_rows(description)
+    rows, class_names = _open_rows(description)
+    rows = list(rows)
     repaired = repairs_of(rows)
     try:
         posts, tasks, rejected = _checked(description, rows, class_names, True, check_images, training=False)
@@ -194,6 +203,14 @@ def account_for_rows(description: DataDescription, check_images: bool = True) ->
     }
 
 
+def without_pictures(posts: datasets.Dataset) -> datasets.Dataset:
+    """The posts as if none had a picture."""
+    nothing = datasets.Dataset.from_dict(
+        {"image": [None] * len(posts)}, features=datasets.Features({"image": posts.features["image"]})
+    )
+    return datasets.concatenate_datasets([posts.remove_columns("image"), nothing], axis=1)
+
+
 def _label_counts(task: dict, posts: datasets.DatasetDict) -> dict[str, int]:
     values = [value for split in posts.values() for value in split[task["name"]] if value is not None]
     if task["kind"] == "regression":
@@ -204,8 +221,24 @@ def _label_counts(task: dict, posts: datasets.DatasetDict) -> dict[str, int]:
     return {label: counts[number] for number, label in enumerate(task["labels"])}
 
 
-def _read_rows(description: DataDescription) -> tuple[list[Row], dict[str, list[str]]]:
-    """The raw rows, and the names of the classes of the columns that declare them (`ClassLabel`)."""
+def stream_posts(description: DataDescription) -> Iterator[tuple[str, dict, str | None]]:
+    """Posts one by one in bounded memory, however many there are: where each stands, `{"id", "image", "text"}`, and what is
+    wrong with its row, or None.
+
+    Labels and splits are not looked at, pictures not opened, ids not compared.
+
+    Raises:
+        FileNotFoundError, ValueError: no such data, table or column.
+    """
+    description = replace(description, labels=None, split_column=None)
+    find_image = _image_finder(Path(description.data))
+    for index, row in enumerate(_open_rows(description)[0]):
+        post, problems = _post(description, find_image, index, row)
+        yield row.where, {name: post[name] for name in ("id", "image", "text")}, problems[0].what if problems else None
+
+
+def _open_rows(description: DataDescription) -> tuple[Iterator[Row], dict[str, list[str]]]:
+    """The raw rows, read as they are taken, and the names of the classes of the columns that declare them (`ClassLabel`)."""
     path = Path(description.data)
     if not path.exists():
         if path.is_absolute() or description.data.count("/") > 1 or description.data.startswith("."):
@@ -229,16 +262,19 @@ def _read_rows(description: DataDescription) -> tuple[list[Row], dict[str, list[
     if not tables:
         pictures = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
         names = [str(picture.relative_to(path)) for picture in pictures]
-        return [Row(name, {description.image_column or "image": name}) for name in names], {}
-    rows = []
+        return (Row(name, {description.image_column or "image": name}) for name in names), {}
+    return _rows_of_tables(path, tables, description), {}
+
+
+def _rows_of_tables(folder: Path, tables: list[Path], description: DataDescription) -> Iterator[Row]:
     for table in tables:
-        found = list(table_rows(table, description.encoding))
-        _join_splits(path, description, found)
+        rows = _join_splits(folder, description, table_rows(table, description.encoding))
         if description.split_column is None and (len(tables) > 1 or table.name in description.tables):
-            for row in found:
+            for row in rows:
                 row.values["__split__"] = description.tables.get(table.name, table.stem)
-        rows += found
-    return rows, {}
+                yield row
+        else:
+            yield from rows
 
 
 def has_tables(description: DataDescription) -> bool:
@@ -251,15 +287,13 @@ def has_tables(description: DataDescription) -> bool:
         return False
 
 
-def _published_rows(folder: Path, description: DataDescription) -> list[Row]:
+def _published_rows(folder: Path, description: DataDescription) -> Iterator[Row]:
     if description.reader not in READERS:
         raise ValueError(f"`reader` must be one of {', '.join(READERS)}, got {description.reader!r}")
     table = folder / description.labels_file if description.labels_file else None
     if table is not None and not table.is_file():
         raise FileNotFoundError(f"{table}: no such labels file")
-    rows = list(READERS[description.reader](folder, table))
-    _join_splits(folder, description, rows)
-    return rows
+    return _join_splits(folder, description, READERS[description.reader](folder, table))
 
 
 def _class_folders(folder: Path):
@@ -270,25 +304,27 @@ def _class_folders(folder: Path):
         raise ValueError(f"{folder}: neither a table nor a folder of pictures per class ({error})") from None
 
 
-def _rows_of_datasets(splits, description: DataDescription) -> tuple[list[Row], dict[str, list[str]]]:
-    rows, class_names = [], {}
+def _rows_of_datasets(splits, description: DataDescription) -> tuple[Iterator[Row], dict[str, list[str]]]:
+    class_names = {}
     for split, dataset in splits.items():
         _require_columns(description, dataset.column_names, f"split {split!r} of {description.data}")
-        names = {
-            name: feature for name, feature in dataset.features.items() if isinstance(feature, datasets.ClassLabel)
-        }
-        class_names |= {name: feature.names for name, feature in names.items()}
-        for name, feature in dataset.features.items():
-            if isinstance(feature, datasets.Image):
-                dataset = dataset.cast_column(name, datasets.Image(decode=False))
-        for index, values in enumerate(dataset):
-            for name, feature in names.items():
-                number = values[name]
-                values[name] = None if number is None or number < 0 else feature.int2str(number)
-            if description.split_column is None and split != "all":
-                values["__split__"] = split
-            rows.append(Row(f"{split}[{index}]", values))
-    return rows, class_names
+        class_names |= {name: f.names for name, f in dataset.features.items() if isinstance(f, datasets.ClassLabel)}
+    marks_split = description.split_column is None
+    return (row for split in splits for row in _rows_of_split(splits[split], split, marks_split)), class_names
+
+
+def _rows_of_split(dataset: datasets.Dataset, split: str, marks_split: bool) -> Iterator[Row]:
+    names = {name: feature for name, feature in dataset.features.items() if isinstance(feature, datasets.ClassLabel)}
+    for name, feature in dataset.features.items():
+        if isinstance(feature, datasets.Image):
+            dataset = dataset.cast_column(name, datasets.Image(decode=False))
+    for index, values in enumerate(dataset):
+        for name, feature in names.items():
+            number = values[name]
+            values[name] = None if number is None or number < 0 else feature.int2str(number)
+        if marks_split and split != "all":
+            values["__split__"] = split
+        yield Row(f"{split}[{index}]", values)
 
 
 def _find_tables(folder: Path, description: DataDescription) -> list[Path]:
@@ -356,39 +392,49 @@ def _columns_with_splits(folder: Path, table: Path, description: DataDescription
     )
 
 
-def _join_splits(folder: Path, description: DataDescription, rows: list[Row]) -> None:
-    """A split column that the rows lack is taken from splits.csv beside them, joined on the image column."""
+def _join_splits(folder: Path, description: DataDescription, rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows; a split that they lack is taken from splits.csv beside them, joined on the image column."""
     column, key, splits = description.split_column, description.image_column, folder / SPLITS_FILE
-    if column and splits.is_file() and not any(column in row.values for row in rows):
-        known = {row.values[key]: row.values[column] for row in table_rows(splits)}
-        for row in rows:
+    known = None
+    for row in rows:
+        if column and column not in row.values and splits.is_file():
+            known = known or {split.values[key]: split.values[column] for split in table_rows(splits)}
             row.values[column] = known.get(row.values.get(key))
+        yield row
 
 
 def _posts(description: DataDescription, rows: list[Row]) -> tuple[list[dict], list[Problem]]:
     posts, problems, seen = [], [], {}
     find_image = _image_finder(Path(description.data))
     for index, row in enumerate(rows):
-        if row.problem is not None:
-            problems.append(Problem(row.where, "malformed row", row.problem))
-        image = row.values.get(description.image_column)
-        text = next((t for t in (row.values.get(c) for c in description.text_columns) if not _is_missing(t)), None)
-        post = {"where": row.where, "image": find_image(image), "text": None if text is None else str(text)}
-        name = row.values.get(description.id_column or "id")
-        if _is_missing(name):
-            name = _picture_name(image, Path(description.data)) or str(index)
-        post["id"] = str(name)
+        post, found = _post(description, find_image, index, row)
+        problems += found
         if post["id"] in seen:
             problems.append(Problem(row.where, "duplicate id", f"id {post['id']!r} is also that of {seen[post['id']]}"))
         seen.setdefault(post["id"], row.where)
-        if post["image"] is None and post["text"] is None:
-            problems.append(Problem(row.where, "empty post", "neither an image nor a text"))
-        column = description.split_column or "__split__"
-        post["split"] = row.values.get(column)
+        post["split"] = row.values.get(description.split_column or "__split__")
         for label in description.labels or []:
             post[label] = row.values.get(description.label_columns.get(label, label))
         posts.append(post)
     return posts, problems
+
+
+def _post(description: DataDescription, find_image, index: int, row: Row) -> tuple[dict, list[Problem]]:
+    problems = [] if row.problem is None else [Problem(row.where, "malformed row", row.problem)]
+    image = row.values.get(description.image_column)
+    text = next((t for t in (row.values.get(c) for c in description.text_columns) if not _is_missing(t)), None)
+    name = row.values.get(description.id_column or "id")
+    if _is_missing(name):
+        name = _picture_name(image, Path(description.data)) or str(index)
+    post = {"where": row.where, "row": index, "id": str(name), "text": None if text is None else str(text)}
+    try:
+        post["image"] = find_image(image)
+    except ValueError as error:
+        post["image"] = None
+        problems.append(Problem(row.where, "link out of the folder", str(error)))
+    if post["image"] is None and post["text"] is None and not problems:
+        problems.append(Problem(row.where, "empty post", "neither an image nor a text"))
+    return post, problems
 
 
 def _picture_name(image, folder: Path) -> str | None:
@@ -400,7 +446,13 @@ def _picture_name(image, folder: Path) -> str | None:
 
 
 def _image_finder(folder: Path):
-    """A function from a table's value to an image dict: relative to the folder, or by a file name unique below it."""
+    """A function from a table's value to an image dict: relative to the folder, or by a file name unique below it.
+
+    It raises ValueError for a link out of the folder and its image folders (which may be links themselves).
+    """
+    roots = [(folder / place).resolve() for place in IMAGE_FOLDERS]
+    if folder.absolute().parent.name == "snapshots":  # of a Hub cache: its files are links to the blobs beside it
+        roots.append(folder.absolute().parent.parent / "blobs")
 
     @cache
     def by_name() -> dict[str, list[Path]]:
@@ -420,6 +472,9 @@ def _image_finder(folder: Path):
         if path is None:
             found = by_name().get(Path(str(value)).name, [])
             path = found[0] if len(found) == 1 else candidates[0]
+        inside, real = Path(os.path.abspath(path)).is_relative_to(folder.absolute()), path.resolve()
+        if inside and path.is_file() and not any(real.is_relative_to(root) for root in roots):
+            raise ValueError(f"image {value} is a link out of the folder, to {real}")
         return {"path": str(path), "bytes": None}
 
     return find
@@ -551,7 +606,7 @@ def _move(posts: list[dict], share: float, source: str, target: str, seed: int) 
 
 def _check_images(posts: list[dict], problems: list[Problem]) -> None:
     with_image = [post for post in posts if post["image"] is not None]
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(CHECKING_THREADS) as pool:
         found = pool.map(lambda post: _image_problem(post["image"]), with_image)
         for post, what in tqdm(zip(with_image, found, strict=True), "checking images", len(with_image), leave=False):
             if what is not None:
@@ -592,8 +647,10 @@ def _untrainable(tasks: list[dict], posts: list[dict]) -> list[Problem]:
     return problems
 
 
-def _as_datasets(posts: list[dict], tasks: list[dict]) -> datasets.DatasetDict:
+def _as_datasets(posts: list[dict], tasks: list[dict], with_rows: bool = False) -> datasets.DatasetDict:
     features = {"id": datasets.Value("string"), "image": datasets.Image(decode=False), "text": datasets.Value("string")}
+    if with_rows:
+        features["row"] = datasets.Value("int64")
     for task in tasks:
         features[task["name"]] = {
             "single_label": datasets.ClassLabel(names=task["labels"]) if task["labels"] else None,

@@ -52,11 +52,13 @@ def region_features(outputs, pixel_values: Tensor, config) -> Tensor:
     """Regions (B, R, D) of a vision encoder's `last_hidden_state`.
 
     Feature maps (B, D, H, W) are flattened; of a transformer's sequence the patch tokens are kept, without the class and
-    register tokens before them; object queries (B, R, D) stay as they are.
+    register tokens before them, or a detector's detection tokens at its end; object queries (B, R, D) stay as they are.
     """
     hidden = outputs.last_hidden_state
     if hidden.dim() == 4:
         return hidden.flatten(2).transpose(1, 2)
+    if detections := getattr(config, "num_detection_tokens", None):
+        return hidden[:, -detections:]
     patch_size = getattr(config, "patch_size", None)
     if patch_size is None:
         return hidden

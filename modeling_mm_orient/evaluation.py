@@ -13,15 +13,17 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from .collation import PostCollator, collate_labels
+from .collation import collate_labels
 from .dataset_readers import DataDescription, has_tables, read_posts
+from .feature_arrays import FeatureArrays
 from .graph_inspection import GraphStatistics, graph_statistics
 from .metrics import multi_task_metrics
 from .modeling_mm_orient import MMOrientForMultiTaskClassification
 from .pipeline_mm_orient import neighbours_of, predictions_by_task
 from .processing_mm_orient import MMOrientProcessor
+from .tables import write_json
 from .task_heads import probabilities
-from .training import RUN_FILE, model_inputs, training_embeds, write_json
+from .training import RUN_FILE, model_inputs, reads_pictures, training_embeds
 
 
 def read_run(folder: str) -> dict:
@@ -46,8 +48,14 @@ def describe_data(run: dict, data: str, **changes) -> DataDescription:
     """The run's own description of its data, for the folder `data`, with the entries of `changes`.
 
     A labels file or a published data set's tables that the run had and the folder has not are forgotten.
+
+    Raises:
+        ValueError: the run was trained on feature arrays, and those of other data are not given.
     """
-    description = replace(DataDescription(**run.get("data", {"data": data})), data=data)
+    before = DataDescription(**run.get("data", {"data": data}))
+    description = replace(before, data=data)
+    if description.feature_arrays and data != before.data and "feature_arrays" not in changes:
+        raise ValueError(f"this run reads feature arrays: name those of {data} with --feature-arrays")
     if description.labels_file and not (Path(data) / description.labels_file).is_file():
         description.labels_file = None
     if description.reader and not has_tables(description):
@@ -87,9 +95,11 @@ def evaluate(
     model, processor = load_run(run_folder)
     tasks = model.config.tasks
     description = replace(description, tasks=tasks, labels=description.labels or [task["name"] for task in tasks])
-    posts = choose_split(read_posts(description, skip_bad_posts, training=False)[0], split)
+    with_pictures = reads_pictures(model.config.encoder_names)
+    posts = choose_split(read_posts(description, skip_bad_posts, with_pictures, training=False)[0], split)
     one = datasets.DatasetDict({split: posts})
-    inputs, collator = model_inputs(model, processor, one, tasks, read_run(run_folder).get("feature_cache"))
+    cache, arrays = read_run(run_folder).get("feature_cache"), FeatureArrays(description.feature_arrays)
+    inputs, collator = model_inputs(model, processor, one, tasks, cache, arrays)
     logits, _ = predict_logits(model, inputs[split], collator, batch_size)
     scores = {task["name"]: probabilities(task["kind"], logits[task["name"]]).numpy() for task in tasks}
     references = collate_labels(
@@ -126,10 +136,8 @@ def predict(
         raise ValueError(f"{run_folder} has no relation memory to take neighbours from; see mm-orient memory build")
     tasks = model.config.tasks
     description = replace(description, labels=None, split_column=description.split_column if split else None)
-    splits = read_posts(description, skip_bad_posts, training=False)[0]
-    posts = datasets.concatenate_datasets(list(splits.values())) if split is None else choose_split(splits, split)
-    collator = PostCollator(processor, tasks, labels=False)
-    logits, evidence = predict_logits(model, posts, collator, batch_size, neighbours)
+    posts, inputs, collator = _unlabelled(model, processor, description, split, skip_bad_posts)
+    logits, evidence = predict_logits(model, inputs, collator, batch_size, neighbours)
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{output.name}.partial")
     with partial.open("w", encoding="utf-8", newline="") as file:
@@ -153,13 +161,22 @@ def inspect_graph(
     """Statistics of a run's relation graphs among posts of `description`, by modality; labels are not looked at."""
     model, processor = load_run(run_folder)
     description = replace(description, labels=None, split_column=description.split_column if split else None)
-    splits = read_posts(description, training=False)[0]
-    posts = datasets.concatenate_datasets(list(splits.values())) if split is None else choose_split(splits, split)
-    embeds = training_embeds(posts, model, PostCollator(processor, [], labels=False))
+    _, inputs, collator = _unlabelled(model, processor, description, split)
+    embeds = training_embeds(inputs, model, collator)
     return {
         modality: graph_statistics(rows, getattr(model.config, f"{modality}_threshold"), batch_size)
         for modality, rows in embeds.items()
     }
+
+
+def _unlabelled(model, processor, description: DataDescription, split: str | None, skip_bad_posts: bool = False):
+    """The posts of a split, or all, what of them the model reads, and the collator for that."""
+    with_pictures = reads_pictures(model.config.encoder_names)
+    splits = read_posts(description, skip_bad_posts, with_pictures, training=False)[0]
+    posts = datasets.concatenate_datasets(list(splits.values())) if split is None else choose_split(splits, split)
+    arrays = FeatureArrays(description.feature_arrays)
+    inputs, collator = model_inputs(model, processor, datasets.DatasetDict({"all": posts}), [], arrays=arrays)
+    return posts, inputs["all"], replace(collator, labels=False)
 
 
 def choose_split(splits: datasets.DatasetDict, split: str) -> datasets.Dataset:

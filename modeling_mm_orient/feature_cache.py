@@ -1,55 +1,23 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """Feature cache: frozen encoders run once per post, not once per epoch.
 
-A cache is a folder per encoder fingerprint with Arrow shards of posts in half precision, each keyed by the post's
-content. A changed picture or text has another key, changed encoders another folder; shards are written to a temporary
-name and renamed, so an interrupted run loses at most the shard it was at.
+A cache is a folder per encoder fingerprint with shards as `feature_extraction` writes them, looked up by the posts' content:
+a changed picture or text has another key, changed encoders another folder.
 
-Shapes: R regions, T tokens, D features.
+Shapes: R regions, T tokens, D features, F task features.
 """
 
 import hashlib
-import json
-import os
-import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
 import numpy as np
-import pyarrow as pa
 import torch
-from datasets.arrow_writer import ArrowWriter
-from tqdm.auto import tqdm
 
-from .processing_mm_orient import read_image
+from .feature_extraction import SEQUENCES, SHARD_POSTS, VECTORS, Shard, encoder_fingerprint, write_shards
 
-SHARD_POSTS = 512
-VECTORS = ("image_embeds", "text_embeds")
-SEQUENCES = {"region_features": "region_mask", "token_features": "token_mask"}
-COLUMNS = datasets.Features(
-    {
-        "key": datasets.Value("string"),
-        **{name: datasets.Sequence(datasets.Value("float16")) for name in (*VECTORS, *SEQUENCES)},
-        "has_image": datasets.Value("bool"),
-        "has_text": datasets.Value("bool"),
-    }
-)
-
-
-def encoder_fingerprint(model, processor) -> str:
-    """Fingerprint of what turns a post into features: encoder weights and the processor's settings and vocabularies."""
-    digest = hashlib.sha256()
-    for name in model.config.encoder_names:
-        for key, value in getattr(model, f"{name}_encoder").state_dict().items():
-            digest.update(f"{name}.{key}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    digest.update(model.config.embedding_pooling.encode())
-    for part in (processor, processor.joint_processor):
-        if part is not None:
-            digest.update(json.dumps(part.to_dict(), sort_keys=True, default=str).encode())
-            vocabulary = part.tokenizer.get_vocab() if part.tokenizer is not None else {}
-            digest.update(json.dumps(sorted(vocabulary.items())).encode())
-    return digest.hexdigest()[:32]
+FEW_POSTS = 128  # not worth starting workers for
 
 
 class FeatureCache:
@@ -85,16 +53,18 @@ class FeatureCache:
         Args:
             posts: data set in the schema of `dataset_readers`; `keys` their keys.
             share, shares: take one of `shares` parts of the work (one per process). Call `load` after all have finished.
+
+        Raises:
+            ValueError: a post cannot be read; the others of its shard are stored.
         """
         # by key, not by position: what is missing differs between processes as they see each other's shards
         todo = [position for position in self.missing(keys) if int(keys[position][:8], 16) % shares == share]
-        self.model.eval()
-        with tqdm(total=len(todo), desc="encoding posts", unit="post", disable=not todo or share > 0) as progress:
-            for start in range(0, len(todo), SHARD_POSTS):
-                positions = todo[start : start + SHARD_POSTS]
-                # posts of like length together: less padding
-                positions = sorted(positions, key=lambda p: len(posts[p]["text"] or ""))
-                self._write_shard(posts, keys, positions, batch_size, progress)
+        workers = None if len(todo) > FEW_POSTS else 0
+        shards = _PostShards(posts, keys, todo)
+        written = write_shards(self.model, self.processor, shards, self.folder, batch_size, workers, total=len(todo))
+        for _, problems in written:
+            if problems:
+                raise ValueError(f"{problems[0].where}: {problems[0].what}")
         self.load()
         return len(todo)
 
@@ -105,39 +75,9 @@ class FeatureCache:
         widths = {"region_features": config.region_feature_dim, "token_features": config.token_feature_dim}
         features = {name: np.array(row.column(name)[0].values) for name in (*VECTORS, *SEQUENCES)}
         features |= {name: features[name].reshape(-1, width) for name, width in widths.items()}
+        if not self.processor.task_features:
+            del features["task_features"]
         return features | {name: row.column(name)[0].as_py() for name in ("has_image", "has_text")}
-
-    @torch.inference_mode()
-    def _write_shard(self, posts, keys, positions, batch_size: int, progress) -> None:
-        target = self.folder / f"{uuid.uuid4().hex}.arrow"
-        partial = target.with_suffix(".partial")
-        try:
-            with ArrowWriter(features=COLUMNS, path=str(partial)) as writer:
-                for start in range(0, len(positions), batch_size):
-                    batch = positions[start : start + batch_size]
-                    writer.write_table(self._encode([posts[p] for p in batch], [keys[p] for p in batch]))
-                    progress.update(len(batch))
-                writer.finalize()
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
-
-    def _encode(self, posts: list[dict], keys: list[str]) -> pa.Table:
-        images = [None if post["image"] is None else read_image(post["image"]) for post in posts]
-        inputs = self.processor(images=images, text=[post["text"] for post in posts], return_tensors="pt")
-        encoded = self.model.encode_posts(**inputs.to(self.model.device))
-        columns = {"key": keys}
-        for name in VECTORS:
-            columns[name] = list(_half(encoded[name]))
-        for name, mask in SEQUENCES.items():
-            values, kept = _half(encoded[name]), encoded[mask].cpu().numpy()
-            columns[name] = [rows[keep].reshape(-1) for rows, keep in zip(values, kept, strict=True)]
-        for name in ("has_image", "has_text"):
-            columns[name] = encoded[name].tolist()
-        arrays = [
-            pa.array(columns[name], type=field.type) for name, field in zip(COLUMNS, COLUMNS.arrow_schema, strict=True)
-        ]
-        return pa.Table.from_arrays(arrays, schema=COLUMNS.arrow_schema)
 
 
 class CachedPosts(torch.utils.data.Dataset):
@@ -150,10 +90,20 @@ class CachedPosts(torch.utils.data.Dataset):
         return len(self.keys)
 
     def __getitem__(self, index: int) -> dict:
-        key = self.keys[index]
-        return self.posts[index] | self.cache.read(key) | {"post_key": key}
+        post, key = self.posts[index], self.keys[index]
+        return post | self.cache.read(key) | {"post_key": post.get("post_key") or key}
 
 
-def _half(values: torch.Tensor) -> np.ndarray:
-    largest = torch.finfo(torch.float16).max
-    return values.float().clamp(-largest, largest).half().cpu().numpy()
+class _PostShards:
+    """Shards of posts that are missing in a cache, named after their keys."""
+
+    def __init__(self, posts, keys: list[str], positions: list[int]):
+        self.posts, self.keys, self.positions = posts, keys, positions
+
+    def __iter__(self) -> Iterator[Shard]:
+        for start in range(0, len(self.positions), SHARD_POSTS):
+            chosen = self.positions[start : start + SHARD_POSTS]
+            keys = [self.keys[position] for position in chosen]
+            name = f"posts-{hashlib.sha256(''.join(keys).encode()).hexdigest()[:32]}.arrow"
+            posts = [self.posts[p] | {"post_key": key} for p, key in zip(chosen, keys, strict=True)]
+            yield Shard(name, posts, [str(post["id"]) for post in posts], [None] * len(posts))

@@ -24,6 +24,7 @@ TRAVELLING_FILES = (
     "relation_layers.py",
     "relation_memory.py",
     "similarity_search.py",
+    "task_features.py",
     "task_heads.py",
     "text_cleaning.py",
     "text_removal.py",

@@ -10,10 +10,12 @@ import datasets
 
 from .dataset_readers import DataDescription, read_posts
 from .evaluation import choose_split, load_run, read_run
+from .feature_arrays import FeatureArrays
 from .optional_dependencies import FAISS_AVAILABLE
 from .relation_memory import LARGE_MEMORY, MODALITIES, RelationMemory, find_memory, remove_memory, verify_memory
 from .similarity_search import MOST_EXACT, require_faiss
-from .training import model_inputs, write_json
+from .tables import write_json
+from .training import model_inputs, reads_pictures
 
 
 def build_memory(
@@ -118,10 +120,11 @@ def _reference_inputs(run_folder, model, processor, description, split, skip_bad
     """Posts for the memory: stored features where the run has a feature cache, or pictures and texts."""
     tasks = model.config.tasks
     description = replace(description, tasks=tasks, split_column=description.split_column if split else None)
-    splits = read_posts(description, skip_bad_posts, training=False)[0]
+    with_pictures = reads_pictures(model.config.encoder_names)
+    splits = read_posts(description, skip_bad_posts, with_pictures, training=False)[0]
     posts = datasets.concatenate_datasets(list(splits.values())) if split is None else choose_split(splits, split)
-    cache = read_run(run_folder).get("feature_cache")
-    return model_inputs(model, processor, datasets.DatasetDict({"all": posts}), tasks, cache)[0]["all"]
+    cache, arrays = read_run(run_folder).get("feature_cache"), FeatureArrays(description.feature_arrays)
+    return model_inputs(model, processor, datasets.DatasetDict({"all": posts}), tasks, cache, arrays)[0]["all"]
 
 
 def _load_with_memory(run_folder: str):

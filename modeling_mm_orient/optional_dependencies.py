@@ -1,5 +1,5 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
-"""Packages that make things faster but are never demanded: each is tried for here and nowhere else."""
+"""Packages that add something but are never demanded: each is tried for here and nowhere else."""
 
 try:
     import torch_scatter
@@ -20,6 +20,11 @@ try:
     import cv2
 except Exception:
     cv2 = None
+
+try:
+    import nrclex
+except Exception:
+    nrclex = None
 
 TORCH_SCATTER_AVAILABLE = torch_scatter is not None
 FAISS_AVAILABLE = faiss is not None

@@ -3,7 +3,6 @@
 
 from transformers import Pipeline
 
-from .processing_mm_orient import read_image
 from .task_heads import probabilities
 
 TASK_NAME = "multimodal-classification"
@@ -74,7 +73,7 @@ class MultimodalClassificationPipeline(Pipeline):
             post = {"image": post}
         image = post.get("image")
         return {
-            "image": None if image is None else read_image(image, self.processor.max_image_pixels),
+            "image": None if image is None else self.processor.read_picture(image),
             "text": post.get("text"),
         }
 

@@ -1,9 +1,9 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """Presets: JSON files of `hub_configs/` that describe an architecture, a data set's tasks, or both.
 
-A preset has any of the parts `description`, `encoders` (role -> Hub id), `revisions` (role -> commit), `config` (fields of
-`MMOrientConfig`), `processor` (how to make one without pretrained encoders), `training` (fields of `TrainingSettings`) and
-`data` (fields of `DataDescription`).
+A preset has any of the parts `description`, `encoders` (role -> Hub id), `revisions` (role -> commit), `task_features` (name
+-> the rest of an entry of `task_features.check_sources`), `config` (fields of `MMOrientConfig`), `processor` (how to make
+one without pretrained encoders), `training` (fields of `TrainingSettings`) and `data` (fields of `DataDescription`).
 """
 
 import json
@@ -14,10 +14,11 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast, ViTImageProcessorPil
 
 from .configuration_mm_orient import ENCODER_NAMES, MMOrientConfig
-from .modeling_mm_orient import MMOrientForMultiTaskClassification
+from .modeling_mm_orient import MMOrientForMultiTaskClassification, MMOrientModel
 from .processing_mm_orient import MMOrientProcessor
+from .task_features import check_sources, feature_sizes
 
-PARTS = ("description", "encoders", "revisions", "config", "processor", "training", "data")
+PARTS = ("description", "encoders", "revisions", "task_features", "config", "processor", "training", "data")
 SPECIAL_TOKENS = ["[PAD]", "[CLS]", "[SEP]"]
 
 
@@ -66,19 +67,21 @@ def build_model(preset: dict, tasks: list[dict], texts: list[str], **config_fiel
         `MMOrientForMultiTaskClassification`, `MMOrientProcessor`.
     """
     encoders = {role: source for role, source in preset["encoders"].items() if source}
+    sources = check_sources([{"name": name} | entry for name, entry in preset["task_features"].items()])
     fields = preset["config"] | config_fields | {"tasks": tasks}
+    if sources:
+        fields |= {"task_features": feature_sizes(sources), "task_feature_dim": None}
     if encoders:
         given = {f"{role}_config" for role in ENCODER_NAMES} | (
             {"region_feature_dim"} if "vision" in encoders else set()
         )
         fields = {name: value for name, value in fields.items() if name not in given}
-        processor = MMOrientProcessor.from_encoders_pretrained(**encoders, revision=preset["revisions"])
-        model = MMOrientForMultiTaskClassification.from_encoders_pretrained(
-            **encoders, revision=preset["revisions"], **fields
-        )
+        revisions = preset["revisions"]
+        processor = MMOrientProcessor.from_encoders_pretrained(**encoders, revision=revisions, task_features=sources)
+        model = MMOrientForMultiTaskClassification.from_encoders_pretrained(**encoders, revision=revisions, **fields)
         return model, processor
-    if not preset["processor"]:
-        raise ValueError("name an encoder (joint, text or vision), or a preset that has encoders")
+    if not preset["processor"]:  # everything comes as arrays
+        return MMOrientForMultiTaskClassification(MMOrientConfig(**fields)), MMOrientProcessor(task_features=sources)
     tokenizer = train_tokenizer(texts, preset["processor"]["vocabulary_size"])
     size = preset["processor"]["image_size"]
     fields.setdefault("frozen_encoders", [])  # random weights are there to be trained
@@ -90,8 +93,35 @@ def build_model(preset: dict, tasks: list[dict], texts: list[str], **config_fiel
         ViTImageProcessorPil(size={"height": size, "width": size}, image_mean=[0.5] * 3, image_std=[0.5] * 3),
         tokenizer,
         max_tokens=preset["processor"]["max_tokens"],
+        task_features=sources,
     )
     return MMOrientForMultiTaskClassification(MMOrientConfig(**fields)), processor
+
+
+def encoders_alone(preset: dict, description) -> tuple[MMOrientModel, MMOrientProcessor]:
+    """The pretrained encoders of a preset, with little after them, and the processor that a run on the same data has.
+
+    Args:
+        description: `DataDescription`, for what its texts and pictures go through.
+
+    Raises:
+        ValueError: no encoder is named.
+    """
+    encoders = {role: source for role, source in preset["encoders"].items() if source}
+    if not encoders:
+        raise ValueError("name the encoders to run (--joint-encoder, --text-encoder, --vision-encoder), or a preset")
+    fields = {name: value for name, value in preset["config"].items() if name == "embedding_pooling"}
+    preset = preset | {"config": fields}
+    model, processor = build_model(preset, [{"name": "none", "kind": "regression"}], [], learner_hidden_sizes=[1])
+    treat_as(processor, description)
+    return model.mm_orient, processor
+
+
+def treat_as(processor: MMOrientProcessor, description) -> None:
+    """Have a processor clean texts and treat text on pictures as a `DataDescription` says."""
+    processor.text_cleaning = list(description.text_cleaning)
+    processor.remove_overlaid_text = description.remove_overlaid_text
+    processor.read_missing_text = description.read_missing_text
 
 
 def train_tokenizer(texts: list[str], vocabulary_size: int) -> PreTrainedTokenizerFast:

@@ -6,20 +6,24 @@ Shapes: B posts, T tokens.
 
 import hashlib
 import io
+import math
 import os
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig
 from transformers.image_utils import load_image
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 
+from .task_features import check_sources, task_features
 from .text_cleaning import clean_text
 from .text_removal import joined_text, read_text, remove_text
 
 MAX_IMAGE_PIXELS = 89_478_485  # Pillow's own limit before it warns of a decompression bomb
+MOST_ENCODED_PIXELS = 4_000_000  # larger pictures reach the encoders reduced
 JOINT_FOLDER = "joint_processor"
 
 
@@ -36,10 +40,10 @@ def read_image(source, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
     Raises:
         ValueError: not a picture, truncated, or too large; the message names the source.
     """
-    name = f"image {source!r}" if isinstance(source, (str, os.PathLike)) else f"image ({type(source).__name__})"
+    if isinstance(source, dict):
+        source = source["bytes"] if source.get("bytes") is not None else source.get("path")
+    name = f"image {str(source)!r}" if isinstance(source, (str, os.PathLike)) else f"image ({type(source).__name__})"
     try:
-        if isinstance(source, dict):
-            return read_image(source["bytes"] if source.get("bytes") is not None else source["path"], max_pixels)
         if isinstance(source, str) and source.startswith(("http://", "https://", "data:")):
             image = load_image(source)
         elif isinstance(source, (bytes, bytearray)):
@@ -120,6 +124,7 @@ class MMOrientProcessor(ProcessorMixin):
         remove_overlaid_text: paint over the text on pictures (paper; default False).
         read_missing_text: where a post has no text, take the one on its picture (ours; default False).
         text_reader, inpainter: see `text_removal` (default `"rapidocr"` and `"opencv"`, both optional packages).
+        task_features: what `task_features` are made of, see `task_features.check_sources` (default nothing).
     """
 
     valid_processor_kwargs = MMOrientProcessorKwargs
@@ -138,6 +143,7 @@ class MMOrientProcessor(ProcessorMixin):
         read_missing_text: bool = False,
         text_reader: str = "rapidocr",
         inpainter: str = "opencv",
+        task_features: list[dict] | tuple[dict, ...] = (),
         **kwargs,
     ):
         parts = {"image_processor": image_processor, "tokenizer": tokenizer}
@@ -157,6 +163,7 @@ class MMOrientProcessor(ProcessorMixin):
         self.text_cleaning = list(text_cleaning)
         self.remove_overlaid_text, self.read_missing_text = remove_overlaid_text, read_missing_text
         self.text_reader, self.inpainter = text_reader, inpainter
+        self.task_features = check_sources(task_features)
 
     @classmethod
     def from_encoders_pretrained(
@@ -195,15 +202,13 @@ class MMOrientProcessor(ProcessorMixin):
 
         Returns:
             `pixel_values`, `input_ids` (B, T), `attention_mask`, ... for the encoders there are, those of the joint
-            encoder with the prefix `joint_`; `has_image` and `has_text` (B,) bool. The inputs of a modality that no post
-            of the batch has are left out.
+            encoder with the prefix `joint_`; `has_image` and `has_text` (B,) bool; with task features, `task_features`
+            (B, F). The inputs of a modality that no post of the batch has are left out.
 
         Raises:
             ValueError: lengths differ, a post has neither picture nor text, or a picture cannot be read.
         """
-        images, text = self._posts(images, text)
-        if self.remove_overlaid_text or self.read_missing_text:
-            images, text = self._treat_overlaid_text(images, text)
+        images, text = self.treat(images, text)
         merged = self._merge_kwargs(
             MMOrientProcessorKwargs, tokenizer_init_kwargs=getattr(self.tokenizer, "init_kwargs", {}), **kwargs
         )
@@ -211,7 +216,8 @@ class MMOrientProcessor(ProcessorMixin):
         return_tensors = text_kwargs.pop("return_tensors", None)
         images_kwargs.pop("return_tensors", None)
         data = {}
-        if any(image is not None for image in images):
+        reads_pictures = self.image_processor is not None or self.joint_processor is not None
+        if reads_pictures and any(image is not None for image in images):
             pictures = self._pictures(images)
             if self.image_processor is not None:
                 data |= self.image_processor(pictures, **images_kwargs)
@@ -227,7 +233,26 @@ class MMOrientProcessor(ProcessorMixin):
                 data |= _joint(self.joint_processor.tokenizer(text, **options))
         data["has_image"] = [image is not None for image in images]
         data["has_text"] = [bool(words) for words in text]
+        if self.task_features:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            data["task_features"] = task_features(text, self.task_features, device).tolist()
         return BatchFeature(data, tensor_type=return_tensors)
+
+    def read_picture(self, source) -> Image.Image:
+        """A picture as `read_image` reads it; one that is far larger than any encoder needs, by a whole factor smaller."""
+        picture = read_image(source, self.max_image_pixels)
+        excess = picture.width * picture.height / MOST_ENCODED_PIXELS
+        return picture if excess <= 1 else picture.reduce(math.ceil(math.sqrt(excess)))
+
+    def treat(self, images=None, text=None) -> tuple[list, list[str]]:
+        """Posts as encoders and task features see them: texts cleaned, text on pictures read and painted over, where asked.
+
+        Arguments and errors as in a call. Returns pictures, None where a post has none, and texts, empty for none.
+        """
+        images, text = self._posts(images, text)
+        if self.remove_overlaid_text or self.read_missing_text:
+            images, text = self._treat_overlaid_text(images, text)
+        return images, text
 
     @property
     def model_input_names(self) -> list[str]:
@@ -235,7 +260,8 @@ class MMOrientProcessor(ProcessorMixin):
         if self.joint_processor is not None:
             for part in (self.joint_processor.image_processor, self.joint_processor.tokenizer):
                 names += _joint(dict.fromkeys(part.model_input_names))
-        return [*dict.fromkeys(names), "has_image", "has_text"]
+        extra = ["task_features"] if self.task_features else []
+        return [*dict.fromkeys(names), "has_image", "has_text", *extra]
 
     def to_dict(self) -> dict:
         joint = None if self.joint_processor is None else JOINT_FOLDER
@@ -304,7 +330,7 @@ class MMOrientProcessor(ProcessorMixin):
 
     def _picture(self, index: int, image) -> Image.Image:
         try:
-            return read_image(image, self.max_image_pixels)
+            return self.read_picture(image)
         except ValueError as error:
             raise ValueError(f"`images[{index}]`: {error}") from error
 

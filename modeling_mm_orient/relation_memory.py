@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.utils import cached_file, logging
 
@@ -436,7 +436,13 @@ def _encode(model, posts: list[dict], processor) -> dict[str, Tensor]:
     if processor is None:
         raise ValueError("posts of pictures and texts need a `processor`; without one they must have `image_embeds`")
     images, texts = [post.get("image") for post in posts], [post.get("text") for post in posts]
-    encoded = model.encode_posts(**processor(images=images, text=texts, return_tensors="pt").to(model.device))
+    inputs = dict(processor(images=images, text=texts, return_tensors="pt").to(model.device))
+    inputs.pop("task_features", None)
+    for name in ("region_features", "token_features"):
+        if posts[0].get(name) is not None:  # of encoders that the model lacks
+            rows = [torch.as_tensor(post[name]).float() for post in posts]
+            inputs[name] = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(model.device)
+    encoded = model.encode_posts(**inputs)
     names = [f"{m}_embeds" for m in MODALITIES] + [f"has_{m}" for m in MODALITIES]
     return {name: encoded[name].cpu() for name in names}
 

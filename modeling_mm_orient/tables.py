@@ -1,8 +1,9 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
-"""Rows of tables, with where they stand: CSV, TSV, JSONL and Parquet."""
+"""Rows of tables, with where they stand: CSV, TSV, JSONL and Parquet; and JSON files that are never half-written."""
 
 import csv
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -97,6 +98,13 @@ def table_columns(path: Path, encoding: str = "utf-8") -> list[str]:
     if path.suffix == ".jsonl":
         return list(dict.fromkeys(name for row in json_lines(path, encoding) for name in row.values))
     return next(csv.reader(lines_of(path, encoding), delimiter=_delimiter(path, encoding)), [])
+
+
+def write_json(path: Path, content) -> None:
+    """Write JSON to a temporary name and rename it."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
 
 
 def _parquet(path: Path) -> pyarrow.parquet.ParquetFile:

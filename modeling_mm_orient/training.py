@@ -24,16 +24,18 @@ from transformers import (
 
 from .collation import FeatureCollator, PostCollator
 from .configuration_mm_orient import ENCODER_NAMES
-from .dataset_readers import DataDescription, read_posts
+from .dataset_readers import DataDescription, read_posts, without_pictures
+from .feature_arrays import ArrayPosts, FeatureArrays
 from .feature_cache import CachedPosts, FeatureCache
 from .graph_inspection import MOST_POSTS, graph_statistics, threshold_at_quantile
 from .hub_export import save_for_hub
 from .image_augmentation import AugmentedPosts, ImageAugmentation
 from .metrics import multi_task_metrics
 from .model_card import model_card
-from .presets import build_model, load_preset
+from .presets import build_model, load_preset, treat_as
 from .processing_mm_orient import post_key
 from .relation_memory import LARGE_MEMORY
+from .tables import write_json
 from .task_heads import probabilities
 
 logger = logging.getLogger(__name__)
@@ -235,21 +237,21 @@ def train(
     settings = settings or TrainingSettings(**preset["training"])
     output = Path(output)
     _check_output(output, resume, overwrite)
-    _check_encoders(preset["encoders"])
+    arrays = FeatureArrays(description.feature_arrays)
+    roles = _encoder_roles(preset, arrays)
     arguments = _training_arguments(output, settings)
     set_seed(settings.seed)
 
-    posts, tasks, left_out = read_posts(description, skip_bad_posts)
+    posts, tasks, left_out = read_posts(description, skip_bad_posts, reads_pictures(roles))
     for split in ("train", "validation"):
         if split not in posts:
             raise ValueError(f"the data has no {split} split")
     if settings.class_weights == "balanced":
         tasks = [task | {"class_weights": balanced_class_weights(posts["train"], task)} for task in tasks]
     texts = [text for text in posts["train"]["text"] if text]
-    model, processor = build_model(preset, tasks, texts, **{"task_feature_dim": 0} | (config or {}))
-    processor.text_cleaning = list(description.text_cleaning)
-    processor.remove_overlaid_text = description.remove_overlaid_text
-    processor.read_missing_text = description.read_missing_text
+    fields = {"task_feature_dim": 0} | arrays.config_fields(has_joint="joint" in roles) | (config or {})
+    model, processor = build_model(preset, tasks, texts, **fields)
+    treat_as(processor, description)
     if settings.threshold_quantile is not None and not _all_frozen(model.config):
         raise ValueError("`threshold_quantile` needs frozen encoders: while they are trained, similarities move")
     run = {
@@ -269,7 +271,7 @@ def train(
         write_json(output / RUN_FILE, run)
     state.wait_for_everyone()
 
-    inputs, collator = model_inputs(model, processor, posts, tasks, run["feature_cache"])
+    inputs, collator = model_inputs(model, processor, posts, tasks, run["feature_cache"], arrays)
     if _all_frozen(model.config) and model.config.relation_streams:
         _fit_graphs(model.config, training_embeds(inputs["train"], model, collator), settings)
     callbacks = [EarlyStoppingCallback(settings.patience)] if settings.patience else []
@@ -313,10 +315,32 @@ def train(
     return metrics
 
 
-def model_inputs(model, processor, posts: datasets.DatasetDict, tasks: list[dict], feature_cache: str | None):
-    """Data sets for the model by split, and the collator they need: stored features, or the posts themselves."""
-    if feature_cache is None:
-        return posts, PostCollator(processor, tasks)
+def model_inputs(
+    model,
+    processor,
+    posts: datasets.DatasetDict,
+    tasks: list[dict],
+    feature_cache: str | None = None,
+    arrays: FeatureArrays | None = None,
+):
+    """Data sets for the model by split, and the collator they need: stored features, or the posts themselves; and arrays."""
+    names = model.config.encoder_names
+    if not reads_pictures(names):
+        posts = datasets.DatasetDict({split: without_pictures(rows) for split, rows in posts.items()})
+    inputs, collator = posts, PostCollator(processor, tasks)
+    if feature_cache is not None and names:
+        inputs, collator = _stored_features(model, processor, posts, feature_cache), FeatureCollator(tasks)
+    if arrays:
+        inputs = {split: ArrayPosts(rows, arrays, names) for split, rows in inputs.items()}
+    return inputs, collator
+
+
+def reads_pictures(encoder_names) -> bool:
+    """Whether any of these encoders needs pictures."""
+    return bool({"joint", "vision"} & set(encoder_names))
+
+
+def _stored_features(model, processor, posts: datasets.DatasetDict, feature_cache: str) -> dict[str, CachedPosts]:
     encoder = getattr(model, "mm_orient", model)
     cache, state = FeatureCache(feature_cache, encoder, processor), PartialState()
     encoder.to(state.device)
@@ -325,7 +349,7 @@ def model_inputs(model, processor, posts: datasets.DatasetDict, tasks: list[dict
         cache.add(rows, keys[split], share=state.process_index, shares=state.num_processes)
     state.wait_for_everyone()
     cache.load()
-    return {split: CachedPosts(rows, keys[split], cache) for split, rows in posts.items()}, FeatureCollator(tasks)
+    return {split: CachedPosts(rows, keys[split], cache) for split, rows in posts.items()}
 
 
 @torch.inference_mode()
@@ -366,13 +390,6 @@ def last_complete_checkpoint(folder: Path) -> str | None:
     """The newest of the Trainer's checkpoints that was written to its end (its state comes last); None if there is none."""
     complete = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
     return str(max(complete, key=lambda path: int(path.name.split("-")[1]))) if complete else None
-
-
-def write_json(path: Path, content) -> None:
-    """Write JSON to a temporary name and rename it."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
 
 
 def _training_arguments(output: Path, settings: TrainingSettings) -> MMOrientTrainingArguments:
@@ -441,13 +458,26 @@ def _all_frozen(config) -> bool:
     return set(config.encoder_names) <= set(config.frozen_encoders)
 
 
-def _check_encoders(encoders: dict[str, str]) -> None:
-    """Encoders are named for both modalities, or not at all (then the preset's own are trained from scratch)."""
-    named = {role for role, source in encoders.items() if source}
-    if named and (missing := sorted({"text", "vision"} - named)):
-        raise ValueError(
-            f"no {' and no '.join(missing)} encoder is named: name it, or train on feature arrays with FeatureCollator"
-        )
+def _encoder_roles(preset: dict, arrays: FeatureArrays) -> set[str]:
+    """The encoders of a run: those named, or the preset's own that are trained from scratch, or none where all is arrays.
+
+    Raises:
+        ValueError: neither an encoder nor an array gives regions or tokens, or both do.
+    """
+    roles = {role for role, source in preset["encoders"].items() if source}
+    if not roles and not arrays and preset["processor"]:
+        return {"text", "vision"}
+    for role, feature in (("vision", "region_features"), ("text", "token_features")):
+        if role not in roles and feature not in arrays:
+            raise ValueError(f"no {role} encoder is named: name it, or give an array of {feature} (--feature-arrays)")
+        if role in roles and feature in arrays:
+            raise ValueError(f"{feature} come from the {role} encoder and from an array: give one of them")
+    for feature in ("image_embeds", "text_embeds"):
+        if feature in arrays and "joint" in roles:
+            raise ValueError(f"{feature} come from the joint encoder and from an array: give one of them")
+    if preset["task_features"] and "task_features" in arrays:
+        raise ValueError("task_features come from sources and from an array: give one of them")
+    return roles
 
 
 def _is_scalar(value) -> bool:

@@ -318,3 +318,31 @@ def test_a_folder_of_bare_pictures(tmp_path):
 def test_reserved_task_names(tmp_path):
     with pytest.raises(ValueError, match="cannot be called 'text'"):
         read_posts(describe(write_folder(tmp_path / "d"), labels=["text"]))
+
+
+def test_links_out_of_the_folder_are_reported(tmp_path):
+    folder = write_folder(tmp_path / "d")
+    Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
+    (folder / "images" / "3.png").unlink()
+    (folder / "images" / "3.png").symlink_to(tmp_path / "secret.png")
+    assert problems_of(describe(folder)) == [("labels.csv:5", "link out of the folder")]
+    posts, _, left_out = read_posts(describe(folder), skip_bad_posts=True)
+    assert "3.png" not in posts["train"]["id"] and len(posts["train"]) == 5 and len(left_out) == 1
+
+
+def test_links_that_are_the_users_layout_are_followed(tmp_path):
+    folder = write_folder(tmp_path / "d")
+    (folder / "images").rename(tmp_path / "elsewhere")
+    (folder / "images").symlink_to(tmp_path / "elsewhere")
+    assert len(read_posts(describe(folder))[0]["train"]) == 6
+    # a snapshot of the Hub's cache: every file is a link to a blob beside it
+    blobs, snapshot = tmp_path / "repo" / "blobs", tmp_path / "repo" / "snapshots" / "abc"
+    (snapshot / "images").mkdir(parents=True)
+    blobs.mkdir()
+    for number, path in enumerate([*(tmp_path / "elsewhere").iterdir(), folder / "labels.csv"]):
+        path.rename(blobs / str(number))
+        place = snapshot if path.suffix == ".csv" else snapshot / "images"
+        (place / path.name).symlink_to(blobs / str(number))
+    assert len(read_posts(describe(snapshot))[0]["train"]) == 6
+    absolute = write_folder(tmp_path / "e", [{"image": str(blobs / "0"), "text": "an absolute path"}], pictures=False)
+    assert len(read_posts(DataDescription(str(absolute)), training=False)[0]["all"]) == 1

@@ -7,7 +7,8 @@ from modeling_mm_orient import MMOrientModel
 from modeling_mm_orient import feature_cache as module
 from modeling_mm_orient.collation import FeatureCollator, PostCollator
 from modeling_mm_orient.dataset_readers import DataDescription, read_posts
-from modeling_mm_orient.feature_cache import CachedPosts, FeatureCache, encoder_fingerprint
+from modeling_mm_orient.feature_cache import CachedPosts, FeatureCache
+from modeling_mm_orient.feature_extraction import encoder_fingerprint
 from modeling_mm_orient.processing_mm_orient import post_key
 
 from .test_dataset_readers import ROWS, write_folder
@@ -82,20 +83,20 @@ def test_changed_encoders_or_settings_are_noticed(setting):
 def test_an_interrupted_run_continues(setting, monkeypatch):
     folder, model, processor, posts, _ = setting
     monkeypatch.setattr(module, "SHARD_POSTS", 3)
-    cache, keys, encode = FeatureCache(folder, model, processor), keys_of(posts), FeatureCache._encode
+    cache, keys, encode = FeatureCache(folder, model, processor), keys_of(posts), model.encode_posts
     calls = []
 
-    def interrupted(self, *arguments):
+    def interrupted(**inputs):
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return encode(self, *arguments)
+        return encode(**inputs)
 
-    monkeypatch.setattr(FeatureCache, "_encode", interrupted)
+    monkeypatch.setattr(model, "encode_posts", interrupted)
     with pytest.raises(KeyboardInterrupt):
         cache.add(posts, keys, batch_size=2)
-    assert not list(cache.folder.glob("*.partial"))
-    monkeypatch.setattr(FeatureCache, "_encode", encode)
+    assert not list(cache.folder.glob(".*"))
+    monkeypatch.setattr(model, "encode_posts", encode)
     cache = FeatureCache(folder, model, processor)
     assert len(cache.missing(keys)) == len(posts) - 3
     assert cache.add(posts, keys, batch_size=2) == len(posts) - 3

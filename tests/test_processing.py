@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoConfig, AutoModel, CLIPImageProcessor, CLIPProcessor, SiglipProcessor, ViTImageProcessorPil
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    CLIPImageProcessor,
+    CLIPProcessor,
+    DetrConfig,
+    DetrImageProcessorPil,
+    ResNetConfig,
+    SiglipProcessor,
+    ViTImageProcessorPil,
+    YolosConfig,
+)
 
 from modeling_mm_orient import MMOrientModel, MMOrientProcessor
 from modeling_mm_orient.presets import train_tokenizer
@@ -212,3 +223,35 @@ def test_arrays_are_taken_as_image_processors_take_them():
     inputs = make_processor()(images=[array, None], text=["a", "b"], return_tensors="pt")
     assert inputs["has_image"].tolist() == [True, False]
     assert make_processor()(images=np.stack([array, array]), return_tensors="pt")["pixel_values"].shape[0] == 2
+
+
+def test_pictures_far_larger_than_encoders_read_are_reduced():
+    processor = make_processor()
+    large = Image.new("RGB", (9000, 5600), "red")  # 50 megapixels
+    read = processor.read_picture(large)
+    assert read.width * read.height <= 4_000_000 and abs(read.width / read.height - 9000 / 5600) < 0.01
+    assert processor.read_picture(picture()).size == (20, 30)
+    torch.testing.assert_close(
+        processor(images=large, return_tensors="pt")["pixel_values"],
+        processor(images=Image.new("RGB", (90, 56), "red"), return_tensors="pt")["pixel_values"],
+    )
+
+
+def test_a_detectors_queries_are_regions():
+    backbone = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], out_features=["stage2"])
+    sizes = {"d_model": 16, "num_queries": 7, "encoder_layers": 1, "decoder_layers": 1}
+    sizes |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    detector = DetrConfig(use_timm_backbone=False, use_pretrained_backbone=False, backbone_config=backbone, **sizes)
+    yolos = YolosConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=[32, 32],
+        patch_size=16, num_detection_tokens=5,
+    )  # fmt: skip
+    for config, regions in ((detector, 7), (yolos, 5)):
+        model = MMOrientModel.from_encoders_pretrained(vision=AutoModel.from_config(config), text_config=None)
+        image_processor = DetrImageProcessorPil(size={"height": 32, "width": 32}, pad_size={"height": 32, "width": 32})
+        processor = MMOrientProcessor(image_processor)
+        inputs = processor(images=[picture(), picture(size=(60, 20), colour="red")], return_tensors="pt")
+        with torch.no_grad():
+            encoded = model.eval().encode_posts(**inputs)
+        assert encoded.region_features.shape == (2, regions, 16)
+        assert encoded.region_mask.all()

@@ -8,15 +8,19 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image
-from transformers import AutoModelForSequenceClassification, pipeline
+from transformers import AutoModel, AutoModelForSequenceClassification, pipeline
 
 from modeling_mm_orient import relation_memory, similarity_search, training
 from modeling_mm_orient.cli import main
 from modeling_mm_orient.demo_memes import make_memes
 
 from ..conftest import shared
+from ..test_modeling import small_towers
+from ..test_processing import make_processor
+from ..test_task_features import save_classifier
 
 LABELS = ["sarcasm", "offensive"]
 
@@ -499,3 +503,84 @@ def test_two_processes_under_accelerate(tmp_path):
         key for shard in (tmp_path / "cache").rglob("*.arrow") for key in datasets.Dataset.from_file(str(shard))["key"]
     ]
     assert len(stored) == len(set(stored)) == len(rows)
+
+
+def test_task_features_from_training_to_the_pipeline(memes, tmp_path):
+    source = save_classifier(tmp_path / "classifier")
+    command = ["train", "--data", memes, "--labels", "offensive", "--split-column", "split", "--preset", "tiny"]
+    command += ["--task-features", f"mood={source}:hidden_state", f"tone={source}", "--epochs", 1]
+    assert run(*command, "--output", tmp_path / "run") == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["task_features"] == [{"name": "mood", "size": 16}, {"name": "tone", "size": 5}]
+    assert config["task_feature_dim"] == 21
+    command = ["predict", tmp_path / "run", "--data", memes, "--split", "test", "--batch-size", 1]
+    assert run(*command, "--split-column", "split", "--output", tmp_path / "p.jsonl") == 0
+    assert run("export", tmp_path / "run", "--output", tmp_path / "hub") == 0
+    pipe = pipeline("multimodal-classification", model=str(tmp_path / "hub"), trust_remote_code=True)
+    with (memes / "labels.csv").open() as file:
+        posts = {row["id"]: row for row in csv.DictReader(file)}
+    for line in (tmp_path / "p.jsonl").read_text().splitlines()[:4]:
+        line = json.loads(line)
+        post = posts[line["id"]]
+        picture = None if not post["image"] else str(memes / "images" / post["image"])
+        verdict = pipe({"image": picture, "text": post["text"]})
+        assert verdict["offensive"] == pytest.approx(line["offensive"], abs=1e-4)
+
+
+def save_arrays(folder, count: int, **widths) -> list[str]:
+    shapes = {"region_features": (4,), "token_features": (3,), "task_features": ()}
+    arrays = []
+    for number, (name, width) in enumerate(widths.items()):
+        path = folder / f"{name}.npy"
+        np.save(path, np.random.default_rng(number).normal(size=(count, *shapes[name], width)).astype(np.float32))
+        arrays.append(f"{name}={path}")
+    return arrays
+
+
+def test_feature_arrays_in_place_of_every_encoder(memes, tmp_path, capsys):
+    arrays = save_arrays(tmp_path, 120, region_features=20, token_features=12, task_features=784)
+    data = ["--data", memes, "--split-column", "split"]
+    command = ["train", *data, "--labels", *LABELS, "--feature-arrays", *arrays, "--epochs", 1]
+    scope = ["--set", 'relation_scope="memory"', "learner_hidden_sizes=[32]"]
+    assert run(*command, *scope, "--output", tmp_path / "run") == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["region_feature_dim"], config["image_embed_dim"], config["task_feature_dim"]) == (20, 20, 784)
+    assert run("evaluate", tmp_path / "run", "--data", memes, "--json", tmp_path / "m.json") == 0
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]
+    assert json.loads((tmp_path / "m.json").read_text()) == metrics
+    predictions = tmp_path / "p.jsonl"
+    assert run("predict", tmp_path / "run", "--data", memes, "--output", predictions, "--neighbours", 1) == 0
+    assert len(predictions.read_text().splitlines()) == 120
+    assert run("memory", "build", tmp_path / "run", "--data", memes, "--split", "train") == 0
+    other = tmp_path / "other"
+    shutil.copytree(memes, other)
+    capsys.readouterr()
+    assert run("predict", tmp_path / "run", "--data", other, "--output", predictions) == 1
+    assert "name those of" in capsys.readouterr().err
+    assert run(*command[:-4], "--feature-arrays", arrays[0], "--output", tmp_path / "r2") == 1
+    assert "no text encoder is named: name it, or give an array of token_features" in capsys.readouterr().err
+
+
+def test_the_papers_mixture_of_encoders_and_arrays(memes, tmp_path, capsys):
+    joint, processor = small_towers().joint_config, make_processor(joint=True)
+    joint.text_config.vocab_size, joint.vision_config.image_size = 400, 8
+    joint.text_config.max_position_embeddings = 200
+    AutoModel.from_config(joint).save_pretrained(tmp_path / "clip")
+    processor.joint_processor.save_pretrained(tmp_path / "clip")
+    text = small_towers().text_config
+    text.vocab_size, text.max_position_embeddings = 400, 200
+    AutoModel.from_config(text).save_pretrained(tmp_path / "bert")
+    processor.tokenizer.save_pretrained(tmp_path / "bert")
+    arrays = save_arrays(tmp_path, 120, region_features=2048, task_features=784)
+    command = ["train", "--preset", "paper", "--data", memes, "--labels", *LABELS, "--split-column", "split"]
+    command += ["--joint-encoder", tmp_path / "clip", "--text-encoder", tmp_path / "bert", "--feature-arrays", *arrays]
+    command += ["--set", "learner_hidden_sizes=[32]", "--epochs", 1, "--feature-cache", tmp_path / "cache"]
+    assert run(*command, "--output", tmp_path / "run") == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["region_feature_dim"], config["image_embed_dim"], config["task_feature_dim"]) == (2048, 12, 784)
+    assert run("evaluate", tmp_path / "run", "--data", memes, "--json", tmp_path / "m.json") == 0
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]
+    assert json.loads((tmp_path / "m.json").read_text()) == metrics
+    assert run("predict", tmp_path / "run", "--data", memes, "--output", tmp_path / "p.jsonl") == 0  # without the cache
+    assert run(*command, "--vision-encoder", tmp_path / "clip", "--output", tmp_path / "r2") == 1
+    assert "region_features come from the vision encoder and from an array" in capsys.readouterr().err

@@ -1,0 +1,372 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""Feature extraction: posts through frozen encoders into Arrow shards, as fast as the encoders go, in bounded memory.
+
+Workers decode pictures and tokenise texts while the encoders are busy with the batch before; posts of like length share a
+batch. A shard is named after the posts in it and gets that name when it is complete: work that was killed at any moment goes
+on without a lost or a double post, in any number of processes.
+
+Shapes: R regions, T tokens, D features, F task features.
+"""
+
+import copy
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import torch
+from accelerate import PartialState
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from tqdm.auto import tqdm
+
+from .dataset_readers import DataDescription, Problem, stream_posts
+from .processing_mm_orient import post_key
+from .tables import write_json
+from .task_features import task_features
+
+FORMAT = 2  # of the shards; part of the fingerprint
+SHARD_POSTS = 512
+VECTORS = ("image_embeds", "text_embeds", "task_features")
+SEQUENCES = {"region_features": "region_mask", "token_features": "token_mask"}
+COLUMNS = datasets.Features(
+    {
+        "id": datasets.Value("string"),
+        "key": datasets.Value("string"),
+        **{name: datasets.Sequence(datasets.Value("float16")) for name in (*VECTORS, *SEQUENCES)},
+        "has_image": datasets.Value("bool"),
+        "has_text": datasets.Value("bool"),
+    }
+)
+REPORT_FILE = "extraction.json"
+
+
+@dataclass
+class Shard:
+    """Posts whose features lie in one file: its name, the posts (`id`, `image`, `text`, perhaps `post_key`), where each
+    stands in the data, and what is already known to be wrong with it, or None."""
+
+    name: str
+    posts: list[dict]
+    places: list[str]
+    problems: list[str | None]
+
+
+@dataclass
+class PreparedBatch:
+    """A batch on its way from a worker: `inputs` of the encoders for the posts that can be read, and about each of these
+    its position in the shard, id, key and treated text."""
+
+    shard: str
+    last: bool
+    inputs: dict | None
+    positions: list[int]
+    ids: list[str]
+    keys: list[str]
+    texts: list[str]
+    problems: list[Problem]
+
+
+def encoder_fingerprint(model, processor) -> str:
+    """Fingerprint of what turns a post into features: encoder weights and the processor's settings and vocabularies."""
+    digest = hashlib.sha256(str(FORMAT).encode())
+    for name in model.config.encoder_names:
+        for key, value in getattr(model, f"{name}_encoder").state_dict().items():
+            digest.update(f"{name}.{key}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    digest.update(model.config.embedding_pooling.encode())
+    for part in (processor, processor.joint_processor):
+        if part is not None:
+            digest.update(json.dumps(part.to_dict(), sort_keys=True, default=str).encode())
+            vocabulary = part.tokenizer.get_vocab() if part.tokenizer is not None else {}
+            digest.update(json.dumps(sorted(vocabulary.items())).encode())
+    return digest.hexdigest()[:32]
+
+
+def extract_features(
+    description: DataDescription,
+    model,
+    processor,
+    output,
+    batch_size: int = 32,
+    workers: int | None = None,
+    bf16: bool = False,
+) -> dict:
+    """Features of all posts of a data set, in the order of its rows, for `datasets.load_from_disk` and as a feature cache.
+
+    Under `accelerate launch` every process takes the shards that are its own by number. What is there already is not
+    encoded again; rows, pictures or encoders that have changed since are.
+
+    Args:
+        description: the data; labels and splits are not looked at.
+        model: `MMOrientModel`. processor: `MMOrientProcessor`.
+        output: a feature cache; the data set is its folder named after the encoders' fingerprint.
+        batch_size: posts per forward pass.
+        workers: processes that prepare batches, 0 for none (default `default_workers()`).
+        bf16: run the encoders in bfloat16 autocast.
+
+    Returns:
+        `{"folder", "rows", "stored", "encoded_now", "problems"}`; the last a list of `{"where", "what"}`. It is also written
+        to the folder, as `extraction.json`.
+    """
+    state = process_state()
+    folder = Path(output) / encoder_fingerprint(model, processor)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.to(state.device)
+    done = frozenset(path.name for path in folder.glob("rows-*.arrow"))
+    shards = DataShards(description, state.process_index, state.num_processes, done)
+    written = 0
+    for count, _ in write_shards(model, processor, shards, folder, batch_size, workers, bf16):
+        written += count
+    written = int(_sum_over_processes(written, state))
+    state.wait_for_everyone()
+    names = [shard.name for shard in DataShards(description, 0, 1, frozenset(), with_posts=False)]
+    stored, problems = 0, []
+    for name in names:
+        with pa.memory_map(str(folder / name)) as file:
+            found = json.loads(pa.ipc.open_stream(file).schema.metadata[b"mm_orient"])
+        stored += found["posts"]
+        problems += found["problems"]
+    report = {"folder": str(folder), "rows": stored + len({p["where"] for p in problems}), "stored": stored}
+    report |= {"encoded_now": written, "problems": problems}
+    if state.is_main_process:
+        write_json(folder / "dataset_info.json", {"features": COLUMNS.to_dict()})
+        listing = {"_data_files": [{"filename": name} for name in names], "_fingerprint": folder.name, "_split": None}
+        listing |= {"_format_columns": None, "_format_kwargs": {}, "_format_type": None, "_output_all_columns": False}
+        write_json(folder / "state.json", listing)
+        write_json(folder / REPORT_FILE, report)
+    state.wait_for_everyone()
+    return report
+
+
+def process_state() -> PartialState:
+    """This process among those of `accelerate launch`; they may wait for each other for days."""
+    return PartialState(timeout=timedelta(weeks=4))
+
+
+class DataShards:
+    """The shards of a data set that a process has to encode, read from its rows as they are taken.
+
+    Args:
+        share, shares: take the shards whose number leaves `share` when divided by `shares`.
+        done: names of shards to leave out. with_posts: False for the names alone.
+    """
+
+    def __init__(self, description: DataDescription, share: int, shares: int, done: frozenset, with_posts: bool = True):
+        self.description, self.share, self.shares, self.done = description, share, shares, done
+        self.with_posts = with_posts
+
+    def __iter__(self) -> Iterator[Shard]:
+        number, rows = 0, []
+        for row in stream_posts(self.description):
+            rows.append(row)
+            if len(rows) == SHARD_POSTS:
+                yield from self._mine(number, rows)
+                number, rows = number + 1, []
+        if rows:
+            yield from self._mine(number, rows)
+
+    def _mine(self, number: int, rows: list) -> Iterator[Shard]:
+        if number % self.shares != self.share:
+            return
+        digest = hashlib.sha256(str(number).encode())
+        for where, post, problem in rows:
+            digest.update(json.dumps([where, post["id"], post["text"], problem]).encode())
+            digest.update(_image_state(post["image"]))
+        name = f"rows-{digest.hexdigest()[:32]}.arrow"
+        if name not in self.done:
+            places, posts, problems = zip(*rows, strict=True) if self.with_posts else ((), (), ())
+            yield Shard(name, list(posts), list(places), list(problems))
+
+
+def write_shards(
+    model,
+    processor,
+    shards: Iterable[Shard],
+    folder: Path,
+    batch_size: int = 32,
+    workers: int | None = None,
+    bf16: bool = False,
+    total: int | None = None,
+) -> Iterator[tuple[int, list[Problem]]]:
+    """Encode shards and write each to `folder` under its name; yields a shard's number of stored posts and its problems.
+
+    Args:
+        shards: may be iterated by several workers at once, and then gives each the same.
+        total: posts, for the progress bar.
+    """
+    model.eval()
+    workers = default_workers() if workers is None else workers
+    loader = DataLoader(
+        ShardBatches(shards, processor, batch_size),
+        batch_size=None,
+        num_workers=workers,
+        worker_init_fn=_start_worker,
+        # the engines that read pictures have threads, which do not survive a fork
+        multiprocessing_context="spawn" if workers and _uses_engines(processor) else None,
+    )
+    quiet = total == 0 or not process_state().is_main_process
+    parts, problems = [], []
+    with tqdm(total=total, desc="encoding posts", unit="post", disable=quiet) as progress:
+        for batch in loader:
+            if batch.inputs is not None:
+                parts.append(_encode(model, processor, batch, bf16))
+            problems += batch.problems
+            progress.update(len(batch.ids) + len(batch.problems))
+            if batch.last:
+                _write_shard(folder / batch.shard, parts, problems)
+                yield sum(len(part["id"]) for part in parts), problems
+                parts, problems = [], []
+
+
+class ShardBatches(IterableDataset):
+    """Prepared batches of shards; of several workers each prepares its own of them, and they arrive in order."""
+
+    def __init__(self, shards: Iterable[Shard], processor, batch_size: int):
+        self.shards, self.processor, self.batch_size = shards, processor, batch_size
+        self.bare = copy.copy(processor)  # for posts that are treated already
+        self.bare.text_cleaning, self.bare.task_features = [], []
+        self.bare.remove_overlaid_text = self.bare.read_missing_text = False
+
+    def __iter__(self) -> Iterator[PreparedBatch]:
+        worker = get_worker_info()
+        own, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        number = 0
+        for shard in self.shards:
+            # posts of like length together: less padding
+            order = sorted(range(len(shard.posts)), key=lambda p: len(shard.posts[p]["text"] or ""))
+            for start in range(0, len(order), self.batch_size):
+                if number % workers == own:
+                    yield self._prepared(shard, order[start : start + self.batch_size], start)
+                number += 1
+
+    def _prepared(self, shard: Shard, positions: list[int], start: int) -> PreparedBatch:
+        last = start + self.batch_size >= len(shard.posts)
+        batch = PreparedBatch(shard.name, last, None, [], [], [], [], [])
+        images = []
+        for position in positions:
+            post, problem = shard.posts[position], shard.problems[position]
+            try:
+                if problem is not None:
+                    raise ValueError(problem)
+                # read one by one: no large picture waits for others in full size
+                image = None if post["image"] is None else self.processor.read_picture(post["image"])
+                treated, text = self.processor.treat([image], [post["text"]])
+                key = post.get("post_key") or post_key(post)
+            except (ValueError, OSError) as error:
+                batch.problems.append(Problem(shard.places[position], "unreadable post", str(error)))
+                continue
+            images += treated
+            batch.texts += text
+            batch.positions.append(position)
+            batch.ids.append(str(post.get("id")))
+            batch.keys.append(key)
+        if images:
+            batch.inputs = dict(self.bare(images=images, text=batch.texts, return_tensors="pt"))
+        return batch
+
+
+def default_workers() -> int:
+    """Processes that prepare batches: half of this process's share of the cores, at least 1 and at most 8."""
+    return min(8, max(1, (os.cpu_count() or 1) // (2 * process_state().num_processes)))
+
+
+@torch.inference_mode()
+def _encode(model, processor, batch: PreparedBatch, bf16: bool) -> dict[str, list]:
+    """Columns of a batch: of features one flat half-precision array per post, without padding."""
+    device = model.device
+    inputs = {name: value.to(device, non_blocking=True) for name, value in batch.inputs.items()}
+    inputs |= _stand_ins(model.config, inputs, len(batch.ids))
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        encoded = model.encode_posts(**inputs)
+    columns = {"id": batch.ids, "key": batch.keys, "position": batch.positions}
+    for name in ("image_embeds", "text_embeds"):
+        columns[name] = list(_half(encoded[name]))
+    empty = [np.zeros(0, np.float16)] * len(batch.ids)
+    sources = processor.task_features
+    columns["task_features"] = list(_half(task_features(batch.texts, sources, device))) if sources else empty
+    for name, mask in SEQUENCES.items():
+        kept = encoded[mask]
+        ends = kept.sum(1).cumsum(0).cpu().numpy()[:-1]
+        columns[name] = [rows.reshape(-1) for rows in np.split(_half(encoded[name][kept]), ends)]
+    for name in ("has_image", "has_text"):
+        columns[name] = encoded[name].tolist()
+    return columns
+
+
+def _stand_ins(config, inputs: dict, count: int) -> dict[str, torch.Tensor]:
+    """Zeros for regions or tokens that no encoder reads but the joint one: the model wants both, arrays replace them."""
+    sides = (("joint_pixel_values", "vision", "region"), ("joint_input_ids", "text", "token"))
+    return {
+        f"{unit}_features": torch.zeros(count, 1, getattr(config, f"{unit}_feature_dim"), device=inputs[read].device)
+        for read, encoder, unit in sides
+        if read in inputs and encoder not in config.encoder_names
+    }
+
+
+def _write_shard(path: Path, parts: list[dict], problems: list[Problem]) -> None:
+    columns = {name: [value for part in parts for value in part[name]] for name in ("position", *COLUMNS)}
+    order = np.argsort(columns["position"], kind="stable")
+    arrays = []
+    for field in COLUMNS.arrow_schema:
+        values = [columns[field.name][row] for row in order]
+        if field.name in (*VECTORS, *SEQUENCES):
+            ends = np.cumsum([0, *map(len, values)], dtype=np.int32)
+            flat = np.concatenate([np.zeros(0, np.float16), *values])
+            arrays.append(pa.ListArray.from_arrays(pa.array(ends), pa.array(flat)).cast(field.type))
+        else:
+            arrays.append(pa.array(values, type=field.type))
+    content = {"posts": len(order), "problems": [{"where": p.where, "what": p.what} for p in problems]}
+    schema = COLUMNS.arrow_schema
+    schema = schema.with_metadata(schema.metadata | {b"mm_orient": json.dumps(content).encode()})
+    partial = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            with pa.ipc.new_stream(file, schema) as writer:
+                writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        for leftover in path.parent.glob(f".{path.name}.*.partial"):  # of processes that were killed too
+            leftover.unlink(missing_ok=True)
+
+
+def _image_state(image: dict | None) -> bytes:
+    """What changes when a picture does, without reading it where it is a file."""
+    if image is None:
+        return b"none"
+    if image.get("bytes") is not None:
+        return hashlib.sha256(image["bytes"]).digest()
+    try:
+        found = os.stat(image["path"])
+    except OSError:
+        return image["path"].encode()
+    return f"{image['path']} {found.st_size} {found.st_mtime_ns}".encode()
+
+
+def _uses_engines(processor) -> bool:
+    return processor.remove_overlaid_text or processor.read_missing_text
+
+
+def _start_worker(_) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def _sum_over_processes(value: int, state: PartialState) -> int:
+    if state.num_processes == 1:
+        return value
+    total = torch.tensor(value, device=state.device)
+    torch.distributed.all_reduce(total)
+    return int(total)
+
+
+def _half(values: torch.Tensor) -> np.ndarray:
+    largest = torch.finfo(torch.float16).max
+    return values.float().clamp(-largest, largest).half().cpu().numpy()
