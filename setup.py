@@ -34,11 +34,14 @@ setup(
         "faiss": ["faiss-cpu>=1.10"],
         # text on pictures: RapidOCR reads it (its models come in the wheel), OpenCV paints over it
         "text-removal": ["rapidocr>=3.10", "onnxruntime>=1.20", "opencv-python-headless>=4.10"],
+        # the NRC emotion lexicon among task features (the lexicon is for research; its terms are in the package)
+        "task-features": ["nrclex>=4.1"],
         "test": [
             "pytest>=9",
             "hypothesis>=6.140",  # properties of graphs and attention over random inputs
             "parameterized>=0.9",  # imported by transformers' common tests
             "ruff>=0.17",  # lint and format
+            "transformers[serving]>=5.19",  # a real OpenAI-compatible server for the paraphrases to ask
         ],
     },
 )

@@ -4,15 +4,17 @@
 import argparse
 import json
 import logging
+import os
 import sys
 from dataclasses import fields, replace
 
 from accelerate import PartialState
 
+from .caption_paraphrases import Paraphraser, paraphrase
 from .configuration_mm_orient import CHOICES, ENCODER_NAMES, MMOrientConfig
-from .dataset_readers import MOST_SHOWN, DataDescription, account_for_rows
+from .dataset_readers import MOST_SHOWN, DataDescription, account_for_rows, read_posts
 from .demo_memes import demo
-from .evaluation import describe_data, evaluate, inspect_graph, load_run, predict, read_run, write_report
+from .evaluation import choose_split, describe_data, evaluate, inspect_graph, load_run, predict, read_run, write_report
 from .feature_arrays import DIMENSIONS
 from .feature_extraction import REPORT_FILE, extract_features, process_state
 from .graph_inspection import as_json, statistics_table
@@ -76,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--augment-images", action="store_true", default=None, help="flip pictures and jitter their colours in training"
     )
+    verb.add_argument("--paraphrases", metavar="FILE", help="of mm-orient paraphrase: more training posts")
     verb.add_argument("--bf16", action="store_true", default=None, help="train in bfloat16 autocast")
     verb.add_argument("--seed", type=int, help="of weights, order and dropout (default: 0)")
     verb.add_argument(
@@ -129,6 +132,26 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--batch-size", type=int, default=32, help="posts per forward pass (default: 32)")
     verb.add_argument("--workers", type=int, metavar="N", help="processes that prepare posts (default: by the cores)")
     verb.add_argument("--bf16", action="store_true", help="run the encoders in bfloat16 autocast")
+
+    verb = _verb(verbs, "paraphrase", _paraphrase, "have a chat model rewrite the training texts; train reads the file")
+    _data_arguments(verb)
+    verb.add_argument("--preset", nargs="+", default=[], metavar="NAME", help="data sets of the presets")
+    verb.add_argument("--split", help="default: train, or all posts where the data has no splits")
+    verb.add_argument(
+        "--endpoint", required=True, metavar="URL", help="OpenAI-compatible, say http://localhost:8000/v1"
+    )
+    verb.add_argument("--model", required=True, metavar="NAME", help="its name at the endpoint")
+    verb.add_argument("--output", required=True, metavar="FILE", help=".jsonl; one that exists is gone on with")
+    verb.add_argument("--variants", type=int, default=5, metavar="N", help="per text (default: 5, the paper's)")
+    verb.add_argument("--api-key-env", metavar="NAME", help="environment variable of the key (default: no key)")
+    verb.add_argument("--temperature", type=float, default=0.9, help="default: %(default)s")
+    verb.add_argument("--timeout", type=float, default=60, metavar="SECONDS", help="for an answer (default: 60)")
+    verb.add_argument("--retries", type=int, default=5, metavar="N", help="default: %(default)s")
+    verb.add_argument("--requests-per-minute", type=float, metavar="N", help="default: no limit")
+    verb.add_argument("--parallel", type=int, default=4, metavar="N", help="requests at a time (default: 4)")
+    verb.add_argument(
+        "--price", type=float, nargs=2, metavar=("PROMPT", "ANSWER"), help="per million tokens, to print what was spent"
+    )
 
     verb = _verb(verbs, "remove-text", _remove_text, "find the text on a folder's pictures, read it and paint over it")
     verb.add_argument("folder", metavar="FOLDER")
@@ -283,7 +306,7 @@ def _described_references(options) -> DataDescription:
 
 def _data_changes(options) -> dict:
     names = ("labels", "labels_file", "text_column", "image_column", "id_column", "split_column", "split_seed")
-    names += ("remove_overlaid_text", "read_missing_text")
+    names += ("remove_overlaid_text", "read_missing_text", "paraphrases")
     changes = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
     if steps := getattr(options, "text_cleaning", None):
         changes["text_cleaning"] = list(PAPER_STEPS) if "paper" in steps else steps
@@ -371,6 +394,38 @@ def _extract(options) -> None:
         print(
             f"{report['rows']} rows: {report['stored']} stored, {report['encoded_now']} of them now, "
             f"{len(report['problems'])} left out; see {report['folder']}/{REPORT_FILE}"
+        )
+
+
+def _paraphrase(options) -> None:
+    key = os.environ.get(options.api_key_env) if options.api_key_env else None
+    if options.api_key_env and not key:
+        raise ValueError(f"the environment variable {options.api_key_env} of --api-key-env is not set")
+    names = ("endpoint", "model", "variants", "temperature", "timeout", "retries", "requests_per_minute", "parallel")
+    paraphraser = Paraphraser(**{name: getattr(options, name) for name in names}, api_key=key)
+    description = replace(
+        DataDescription(options.data), **load_preset(*options.preset)["data"] | _data_changes(options)
+    )
+    splits = read_posts(description, options.skip_bad_posts, check_images=False, training=False)[0]
+    chosen = options.split or ("train" if "train" in splits else "all")
+    texts = [text for text in choose_split(splits, chosen)["text"] if text]
+    report = paraphrase(texts, paraphraser, options.output)
+    print(
+        f"{report.answered_now} texts of split {chosen!r} answered now, {report.answered_before} before, "
+        f"{report.paraphrases} new paraphrases in {options.output}"
+    )
+    for when, suffix in (("now", ""), ("in all", "_in_all")):
+        spent = [getattr(report, f"{name}_tokens{suffix}") for name in ("prompt", "completion")]
+        line = f"spent {when}: {spent[0]} prompt and {spent[1]} answer tokens"
+        if options.price:
+            line += (
+                f", {sum(n * price for n, price in zip(spent, options.price, strict=True)) / 1e6:.4f} at these prices"
+            )
+        print(line)
+    if report.unanswered:
+        text, why = next(iter(report.unanswered.items()))
+        raise ValueError(
+            f"{len(report.unanswered)} texts have no answer ({text[:60]!r}: {why}); run it again to go on with them"
         )
 
 

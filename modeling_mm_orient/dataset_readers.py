@@ -36,7 +36,7 @@ SPLIT_NAMES = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 MISSING_VALUES = ("", "nan")  # not "none": that is a class in some data sets
-RESERVED_TASK_NAMES = ("id", "image", "text", "split", "row", "mean_macro_f1")
+RESERVED_TASK_NAMES = ("id", "image", "text", "split", "row", "post_key", "mean_macro_f1")
 OF_COLUMNS = ("single class", "not a class column")
 MOST_CLASSES = 50
 MOST_SHOWN = 50
@@ -65,6 +65,7 @@ class DataDescription:
             `text_cleaning.STEPS`. remove_overlaid_text, read_missing_text: that processor's switches of these names.
         feature_arrays: name of a feature -> `.npy` file with a row per row of the table (see `feature_arrays`); the posts
             then have their `row`.
+        paraphrases: file of `mm-orient paraphrase`, whose variants of training texts become training posts.
     """
 
     data: str
@@ -85,6 +86,7 @@ class DataDescription:
     remove_overlaid_text: bool = False
     read_missing_text: bool = False
     feature_arrays: dict[str, str] = field(default_factory=dict)
+    paraphrases: str | None = None
 
     @property
     def text_columns(self) -> list[str]:

@@ -82,7 +82,7 @@ class AugmentedPosts(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict:
         post = dict(self.posts[index])
         if post.get("image") is not None:
-            key = post_key(post)
+            key = post.get("post_key") or post_key(post)
             post |= {"image": self.augmentation(read_image(post["image"]), index, self.visits[index]), "post_key": key}
         self.visits[index] += 1
         return post

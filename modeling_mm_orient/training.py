@@ -13,6 +13,7 @@ import datasets
 import torch
 from accelerate import PartialState
 from huggingface_hub import constants
+from torch.utils.data import Subset
 from transformers import (
     EarlyStoppingCallback,
     ProgressCallback,
@@ -22,6 +23,7 @@ from transformers import (
     set_seed,
 )
 
+from .caption_paraphrases import add_paraphrases
 from .collation import FeatureCollator, PostCollator
 from .configuration_mm_orient import ENCODER_NAMES
 from .dataset_readers import DataDescription, read_posts, without_pictures
@@ -238,7 +240,7 @@ def train(
     output = Path(output)
     _check_output(output, resume, overwrite)
     arrays = FeatureArrays(description.feature_arrays)
-    roles = _encoder_roles(preset, arrays)
+    roles = _encoder_roles(preset, arrays, description.paraphrases is not None)
     arguments = _training_arguments(output, settings)
     set_seed(settings.seed)
 
@@ -246,6 +248,9 @@ def train(
     for split in ("train", "validation"):
         if split not in posts:
             raise ValueError(f"the data has no {split} split")
+    originals = len(posts["train"])
+    if description.paraphrases is not None:
+        posts = add_paraphrases(posts, description.paraphrases)
     if settings.class_weights == "balanced":
         tasks = [task | {"class_weights": balanced_class_weights(posts["train"], task)} for task in tasks]
     texts = [text for text in posts["train"]["text"] if text]
@@ -277,10 +282,11 @@ def train(
     callbacks = [EarlyStoppingCallback(settings.patience)] if settings.patience else []
     refresh = None
     if model.config.relation_scope != "batch":
-        memory = model.to(state.device).build_relation_memory(inputs["train"], processor)
+        references = Subset(inputs["train"], range(originals))  # a paraphrase is no other post
+        memory = model.to(state.device).build_relation_memory(references, processor)
         model.config.relation_memory = LARGE_MEMORY if memory.is_large else None
         if not _all_frozen(model.config):
-            refresh = RefreshRelationMemory(inputs["train"], processor)
+            refresh = RefreshRelationMemory(references, processor)
             callbacks.append(refresh)
     if settings.augment_images:
         inputs["train"] = AugmentedPosts(inputs["train"], ImageAugmentation(seed=settings.seed))
@@ -458,7 +464,7 @@ def _all_frozen(config) -> bool:
     return set(config.encoder_names) <= set(config.frozen_encoders)
 
 
-def _encoder_roles(preset: dict, arrays: FeatureArrays) -> set[str]:
+def _encoder_roles(preset: dict, arrays: FeatureArrays, paraphrased: bool) -> set[str]:
     """The encoders of a run: those named, or the preset's own that are trained from scratch, or none where all is arrays.
 
     Raises:
@@ -475,6 +481,8 @@ def _encoder_roles(preset: dict, arrays: FeatureArrays) -> set[str]:
     for feature in ("image_embeds", "text_embeds"):
         if feature in arrays and "joint" in roles:
             raise ValueError(f"{feature} come from the joint encoder and from an array: give one of them")
+    if paraphrased and "token_features" in arrays:
+        raise ValueError("paraphrases change nothing where token_features come from an array")
     if preset["task_features"] and "task_features" in arrays:
         raise ValueError("task_features come from sources and from an array: give one of them")
     return roles

@@ -1,0 +1,371 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""Caption augmentation (paper section 4.1): texts paraphrased by a chat model, through any OpenAI-compatible endpoint.
+
+Answers are kept in a JSONL file, a line per text, written the moment an answer is there: it is the result, the record of
+what was spent, and what a later run does not ask for again.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import random
+import re
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import datasets
+from huggingface_hub import InferenceClient, constants
+from huggingface_hub.errors import HfHubHTTPError
+from tqdm.auto import tqdm
+
+from .processing_mm_orient import post_key
+
+logger = logging.getLogger(__name__)
+
+INSTRUCTION = (
+    "You rewrite the text of internet memes so that a classifier sees the same meaning in other words. Keep the mood, the "
+    "target and any sarcasm, offence or joke exactly as strong as they are; do not soften, explain or censor. Keep names, "
+    "numbers, language and roughly the length. Answer with a JSON list of {variants} different strings and nothing else."
+)
+EXAMPLES = (
+    (
+        "when you finally fix the bug but it breaks three other things",
+        ["that moment the bug is gone and three new ones show up", "fixed one bug, got three more for free"],
+    ),
+    (
+        "my boss: we are a family here. also my boss: no raises this year",
+        [
+            "boss says we're one big family, then says nobody gets a raise",
+            "'we're family here' - same boss: zero raises",
+        ],
+    ),
+    (
+        "nobody: absolutely nobody: my cat at 3 am",
+        ["no one at all: my cat when it's 3 in the morning", "3 am and nobody asked, but here is my cat"],
+    ),
+)
+REFUSAL = re.compile(
+    r"^\W*(?:i'?m sorry|i am sorry|sorry,|i apologi[sz]e|i can(?:no|')t|i won't|i'?m (?:not able|unable)"
+    r"|i am (?:not able|unable)|as an ai)(?!\w)",
+    re.IGNORECASE,
+)
+LINE = re.compile(r"^\s*(?:\d+[.):]|[-*•])\s*(.+?)\s*$", re.MULTILINE)
+WORST_STATUS = (408, 409, 425, 429)  # of the refusals of a server, those that another try may change
+MOST_FAILURES = 5  # texts in a row without an answer, then the endpoint counts as down
+
+
+@dataclass
+class Paraphraser:
+    """A chat model behind an endpoint, and how it is asked.
+
+    Args:
+        endpoint: base URL, say `http://localhost:8000/v1`. model: the name it has there.
+        variants: paraphrases per text (paper: five).
+        temperature: of sampling (default .9, ours). max_tokens: of an answer (default 60 per variant and 100).
+        api_key: sent to the endpoint; None sends no key, and never the Hub's token.
+        timeout: seconds for an answer. retries: further tries after one that failed. backoff: seconds before the first of
+            them, doubled for each; where the server says how long to wait, that.
+        requests_per_minute: None for no limit. parallel: requests at a time.
+    """
+
+    endpoint: str
+    model: str
+    variants: int = 5
+    temperature: float = 0.9
+    max_tokens: int | None = None
+    api_key: str | None = None
+    timeout: float = 60.0
+    retries: int = 5
+    backoff: float = 1.0
+    requests_per_minute: float | None = None
+    parallel: int = 4
+
+    def __post_init__(self):
+        if not self.endpoint.startswith(("http://", "https://")):
+            raise ValueError(f"`endpoint` must be a URL (http://...), got {self.endpoint!r}")
+        for name, least in (("variants", 1), ("parallel", 1), ("retries", 0), ("temperature", 0), ("backoff", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"`{name}` must be at least {least}, got {getattr(self, name)}")
+        for name in ("timeout", "requests_per_minute"):
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
+                raise ValueError(f"`{name}` must be above 0, got {getattr(self, name)}")
+        self._turn, self._free_at = threading.Lock(), 0.0
+
+    def request(self, text: str) -> dict:
+        """The request for a text: few-shot messages and sampling."""
+        messages = [{"role": "system", "content": INSTRUCTION.format(variants=self.variants)}]
+        for original, rewritten in EXAMPLES:
+            messages.append({"role": "user", "content": original})
+            messages.append({"role": "assistant", "content": json.dumps(rewritten, ensure_ascii=False)})
+        messages.append({"role": "user", "content": text})
+        longest = self.max_tokens or 60 * self.variants + 100
+        return {"model": self.model, "messages": messages, "temperature": self.temperature, "max_tokens": longest}
+
+    def key(self, text: str) -> str:
+        """What an answer is kept under: text, prompt, model and sampling."""
+        return hashlib.sha256(json.dumps(self.request(text), sort_keys=True).encode()).hexdigest()
+
+    def ask(self, text: str, stop: threading.Event) -> dict:
+        """A line of the file for one text.
+
+        Raises:
+            HfHubHTTPError: the server refuses the request as such (a wrong key, an unknown model).
+            NoAnswer: every try failed.
+        """
+        for attempt in range(self.retries + 1):
+            self._wait_for_turn(stop)
+            if stop.is_set():
+                raise NoAnswer("stopped")
+            try:
+                # a client per request: none of its connections outlives a time-out
+                with InferenceClient(base_url=self.endpoint, api_key=self.api_key or "none", timeout=self.timeout) as c:
+                    return self._line(text, c.chat_completion(**self.request(text)))
+            except HfHubHTTPError as error:
+                status = error.response.status_code
+                if status < 500 and status not in WORST_STATUS:
+                    raise
+                problem, told = f"the server answered {status}", error.response.headers.get("Retry-After", "")
+            except Exception as error:
+                if not _is_transport(error):
+                    raise
+                problem, told = f"{type(error).__name__}: {error}", ""
+            if attempt < self.retries:
+                seconds = float(told) if told.isdigit() else self.backoff * 2**attempt * random.uniform(0.8, 1.2)
+                stop.wait(seconds)
+        raise NoAnswer(problem)
+
+    def _line(self, text: str, answer) -> dict:
+        content = answer.choices[0].message.content or ""
+        kept, dropped = choose_variants(text, content, self.variants)
+        usage = answer.usage
+        tokens = {name: getattr(usage, name, None) or 0 for name in ("prompt_tokens", "completion_tokens")}
+        line = {"key": self.key(text), "model": self.model, "text": text, "paraphrases": kept, "dropped": dropped}
+        return line | tokens | ({} if kept else {"answer": content[:500]})
+
+    def _wait_for_turn(self, stop: threading.Event) -> None:
+        if self.requests_per_minute is None:
+            return
+        with self._turn:
+            now = time.monotonic()
+            seconds = max(0.0, self._free_at - now)
+            self._free_at = max(now, self._free_at) + 60 / self.requests_per_minute
+        stop.wait(seconds)
+
+
+class NoAnswer(Exception):
+    """A text that every try failed for."""
+
+
+@dataclass
+class Paraphrasing:
+    """What a run did: texts answered before and now, those without an answer and why, tokens spent now and in all."""
+
+    answered_before: int = 0
+    answered_now: int = 0
+    paraphrases: int = 0
+    unanswered: dict[str, str] = field(default_factory=dict)
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_tokens_in_all: int = 0
+    completion_tokens_in_all: int = 0
+
+
+def paraphrase(texts, paraphraser: Paraphraser, output) -> Paraphrasing:
+    """Ask for every text that `output` has no answer for; each answer is on the disk before the next is waited for.
+
+    An answer that is no use (a refusal, no list) was paid for and is kept as such, so that it is not paid for twice.
+
+    Args:
+        texts: strings; those that are there several times are asked for once.
+        output: JSONL file, made or gone on with.
+
+    Raises:
+        ValueError: `output` has a line that is not of this form. HfHubHTTPError: see `Paraphraser.ask`.
+    """
+    if constants.HF_HUB_OFFLINE:
+        raise ValueError("HF_HUB_OFFLINE is set, and huggingface_hub then asks no endpoint at all: unset it")
+    output = Path(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    done = {line["key"]: line for line in read_lines(output, mend=True)}
+    todo = [text for text in dict.fromkeys(texts) if text.strip() and paraphraser.key(text) not in done]
+    report = Paraphrasing(answered_before=len({text for text in texts if text.strip()}) - len(todo))
+    report.prompt_tokens_in_all = sum(line["prompt_tokens"] for line in done.values())
+    report.completion_tokens_in_all = sum(line["completion_tokens"] for line in done.values())
+    with (
+        output.open("a", encoding="utf-8") as file,
+        tqdm(total=len(todo), desc="paraphrasing", unit="text", disable=not todo) as progress,
+    ):
+        for text, line in _answers(todo, paraphraser):
+            if isinstance(line, NoAnswer):
+                report.unanswered[text] = str(line)
+                continue
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+            report.answered_now += 1
+            report.paraphrases += len(line["paraphrases"])
+            for name in ("prompt_tokens", "completion_tokens"):
+                setattr(report, name, getattr(report, name) + line[name])
+                setattr(report, f"{name}_in_all", getattr(report, f"{name}_in_all") + line[name])
+            progress.update()
+    return report
+
+
+def _answers(todo: list[str], paraphraser: Paraphraser) -> Iterator[tuple[str, dict | NoAnswer]]:
+    """Answers as they come. When it is stopped or something is wrong, those under way are still waited for and given."""
+    stop, waiting, left = threading.Event(), {}, iter(todo)
+    failed, problem = 0, None
+    with ThreadPoolExecutor(paraphraser.parallel) as pool:
+        while True:
+            if problem is None and failed < MOST_FAILURES:
+                for text in islice(left, paraphraser.parallel - len(waiting)):
+                    waiting[pool.submit(paraphraser.ask, text, stop)] = text
+            if not waiting:
+                break
+            try:
+                finished = wait(waiting, return_when=FIRST_COMPLETED).done
+            except KeyboardInterrupt as error:
+                problem, finished = error, ()
+                stop.set()
+            for future in finished:
+                text, answer = waiting.pop(future), _result(future)
+                if isinstance(answer, NoAnswer):
+                    failed += 1
+                elif isinstance(answer, BaseException):
+                    problem = answer
+                    stop.set()
+                    continue
+                else:
+                    failed = 0
+                yield text, answer
+    if problem is not None:
+        raise problem
+    for text in left:
+        yield text, NoAnswer(f"not asked: {failed} texts before it had no answer")
+
+
+def _result(future: Future) -> dict | BaseException:
+    error = future.exception()
+    return future.result() if error is None else error
+
+
+def choose_variants(text: str, answer: str, most: int) -> tuple[list[str], list[dict]]:
+    """The usable variants of a chat model's answer, at most `most`, and what was dropped and why.
+
+    An answer is a JSON list of strings, perhaps with words around it, or a numbered or bulleted list.
+    """
+    if _refuses(answer) and not _refuses(text):
+        return [], [{"text": answer[:200], "why": "refusal"}]
+    found = _listed(answer)
+    if not found:
+        return [], [{"text": answer[:200], "why": "no list"}]
+    kept, dropped, seen = [], [], {same_text(text)}
+    for variant in found:
+        why = None
+        if _refuses(variant) and not _refuses(text):
+            why = "refusal"
+        elif not same_text(variant):
+            why = "empty"
+        elif same_text(variant) in seen:
+            why = "duplicate"
+        elif len(kept) == most:
+            why = "too many"
+        if why is None:
+            kept.append(variant.strip())
+            seen.add(same_text(variant))
+        else:
+            dropped.append({"text": variant, "why": why})
+    return kept, dropped
+
+
+def same_text(text: str) -> str:
+    """A text without case, punctuation and white space: two texts that differ in nothing else are duplicates."""
+    letters = "".join(character for character in text.casefold() if character.isalnum())
+    return letters or "".join(text.split())
+
+
+def read_lines(path, mend: bool = False) -> list[dict]:
+    """Lines of a file of paraphrases. With `mend` a last line that a crash cut short is taken off the file.
+
+    Raises:
+        ValueError: a line is of another form; the message has its number.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    if content and not content.endswith(b"\n"):
+        content = content[: content.rfind(b"\n") + 1]
+        if mend:
+            with path.open("r+b") as file:
+                file.truncate(len(content))
+    lines = []
+    for number, line in enumerate(content.decode("utf-8").splitlines(), 1):
+        try:
+            line = json.loads(line)
+            line["key"], line["text"], line["paraphrases"], line["prompt_tokens"], line["completion_tokens"]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{path}:{number}: no line of mm-orient paraphrase") from None
+        lines.append(line)
+    return lines
+
+
+def add_paraphrases(posts: datasets.DatasetDict, path) -> datasets.DatasetDict:
+    """The posts with a further row in training for every paraphrase of a text there, behind the posts themselves.
+
+    Such a row has the picture and the labels of its post, and its `post_key`: to a relation memory both are one post. Rows
+    never cross splits: a paraphrase that is the text of a post of another split is left out.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: no paraphrase in it is of a training text.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file of paraphrases")
+    variants = {}
+    for line in read_lines(path):
+        variants.setdefault(line["text"], []).extend(line["paraphrases"])
+    elsewhere = {same_text(text) for split, rows in posts.items() if split != "train" for text in rows["text"] if text}
+    train, features = posts["train"], posts["train"].features | {"post_key": datasets.Value("string")}
+    keys, more, crossing = [], [], 0
+    for post in train:
+        keys.append(post_key(post))
+        for number, text in enumerate(dict.fromkeys(variants.get(post["text"], ())), 1):
+            if same_text(text) in elsewhere:
+                crossing += 1
+                continue
+            more.append(post | {"id": f"{post['id']}~{number}", "text": text, "post_key": keys[-1]})
+    if not more:
+        raise ValueError(f"{path}: no paraphrase of a text of the training posts")
+    logger.info(
+        "%d paraphrases added to %d training posts; %d left out: texts of other splits", len(more), len(train), crossing
+    )
+    train = train.add_column("post_key", keys)
+    augmented = datasets.Dataset.from_list(more, features=datasets.Features(features))
+    return datasets.DatasetDict(posts | {"train": datasets.concatenate_datasets([train, augmented])})
+
+
+def _refuses(text: str) -> bool:
+    return REFUSAL.match(text.replace("\u2019", "'")) is not None
+
+
+def _listed(answer: str) -> list[str]:
+    start, end = answer.find("["), answer.rfind("]")
+    if 0 <= start < end:
+        try:
+            values = json.loads(answer[start : end + 1])
+            return [value for value in values if isinstance(value, str)]
+        except ValueError:
+            pass
+    return [found.strip("\"'") for found in LINE.findall(answer)]
+
+
+def _is_transport(error: Exception) -> bool:
+    """Time-outs, lost connections and answers that are none: worth another try."""
+    kinds = (TimeoutError, ConnectionError, ValueError, KeyError, TypeError, IndexError, AttributeError)
+    return isinstance(error, kinds) or type(error).__module__.startswith("httpx")
