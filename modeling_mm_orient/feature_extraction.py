@@ -108,7 +108,7 @@ def extract_features(
         model: `MMOrientModel`. processor: `MMOrientProcessor`.
         output: a feature cache; the data set is its folder named after the encoders' fingerprint.
         batch_size: posts per forward pass.
-        workers: processes that prepare batches, 0 for none (default `default_workers()`).
+        workers: processes that prepare batches, 0 for none (default `default_workers`).
         bf16: run the encoders in bfloat16 autocast.
 
     Returns:
@@ -202,7 +202,7 @@ def write_shards(
         total: posts, for the progress bar.
     """
     model.eval()
-    workers = default_workers() if workers is None else workers
+    workers = default_workers(model.device) if workers is None else workers
     loader = DataLoader(
         ShardBatches(shards, processor, batch_size),
         batch_size=None,
@@ -272,9 +272,13 @@ class ShardBatches(IterableDataset):
         return batch
 
 
-def default_workers() -> int:
-    """Processes that prepare batches: half of this process's share of the cores, at least 1 and at most 8."""
-    return min(8, max(1, (os.cpu_count() or 1) // (2 * process_state().num_processes)))
+def default_workers(device: torch.device) -> int:
+    """Processes that prepare batches, at most 8: beside an accelerator half of this process's cores, at least 1.
+
+    Where the encoders run on the cores themselves an eighth of them: on few cores a worker costs more than it brings.
+    """
+    cores = (os.cpu_count() or 1) // process_state().num_processes
+    return min(8, cores // 8 if device.type == "cpu" else max(1, cores // 2))
 
 
 @torch.inference_mode()

@@ -6,13 +6,15 @@ from modeling_mm_orient import MMOrientConfig
 from modeling_mm_orient.dataset_readers import DataDescription, read_posts
 from modeling_mm_orient.presets import build_on_meta, load_preset, preset_names, train_tokenizer
 
+from modeling_mm_orient.task_features import check_sources
+
 from .conftest import shared
 
 
 def test_presets_are_complete():
     memotion = {"memotion_task_a", "memotion_task_b", "memotion_task_c"}
     others = {"harmeme", "hateful_memes", "mami", "met_meme", "mmhs150k", "multioff", "pridemm"}
-    assert set(preset_names()) == {"modern", "paper", "tiny"} | memotion | others
+    assert set(preset_names()) == {"modern", "paper", "paper_task_features", "tiny"} | memotion | others
 
 
 @pytest.mark.parametrize("name", ["paper", "modern", "tiny"])
@@ -27,6 +29,12 @@ def test_the_papers_sizes():
     assert (config.joint_config.model_type, config.image_embed_dim, config.text_embed_dim) == ("clip", 512, 512)
     assert (config.token_feature_dim, config.region_feature_dim, config.task_feature_dim) == (768, 2048, 784)
     assert load_preset("paper")["training"] == {"learning_rate": 5e-6, "batch_size": 120}
+
+
+def test_task_features_of_a_preset_are_three_sources():
+    sources = load_preset("paper", "paper_task_features")["task_features"]
+    assert list(sources) == ["toxicity", "emotions", "sentiment"]
+    assert check_sources([{"name": name} | entry for name, entry in sources.items()])[0]["output"] == "hidden_state"
 
 
 def test_presets_merge_and_files_can_be_given(tmp_path):

@@ -1,0 +1,108 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""Feature extraction against a bare loop of forward passes over tensors that lie ready.
+
+Both run the same encoders (CLIP ViT-B/32 and BERT-base of random weights) over the same batches; extraction also reads and
+decodes JPEG files, tokenises, and writes the features to the disk, with as many workers as it takes by default.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image
+from transformers import BertConfig, CLIPConfig, CLIPImageProcessorPil, CLIPProcessor
+
+from modeling_mm_orient import MMOrientConfig, MMOrientModel, MMOrientProcessor
+from modeling_mm_orient.dataset_readers import DataDescription
+from modeling_mm_orient.feature_extraction import DataShards, ShardBatches, encoder_fingerprint, extract_features
+from modeling_mm_orient.presets import train_tokenizer
+
+from .timing import markdown
+
+POSTS, BATCH, ROUNDS = 96, 32, 3
+WORDS = "when you finally fix the bug but nobody asked me at three in the morning and my boss says we are family".split
+
+
+def write_posts(folder: Path) -> None:
+    """Posts of a 600 x 500 JPEG and 4 to 40 words."""
+    generator, words, lines = np.random.default_rng(0), WORDS(), ["image,text"]
+    (folder / "images").mkdir(parents=True)
+    for row in range(POSTS):
+        small = Image.fromarray(generator.integers(0, 255, (25, 30, 3), dtype=np.uint8))
+        small.resize((600, 500), Image.Resampling.BICUBIC).save(folder / "images" / f"{row}.jpg", quality=85)
+        lines.append(f"{row}.jpg,{' '.join(generator.choice(words, generator.integers(4, 40)))}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+
+
+def build() -> tuple[MMOrientModel, MMOrientProcessor]:
+    """The paper's encoders, with a patch encoder from CLIP's picture side."""
+    tokenizer = train_tokenizer([" ".join(WORDS())], 400)
+    clip, size = CLIPConfig(), len(tokenizer)
+    clip.text_config.vocab_size = size
+    torch.manual_seed(0)
+    config = MMOrientConfig(
+        joint_config=clip,
+        text_config=BertConfig(vocab_size=size),
+        vision_config=clip.vision_config,
+        learner_hidden_sizes=[8],
+    )
+    processor = MMOrientProcessor(CLIPImageProcessorPil(), tokenizer, CLIPProcessor(CLIPImageProcessorPil(), tokenizer))
+    return MMOrientModel(config).eval(), processor
+
+
+@torch.inference_mode()
+def bare_loop(model, batches: list[dict]) -> None:
+    for batch in batches:
+        model.encode_posts(**batch)
+
+
+def main(folder: Path) -> str:
+    """The benchmark's table."""
+    data, (model, processor) = folder / "posts", build()
+    write_posts(data)
+    description = DataDescription(str(data))
+    shards = DataShards(description, 0, 1, frozenset())
+    prepared = list(ShardBatches(shards, processor, BATCH))
+    with torch.inference_mode():
+        expected = [model.encode_posts(**batch.inputs) for batch in prepared]
+    times, fingerprints, stored = {"bare loop": [], "extraction": []}, [], None
+    for number in range(ROUNDS):
+        start = time.perf_counter()
+        bare_loop(model, [batch.inputs for batch in prepared])
+        times["bare loop"].append(time.perf_counter() - start)
+        start = time.perf_counter()
+        encoder_fingerprint(model, processor)
+        fingerprints.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        report = extract_features(description, model, processor, folder / str(number), BATCH)
+        times["extraction"].append(time.perf_counter() - start - fingerprints[-1])
+        stored = datasets.load_from_disk(report["folder"])
+    worst = 0.0
+    for batch, encoded in zip(prepared, expected, strict=True):
+        for row, position in enumerate(batch.positions):
+            for name in ("image_embeds", "text_embeds"):
+                values = encoded[name][row].numpy()
+                difference = np.abs(np.array(stored[position][name]) - values).max() / np.abs(values).max()
+                worst = max(worst, float(difference))
+    assert worst < 2e-3, worst
+    rates = {name: [POSTS / seconds for seconds in values] for name, values in times.items()}
+    median = {name: float(np.median(values)) for name, values in rates.items()}
+    rows = [
+        [
+            name,
+            f"{median[name]:.2f}",
+            f"{max(rates[name]) - min(rates[name]):.2f}",
+            f"{median[name] / median['bare loop']:.3f}",
+        ]
+        for name in rates
+    ]
+    table = markdown([f"{POSTS} posts, worst deviation {worst:.0e}", "posts/s", "spread", "of the bare loop"], rows)
+    return f"{table}\n\nNot counted: {np.median(fingerprints):.1f} s, once, to tell the encoders apart."
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        print(main(Path(scratch)))
