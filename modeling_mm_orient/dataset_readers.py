@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 
 import datasets
@@ -40,7 +41,9 @@ RESERVED_TASK_NAMES = ("id", "image", "text", "split", "row", "post_key", "mean_
 OF_COLUMNS = ("single class", "not a class column")
 MOST_CLASSES = 50
 MOST_SHOWN = 50
-CHECKING_THREADS = 8  # each may hold a picture of up to `MAX_IMAGE_PIXELS`
+CHECKING_THREADS = 8
+LARGE_PICTURE = 4_000_000  # pixels; larger ones are checked in one thread: what a thread has taken, it keeps
+LATER = ("later", "")
 
 
 @dataclass
@@ -609,24 +612,31 @@ def _move(posts: list[dict], share: float, source: str, target: str, seed: int) 
 def _check_images(posts: list[dict], problems: list[Problem]) -> None:
     with_image = [post for post in posts if post["image"] is not None]
     with ThreadPoolExecutor(CHECKING_THREADS) as pool:
-        found = pool.map(lambda post: _image_problem(post["image"]), with_image)
+        found = pool.map(lambda post: _image_problem(post["image"], LARGE_PICTURE), with_image)
         for post, what in tqdm(zip(with_image, found, strict=True), "checking images", len(with_image), leave=False):
+            if what == LATER:
+                what = _image_problem(post["image"])
             if what is not None:
                 problems.append(Problem(post["where"], *what))
 
 
-def _image_problem(image: dict) -> tuple[str, str] | None:
-    """Kind and description of what is wrong with an image, or None. JPEGs are decoded at an eighth of their size."""
+def _image_problem(image: dict, most_pixels: int = MAX_IMAGE_PIXELS) -> tuple[str, str] | None:
+    """Kind and description of what is wrong with an image, or None; `LATER` if it has more than `most_pixels`.
+
+    JPEGs, whatever their size, are decoded at an eighth of it.
+    """
     path = image.get("path")
     if image.get("bytes") is None and not Path(path).is_file():
         return "missing image", f"image {path} does not exist"
     try:
-        if image.get("bytes") is None and Path(path).suffix.lower() in (".jpg", ".jpeg"):
-            with Image.open(path) as picture:
-                if picture.width * picture.height <= MAX_IMAGE_PIXELS:
-                    picture.draft("RGB", (picture.width // 8, picture.height // 8))
-                    picture.load()
-                    return None
+        with Image.open(path if image.get("bytes") is None else BytesIO(image["bytes"])) as picture:
+            pixels = picture.width * picture.height
+            if picture.format == "JPEG" and pixels <= MAX_IMAGE_PIXELS:
+                picture.draft("RGB", (picture.width // 8, picture.height // 8))
+                picture.load()
+                return None
+        if most_pixels < pixels <= MAX_IMAGE_PIXELS:
+            return LATER
         read_image(image)
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error and more for broken files
         return "unreadable image", f"image {path or ''} cannot be read: {error}"

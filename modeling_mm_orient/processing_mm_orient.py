@@ -24,6 +24,7 @@ from .text_removal import joined_text, read_text, remove_text
 
 MAX_IMAGE_PIXELS = 89_478_485  # Pillow's own limit before it warns of a decompression bomb
 MOST_ENCODED_PIXELS = 4_000_000  # larger pictures reach the encoders reduced
+MAX_TOKENS = 128
 JOINT_FOLDER = "joint_processor"
 
 
@@ -55,6 +56,9 @@ def read_image(source, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
         if getattr(image, "is_animated", False):
             image.seek(0)
         image.load()
+        if image is not source:  # nobody else holds it: no copy is needed
+            ImageOps.exif_transpose(image, in_place=True)
+            return _to_rgb(image)
         return _to_rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise ValueError(f"{name} does not exist") from None
@@ -100,7 +104,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         canvas = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(canvas, image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 class MMOrientProcessorKwargs(ProcessingKwargs, total=False):
@@ -115,7 +119,7 @@ class MMOrientProcessor(ProcessorMixin):
             such encoder.
         joint_processor: of the joint encoder, with an `image_processor` and a `tokenizer` of its own; default None. It is
             saved in a folder of its name.
-        max_tokens: longer texts are cut for the text encoder (default 128, the paper's).
+        max_tokens: longer texts are cut for the text encoder (default 128, the paper's, or less where it reads less).
         joint_max_tokens: the same for the joint encoder (default 77, CLIP's).
         joint_padding: `"longest"` (default), or `"max_length"` without a mask for joint encoders trained so (SigLIP).
         max_image_pixels: larger pictures are refused (default 89,478,485).
@@ -134,7 +138,7 @@ class MMOrientProcessor(ProcessorMixin):
         image_processor=None,
         tokenizer=None,
         joint_processor=None,
-        max_tokens: int = 128,
+        max_tokens: int = MAX_TOKENS,
         joint_max_tokens: int = 77,
         joint_padding: str = "longest",
         max_image_pixels: int = MAX_IMAGE_PIXELS,
@@ -181,6 +185,10 @@ class MMOrientProcessor(ProcessorMixin):
             parts["image_processor"] = AutoImageProcessor.from_pretrained(vision, revision=revisions.get("vision"))
         if text is not None:
             parts["tokenizer"] = AutoTokenizer.from_pretrained(text, revision=revisions.get("text"))
+            config = AutoConfig.from_pretrained(text, revision=revisions.get("text"))
+            config = getattr(config, "text_config", config)  # of a dual encoder its text side
+            longest = min(MAX_TOKENS, parts["tokenizer"].model_max_length)
+            kwargs.setdefault("max_tokens", min(longest, getattr(config, "max_position_embeddings", longest)))
         if joint is not None:
             parts["joint_processor"] = AutoProcessor.from_pretrained(joint, revision=revisions.get("joint"))
             config = AutoConfig.from_pretrained(joint, revision=revisions.get("joint"))

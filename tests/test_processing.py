@@ -255,3 +255,17 @@ def test_a_detectors_queries_are_regions():
             encoded = model.eval().encode_posts(**inputs)
         assert encoded.region_features.shape == (2, regions, 16)
         assert encoded.region_mask.all()
+
+
+def test_texts_are_cut_at_what_the_text_encoder_reads(tmp_path):
+    tokenizer = train_tokenizer(TEXTS, 300)
+    tokenizer.save_pretrained(tmp_path)
+    text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    clip = AutoConfig.for_model(
+        "clip", text_config=text | {"vocab_size": 400, "max_position_embeddings": 10}, vision_config=text
+    )
+    AutoModel.from_config(clip).save_pretrained(tmp_path)
+    processor = MMOrientProcessor.from_encoders_pretrained(text=str(tmp_path))
+    assert processor(text="cat " * 100, return_tensors="pt")["input_ids"].shape == (1, 10)
+    model = MMOrientModel.from_encoders_pretrained(text=str(tmp_path), vision_config=None)
+    assert model.eval().encode_posts(**processor(text="cat " * 100, return_tensors="pt")).token_features.shape[1] == 10
