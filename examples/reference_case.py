@@ -27,7 +27,7 @@ def main() -> int:
     with np.load(options.case) as file:
         case = dict(file)
     threshold = float(case["threshold"])
-    backends = ["torch_scatter"] * TORCH_SCATTER_AVAILABLE + ["index_add", "dense"]
+    backends = ["torch_scatter"] * TORCH_SCATTER_AVAILABLE + ["fused", "index_add", "dense"]
     if not TORCH_SCATTER_AVAILABLE:
         print("torch-scatter is not installed: only plain torch is compared")
     deviations = {}

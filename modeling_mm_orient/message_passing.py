@@ -4,56 +4,137 @@
 Shapes: N target nodes, S source nodes, E edges, D features.
 """
 
+import warnings
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
 from .optional_dependencies import torch_scatter
 
-BACKENDS = ("auto", "torch_scatter", "index_add", "dense")
+BACKENDS = ("auto", "fused", "torch_scatter", "index_add", "dense")
+MOST_DENSE = 64 * 64  # pairs of nodes up to which a dense product is the fastest on CPU, whatever the density
+MOST_DENSE_CUDA = 4096 * 4096
+HIGH_DENSITY = 0.3
 
 
-def sum_by_scatter(features: Tensor, edges: Tensor, weights: Tensor, num_targets: int) -> tuple[Tensor, Tensor]:
-    """Weighted sum (N, D) of each target's sources, and the sum (N,) of their weights, with torch-scatter.
+class Graph:
+    """A weighted graph in the forms that the back-ends want; each is made when it is first wanted, once for all streams.
 
-    `edges` (2, E) are sources and targets, `weights` (E,).
+    Args:
+        adjacency: (N, S) non-negative edge weights, 0 for no edge; or None for a graph from `from_edges`.
     """
-    sources, targets = edges
+
+    def __init__(self, adjacency: Tensor):
+        self.adjacency = adjacency
+        self.num_targets, self.num_sources = adjacency.shape
+
+    @classmethod
+    def from_edges(cls, edges: Tensor, num_targets: int, num_sources: int, weights: Tensor | None = None) -> "Graph":
+        """A graph from `edges` (2, E) int64, sources and targets, none twice, and their `weights` (E,), default 1."""
+        graph = cls.__new__(cls)
+        graph.num_targets, graph.num_sources = num_targets, num_sources
+        order = torch.argsort(edges[1], stable=True)
+        sources, targets = edges[:, order]
+        weights = torch.ones(len(order), device=edges.device) if weights is None else weights[order]
+        graph.__dict__["listed"] = targets, sources, weights
+        return graph
+
+    @cached_property
+    def adjacency(self) -> Tensor:
+        targets, sources, weights = self.listed
+        return weights.new_zeros(self.num_targets, self.num_sources).index_put((targets, sources), weights)
+
+    @cached_property
+    def listed(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Targets, in ascending order, sources and weights of the edges, (E,) each."""
+        targets, sources = self.adjacency.nonzero(as_tuple=True)
+        return targets, sources, self.adjacency[targets, sources]
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """(N, S) sparse by rows, without gradients."""
+        targets, sources, weights = self.listed
+        return _sparse_rows(targets, sources, weights.detach(), (self.num_targets, self.num_sources))
+
+    @cached_property
+    def columns(self) -> Tensor:
+        """The transpose (S, N), sparse by rows."""
+        targets, sources, weights = self.listed
+        order = torch.argsort(sources, stable=True)
+        shape = (self.num_sources, self.num_targets)
+        return _sparse_rows(sources[order], targets[order], weights.detach()[order], shape)
+
+    @cached_property
+    def weight_sums(self) -> Tensor:
+        """(N,) of all edges of a target."""
+        if "adjacency" in self.__dict__:
+            return self.adjacency.sum(-1)
+        targets, _, weights = self.listed
+        return weights.new_zeros(self.num_targets).index_add(0, targets, weights)
+
+    def best_backend(self) -> str:
+        """The back-end measured to be the fastest for this size, density and device (`benchmarks/speed`).
+
+        A graph being compiled or exported is aggregated densely: inductor was measured to give wrong numbers for
+        torch-scatter on CPU, and the number of edges depends on the data.
+        """
+        pairs = self.num_targets * self.num_sources
+        if torch.compiler.is_compiling():
+            return "dense"
+        known = self.__dict__.get("adjacency", None)
+        if (known if known is not None else self.listed[2]).is_cuda:
+            # not measured: the sizes at which a dense product is certainly cheap
+            sparse = "index_add" if torch_scatter is None else "torch_scatter"
+            return "dense" if pairs <= MOST_DENSE_CUDA else sparse
+        return "dense" if pairs <= MOST_DENSE or len(self.listed[0]) > HIGH_DENSITY * pairs else "fused"
+
+
+def sum_by_scatter(features: Tensor, graph: Graph) -> Tensor:
+    """Weighted sum (N, D) of each target's sources in `features` (S, D), with torch-scatter."""
+    targets, sources, weights = graph.listed
     messages = features[sources] * weights.unsqueeze(-1).to(features.dtype)
-    total = torch_scatter.scatter(messages, targets, dim=0, dim_size=num_targets, reduce="sum")
-    return total, torch_scatter.scatter(weights, targets, dim=0, dim_size=num_targets, reduce="sum")
+    return torch_scatter.scatter(messages, targets, dim=0, dim_size=graph.num_targets, reduce="sum")
 
 
-def sum_by_index_add(features: Tensor, edges: Tensor, weights: Tensor, num_targets: int) -> tuple[Tensor, Tensor]:
+def sum_by_index_add(features: Tensor, graph: Graph) -> Tensor:
     """The same from plain torch."""
-    sources, targets = edges
+    targets, sources, weights = graph.listed
     messages = features[sources] * weights.unsqueeze(-1).to(features.dtype)
-    total = features.new_zeros(num_targets, features.shape[-1]).index_add(0, targets, messages)
-    return total, weights.new_zeros(num_targets).index_add(0, targets, weights)
+    return features.new_zeros(graph.num_targets, features.shape[-1]).index_add(0, targets, messages)
 
 
-def sum_by_product(features: Tensor, adjacency: Tensor) -> tuple[Tensor, Tensor]:
+def sum_by_product(features: Tensor, graph: Graph) -> Tensor:
     """The same as one matrix product, static in shape: the form for `torch.compile` and export."""
-    return adjacency.to(features.dtype) @ features, adjacency.sum(-1)
+    return graph.adjacency.to(features.dtype) @ features
+
+
+def sum_fused(features: Tensor, graph: Graph) -> Tensor:
+    """The same as one sparse product, on CPU: no message is ever stored."""
+    return _FusedSum.apply(features, graph.listed[2], graph)
+
+
+SUMS = {"torch_scatter": sum_by_scatter, "index_add": sum_by_index_add, "dense": sum_by_product, "fused": sum_fused}
 
 
 def aggregate_neighbours(
     features: Tensor,
-    adjacency: Tensor,
+    graph: Graph,
     backend: str = "auto",
+    present: Tensor | None = None,
     listed: Tensor | None = None,
     listed_weights: Tensor | None = None,
 ) -> Tensor:
     """Weighted mean of every target's source features, the aggregation of GraphSAGE (paper section 3.3).
 
-    A target's sources are rows of `features` that `adjacency` joins it to, and rows listed for it alone; a padded list is a
-    dense form already, so its sum is one batched product on every back-end.
+    A target's sources are rows of `features` that `graph` joins it to, and rows listed for it alone; a padded list is a
+    dense form already, so its sum is one batched product on every back-end. Half precision is summed in float32.
 
     Args:
         features: (S, D) floating point.
-        adjacency: (N, S) non-negative edge weights, 0 for no edge.
-        backend: `"auto"` (torch-scatter where it is installed, `index_add` otherwise), `"torch_scatter"`,
-            `"index_add"` or `"dense"`. A graph being compiled or exported is always aggregated densely: inductor
-            was measured to give wrong numbers for torch-scatter on CPU, and the edge count is data-dependent.
+        graph: `Graph` of N targets and S sources.
+        backend: `"auto"`, see `Graph.best_backend`, or one of `BACKENDS`.
+        present: (S,) bool, False for a source that sends nothing; its features must be finite.
         listed: (N, K, D) further sources of each target. listed_weights: (N, K) their edge weights, 0 for padding.
 
     Returns:
@@ -66,15 +147,54 @@ def aggregate_neighbours(
         raise ValueError(f"`backend` must be one of {BACKENDS}, got {backend!r}")
     if backend == "torch_scatter" and torch_scatter is None:
         raise ImportError("message passing by torch_scatter was asked for, and torch-scatter is not installed")
-    if backend == "dense" or torch.compiler.is_compiling():
-        total, weight_sum = sum_by_product(features, adjacency)
-    else:
-        targets, sources = adjacency.nonzero(as_tuple=True)
-        edges, weights = torch.stack([sources, targets]), adjacency[targets, sources]
-        by_edges = sum_by_index_add if backend == "index_add" or torch_scatter is None else sum_by_scatter
-        total, weight_sum = by_edges(features, edges, weights, adjacency.shape[0])
-    if listed is not None:
-        total = total + torch.einsum("nk,nkd->nd", listed_weights.to(listed.dtype), listed)
-        weight_sum = weight_sum + listed_weights.sum(-1)
-    divisor = torch.where(weight_sum > 0, weight_sum, torch.ones_like(weight_sum))
-    return total / divisor.unsqueeze(-1).to(total.dtype)
+    if backend == "auto" or torch.compiler.is_compiling():
+        backend = graph.best_backend()
+    dtype = features.dtype
+    exact = features if dtype.itemsize >= 4 else features.float()
+    with torch.autocast(features.device.type, enabled=False):
+        if present is not None:
+            exact = exact * present.unsqueeze(-1).to(exact.dtype)
+        total = SUMS[backend](exact, graph)
+        weight_sum = graph.weight_sums if present is None else _weight_sums(graph, backend, present)
+        if listed is not None:
+            total = total + torch.einsum("nk,nkd->nd", listed_weights.to(total.dtype), listed.to(total.dtype))
+            weight_sum = weight_sum + listed_weights.sum(-1)
+        divisor = torch.where(weight_sum > 0, weight_sum, torch.ones_like(weight_sum))
+        return (total / divisor.unsqueeze(-1).to(total.dtype)).to(dtype)
+
+
+class _FusedSum(torch.autograd.Function):
+    """The sparse product by rows forward, and by the transpose's rows backward: a gather, never a scatter."""
+
+    @staticmethod
+    def forward(ctx, features: Tensor, weights: Tensor, graph: Graph) -> Tensor:
+        ctx.graph = graph
+        ctx.save_for_backward(features if ctx.needs_input_grad[1] else None)
+        return torch.sparse.mm(graph.rows.to(features.dtype), features, reduce="sum")
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        (features,), graph, of_weights = ctx.saved_tensors, ctx.graph, None
+        gradient = gradient.contiguous()
+        if features is not None:
+            targets, sources, _ = graph.listed
+            of_weights = (gradient[targets] * features[sources]).sum(-1).to(graph.listed[2].dtype)
+        of_features = None
+        if ctx.needs_input_grad[0]:
+            of_features = torch.sparse.mm(graph.columns.to(gradient.dtype), gradient, reduce="sum")
+        return of_features, of_weights, None
+
+
+def _weight_sums(graph: Graph, backend: str, present: Tensor) -> Tensor:
+    if backend == "dense":
+        return (graph.adjacency * present[None, :]).sum(-1)
+    targets, sources, weights = graph.listed
+    return weights.new_zeros(graph.num_targets).index_add(0, targets, weights * present[sources])
+
+
+def _sparse_rows(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    pointers = torch.zeros(shape[0] + 1, dtype=torch.int64, device=rows.device)
+    torch.cumsum(torch.bincount(rows, minlength=shape[0]), 0, out=pointers[1:])
+    with warnings.catch_warnings():  # torch calls its sparse tensors a beta
+        warnings.simplefilter("ignore")
+        return torch.sparse_csr_tensor(pointers, columns, values, shape, check_invariants=False)

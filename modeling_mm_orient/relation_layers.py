@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .global_batch import GlobalBatch
-from .message_passing import aggregate_neighbours
+from .message_passing import Graph, aggregate_neighbours
 from .relation_graph import listed_cosines
 
 
@@ -60,10 +60,12 @@ class RelationLayer(nn.Module):
         self.normalize, self.backend = config.relation_normalize, config.message_passing_backend
         self.dropout = config.relation_dropout
 
-    def forward(self, own: Tensor, sources: Tensor, adjacency: Tensor, listed=None, listed_weights=None) -> Tensor:
-        """`own` (B, D); `sources` (S, D), `adjacency` (B, S), `listed` (B, K, D) and `listed_weights` (B, K) as
+    def forward(
+        self, own: Tensor, sources: Tensor, graph: Graph, present=None, listed=None, listed_weights=None
+    ) -> Tensor:
+        """`own` (B, D); `sources` (S, D), `graph`, `present` (S,), `listed` (B, K, D) and `listed_weights` (B, K) as
         `aggregate_neighbours` takes them -> (B, out_features)."""
-        neighbourhood = aggregate_neighbours(sources, adjacency, self.backend, listed, listed_weights)
+        neighbourhood = aggregate_neighbours(sources, graph, self.backend, present, listed, listed_weights)
         if self.gate is not None or (self.training and self.dropout):
             share = self._share_listened_to(own, neighbourhood)
             neighbourhood = own + share * (neighbourhood - own)
@@ -93,9 +95,10 @@ class RelationStream(nn.Module):
         self.layers = nn.ModuleList(RelationLayer(config, size_in, size_out) for size_in, size_out in pairwise(sizes))
 
     def forward(
-        self, features: Tensor, adjacency: Tensor, batch: GlobalBatch, listed=None, listed_weights=None
+        self, features: Tensor, graph: Graph, present: Tensor, batch: GlobalBatch, listed=None, listed_weights=None
     ) -> Tensor:
-        """`features` (B, D), `adjacency` (B, S), `listed` (B, K, D), `listed_weights` (B, K) -> (B, relation_hidden_size).
+        """`features` (B, D), `graph` of B targets and S sources, `present` (S,), `listed` (B, K, D), `listed_weights` (B, K)
+        -> (B, relation_hidden_size).
 
         Reference posts receive no messages: in a further layer each is its own neighbourhood.
         """
@@ -103,7 +106,7 @@ class RelationStream(nn.Module):
             if index:
                 features = F.relu(features)
                 listed = None if listed is None else F.relu(self.layers[index - 1].combine(listed, listed))
-            features = layer(features, batch.gather(features), adjacency, listed, listed_weights)
+            features = layer(features, batch.gather(features), graph, present, listed, listed_weights)
         return features
 
 
@@ -140,14 +143,13 @@ class CrossModalRelations(nn.Module):
         Returns:
             (B, streams * relation_hidden_size).
         """
-        outputs = []
+        outputs, edges = [], {modality: Graph(adjacency) for modality, adjacency in graphs.items()}
         for name, stream in self.streams.items():
             kind, listed = STREAMS[name], ()
-            adjacency = graphs[kind.graph] * present[kind.features][None, :]
             if references:
                 found = references[kind.graph]
                 listed = found.embeds[kind.features], found.weights * found.present[kind.features]
-            outputs.append(stream(embeds[kind.features], adjacency, batch, *listed))
+            outputs.append(stream(embeds[kind.features], edges[kind.graph], present[kind.features], batch, *listed))
         return torch.cat(outputs, -1)
 
 

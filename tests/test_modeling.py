@@ -82,7 +82,7 @@ def test_torch_scatter_and_plain_torch_agree():
     for weights in ("binary", "similarity"):
         models = [
             tiny_model(message_passing_backend=name, edge_weights=weights)
-            for name in ("torch_scatter", "index_add", "dense")
+            for name in ("fused", "torch_scatter", "index_add", "dense")
         ]
         losses = [model(**feature_batch(), labels=label_batch()).loss for model in models]
         for model, loss in zip(models, losses, strict=True):

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from modeling_mm_orient.global_batch import GlobalBatch
+from modeling_mm_orient.message_passing import Graph
 from modeling_mm_orient.relation_layers import CrossModalRelations, ReferencePosts, RelationLayer, neighbour_votes
 
 from .conftest import tiny_config
@@ -23,7 +24,7 @@ def inputs():
 def test_layer_is_graphsage():
     torch.manual_seed(0)
     layer, (embeds, graphs, _) = RelationLayer(tiny_config(), 8, 7), inputs()
-    found = layer(embeds["image"], embeds["image"], graphs["text"])
+    found = layer(embeds["image"], embeds["image"], Graph(graphs["text"]))
     for i in range(6):
         mean = embeds["image"][graphs["text"][i] > 0].mean(0)
         hidden = layer.linear(torch.cat([embeds["image"][i], mean]))

@@ -19,7 +19,7 @@ def case_path() -> Path:
     return shared("reference", "reference_case.npz")
 
 
-@pytest.mark.parametrize("backend", ["torch_scatter", "index_add", "dense"])
+@pytest.mark.parametrize("backend", ["fused", "torch_scatter", "index_add", "dense"])
 def test_every_intermediate_and_probability(backend):
     if backend == "torch_scatter" and not TORCH_SCATTER_AVAILABLE:
         pytest.skip("torch-scatter is not installed")
