@@ -22,18 +22,18 @@ class Graph:
     """A weighted graph in the forms that the back-ends want; each is made when it is first wanted, once for all streams.
 
     Args:
-        adjacency: (N, S) non-negative edge weights, 0 for no edge; or None for a graph from `from_edges`.
+        adjacency: (N, S) non-negative edge weights, 0 for no edge.
     """
 
     def __init__(self, adjacency: Tensor):
-        self.adjacency = adjacency
+        self.adjacency, self.made_of_edges = adjacency, False
         self.num_targets, self.num_sources = adjacency.shape
 
     @classmethod
     def from_edges(cls, edges: Tensor, num_targets: int, num_sources: int, weights: Tensor | None = None) -> "Graph":
         """A graph from `edges` (2, E) int64, sources and targets, none twice, and their `weights` (E,), default 1."""
         graph = cls.__new__(cls)
-        graph.num_targets, graph.num_sources = num_targets, num_sources
+        graph.num_targets, graph.num_sources, graph.made_of_edges = num_targets, num_sources, True
         order = torch.argsort(edges[1], stable=True)
         sources, targets = edges[:, order]
         weights = torch.ones(len(order), device=edges.device) if weights is None else weights[order]
@@ -66,12 +66,9 @@ class Graph:
         return _sparse_rows(sources[order], targets[order], weights.detach()[order], shape)
 
     @cached_property
-    def weight_sums(self) -> Tensor:
-        """(N,) of all edges of a target."""
-        if "adjacency" in self.__dict__:
-            return self.adjacency.sum(-1)
-        targets, _, weights = self.listed
-        return weights.new_zeros(self.num_targets).index_add(0, targets, weights)
+    def shares(self) -> Tensor:
+        """(N, 1), what turns a target's sum into its mean."""
+        return _shares(_weight_sums(self, "dense" if not self.made_of_edges else "fused", None))
 
     def best_backend(self) -> str:
         """The back-end measured to be the fastest for this size, density and device (`benchmarks/speed`).
@@ -82,8 +79,7 @@ class Graph:
         pairs = self.num_targets * self.num_sources
         if torch.compiler.is_compiling():
             return "dense"
-        known = self.__dict__.get("adjacency", None)
-        if (known if known is not None else self.listed[2]).is_cuda:
+        if (self.listed[2] if self.made_of_edges else self.adjacency).is_cuda:
             # not measured: the sizes at which a dense product is certainly cheap
             sparse = "index_add" if torch_scatter is None else "torch_scatter"
             return "dense" if pairs <= MOST_DENSE_CUDA else sparse
@@ -152,15 +148,16 @@ def aggregate_neighbours(
     dtype = features.dtype
     exact = features if dtype.itemsize >= 4 else features.float()
     with torch.autocast(features.device.type, enabled=False):
+        if present is None and listed is None and not torch.compiler.is_compiling():
+            return (SUMS[backend](exact, graph) * graph.shares.to(exact.dtype)).to(dtype)
         if present is not None:
             exact = exact * present.unsqueeze(-1).to(exact.dtype)
         total = SUMS[backend](exact, graph)
-        weight_sum = graph.weight_sums if present is None else _weight_sums(graph, backend, present)
+        weight_sum = _weight_sums(graph, backend, present)
         if listed is not None:
             total = total + torch.einsum("nk,nkd->nd", listed_weights.to(total.dtype), listed.to(total.dtype))
             weight_sum = weight_sum + listed_weights.sum(-1)
-        divisor = torch.where(weight_sum > 0, weight_sum, torch.ones_like(weight_sum))
-        return (total / divisor.unsqueeze(-1).to(total.dtype)).to(dtype)
+        return (total * _shares(weight_sum).to(total.dtype)).to(dtype)
 
 
 class _FusedSum(torch.autograd.Function):
@@ -185,11 +182,17 @@ class _FusedSum(torch.autograd.Function):
         return of_features, of_weights, None
 
 
-def _weight_sums(graph: Graph, backend: str, present: Tensor) -> Tensor:
+def _shares(weight_sums: Tensor) -> Tensor:
+    return torch.where(weight_sums > 0, weight_sums, torch.ones_like(weight_sums)).reciprocal().unsqueeze(-1)
+
+
+def _weight_sums(graph: Graph, backend: str, present: Tensor | None) -> Tensor:
     if backend == "dense":
-        return (graph.adjacency * present[None, :]).sum(-1)
+        kept = graph.adjacency if present is None else graph.adjacency * present[None, :]
+        return kept.sum(-1)
     targets, sources, weights = graph.listed
-    return weights.new_zeros(graph.num_targets).index_add(0, targets, weights * present[sources])
+    kept = weights if present is None else weights * present[sources]
+    return weights.new_zeros(graph.num_targets).index_add(0, targets, kept)
 
 
 def _sparse_rows(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
