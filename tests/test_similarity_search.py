@@ -6,7 +6,14 @@ from torch.nn import functional as F
 
 from modeling_mm_orient import similarity_search
 from modeling_mm_orient.optional_dependencies import FAISS_AVAILABLE
-from modeling_mm_orient.similarity_search import ExactSearch, IndexSearch, index_kind
+from modeling_mm_orient.similarity_search import (
+    CoarseVectors,
+    ExactSearch,
+    IndexSearch,
+    index_kind,
+    threshold_graph,
+    top_k_graph,
+)
 
 needs_faiss = pytest.mark.skipif(not FAISS_AVAILABLE, reason="FAISS is not installed")
 
@@ -69,3 +76,58 @@ def test_a_wrong_or_damaged_index_is_refused(tmp_path):
 
 def test_the_documented_choice_of_index():
     assert index_kind(100_001) == index_kind(300_000) == "hnsw" and index_kind(300_001) == "ivf"
+
+
+def crowded(count: int, width: int, seed: int = 0) -> torch.Tensor:
+    """Clusters, some rows twice, a dimension that sticks out, a zero row: what a bound has to survive."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(20, width, generator=generator)[torch.randint(0, 20, (count,), generator=generator)]
+    rows = rows + 0.3 * torch.randn(count, width, generator=generator)
+    rows[:, 3] *= 20
+    rows[7], rows[count // 2], rows[11] = rows[8], rows[9], 0
+    return rows.half()
+
+
+@pytest.mark.parametrize("width", [40, 128, 200])
+@pytest.mark.parametrize("queries, count", [(1, 1), (3, 40), (20, 8), (9, 300)])
+def test_the_coarse_comparison_loses_nothing(width, queries, count):
+    vectors, present = crowded(5000, width), torch.rand(5000, generator=torch.Generator().manual_seed(1)) > 0.2
+    search = ExactSearch(vectors, present)
+    search._coarse = CoarseVectors(search._unit_blocks(), 5000, width)  # whatever was measured to be faster here
+    asked = F.normalize(vectors[100 : 100 + queries].float(), dim=-1)
+    asked[0] = F.normalize(torch.randn(width, generator=torch.Generator().manual_seed(2)), dim=0)
+    found, entries = search._nearest_by_bound(asked, count)
+    expected, _ = search._nearest_of_all(asked, count)
+    torch.testing.assert_close(found, expected, atol=2e-6, rtol=0)
+    cosines = (asked[:, None] * F.normalize(vectors.float(), dim=-1)[entries]).sum(-1)
+    torch.testing.assert_close(found, cosines, atol=2e-6, rtol=0)
+    assert present[entries].all() and all(len(set(row.tolist())) == count for row in entries)
+
+
+def test_an_error_of_the_copies_is_within_its_bound():
+    vectors = F.normalize(crowded(3000, 200).float(), dim=-1)
+    coarse = CoarseVectors([(0, vectors)], 3000, 200)
+    rounded, slack = coarse.quantise(vectors[:50])
+    error = (coarse.products(rounded, 0, 3000).float() * coarse.step**2 - vectors[:50] @ vectors.T).abs()
+    assert (error <= slack[:, None]).all() and error.max() > 1e-4
+    assert torch.equal(coarse.products(rounded[:2], 0, 3000), coarse.products(rounded, 0, 3000)[:2])
+
+
+@pytest.mark.parametrize("count", [900, 5000])  # below and above what a coarse comparison is tried for
+def test_graphs_of_a_whole_data_set(count):
+    vectors = crowded(count, 64)
+    unit = F.normalize(vectors.float(), dim=-1)
+    cosines = (unit @ unit.T).fill_diagonal_(-2)
+    edges, values = threshold_graph(vectors, 0.9)
+    clear = (cosines - 0.9).abs() > 1e-5  # elsewhere rounding decides
+    adjacency = torch.zeros(count, count, dtype=torch.bool)
+    adjacency[edges[1], edges[0]] = True
+    assert edges.shape[1] == int(adjacency.sum()) > count
+    assert ((adjacency == (cosines > 0.9)) | ~clear).all()
+    assert (edges[1].diff() >= 0).all() and torch.equal(adjacency, adjacency.T)
+    torch.testing.assert_close(values, cosines[edges[1], edges[0]], atol=2e-6, rtol=0)
+    sources, nearest = top_k_graph(vectors, 5)
+    torch.testing.assert_close(nearest, cosines.topk(5).values, atol=2e-6, rtol=0)
+    assert (sources != torch.arange(count)[:, None]).all()
+    with pytest.raises(ValueError, match="`top_k` must be from 1"):
+        top_k_graph(vectors, count)

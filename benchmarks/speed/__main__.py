@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-NAMES = ("message_passing", "extraction")
+NAMES = ("message_passing", "memory_look_up", "graph_building", "extraction")
 
 
 def main() -> None:
