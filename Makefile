@@ -6,7 +6,7 @@ OLDEST := .venv-oldest
 COMMON := .cache/transformers-common-tests
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint test-slow test-common test-oldest clean
+.PHONY: demo test lint test-slow test-common test-oldest bench clean
 
 demo: $(VENV)/.ready  ## train on memes drawn by us, no download
 	$(BIN)/mm-orient demo
@@ -41,6 +41,10 @@ $(OLDEST)/.ready: setup.py constraints-oldest.txt
 	$(OLDEST)/bin/pip install --quiet --constraint constraints-oldest.txt torch setuptools wheel
 	$(OLDEST)/bin/pip install --quiet --constraint constraints-oldest.txt --editable ".[test,faiss]"
 	touch $@
+
+bench: $(VENV)/.ready  ## speed against peers, as ratios; BENCH="message_passing extraction" for some
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[bench]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.speed $(BENCH)
 
 clean:
 	rm -rf $(VENV) $(OLDEST) .cache build *.egg-info demo_run

@@ -57,7 +57,8 @@ class ExactSearch:
         self._coarse: CoarseVectors | None = None
         if len(vectors) >= LEAST_COARSE and vectors.device.type == "cpu":
             self._coarse = CoarseVectors(self._unit_blocks(), len(vectors), vectors.shape[-1])
-            if not self._coarse_is_faster():
+            self._coarse_for = {few: self._coarse_is_faster(1 if few else MEASURED) for few in (True, False)}
+            if not any(self._coarse_for.values()):
                 self._coarse = None
 
     def nearest(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -66,7 +67,8 @@ class ExactSearch:
         A cosine is -inf where there are not that many entries.
         """
         queries = F.normalize(queries.float(), dim=-1)
-        if self._coarse is not None and queries.device.type == "cpu" and count <= len(self.vectors) // 8:
+        fits = queries.device.type == "cpu" and count <= len(self.vectors) // 8
+        if self._coarse is not None and fits and self._coarse_for[len(queries) < FEW_QUERIES]:
             return self._nearest_by_bound(queries, count)
         return self._nearest_of_all(queries, count)
 
@@ -134,9 +136,9 @@ class ExactSearch:
         cosines = (queries * self.vectors[entries].float()).sum(-1) * self._scale[entries]
         return cosines.masked_fill(self._absent[entries], -torch.inf)
 
-    def _coarse_is_faster(self) -> bool:
-        """Which way answers a sample of the entries first."""
-        sample = self.vectors[:: max(1, len(self.vectors) // MEASURED)][:MEASURED].float()
+    def _coarse_is_faster(self, queries: int) -> bool:
+        """Whether the coarse comparison answers a sample of the entries first."""
+        sample = self.vectors[:: max(1, len(self.vectors) // queries)][:queries].float()
         sample, times = F.normalize(sample, dim=-1), []
         for way in (self._nearest_by_bound, self._nearest_of_all):
             way(sample, MEASURED)

@@ -308,3 +308,24 @@ def test_pooler_embeddings():
     expected = model.vision_encoder(inputs["pixel_values"]).pooler_output
     torch.testing.assert_close(model(**inputs, output_components=True).image_embeds, expected)
     assert MMOrientModel(small_towers()).text_encoder.pooler is None
+
+
+def test_exported_once_for_every_batch_size():
+    model, inputs = tiny_model().eval(), feature_batch(9)
+    batch = torch.export.Dim("batch", min=2, max=4096)
+    program = torch.export.export(model, (), inputs, dynamic_shapes={name: {0: batch} for name in inputs})
+    for count in (2, 9, 200):
+        inputs = feature_batch(count, seed=count)
+        found, expected = program.module()(**inputs), model(**inputs)
+        for name, logits in expected.logits.items():
+            torch.testing.assert_close(found["logits"][name], logits, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_compiled_once_for_every_batch_size(monkeypatch):
+    monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
+    model = tiny_model().eval()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True)
+    for count in (9, 2, 200):
+        inputs = feature_batch(count, seed=count)
+        assert_same_logits(compiled(**inputs), model(**inputs), atol=1e-5, rtol=1e-5)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-NAMES = ("message_passing", "memory_look_up", "graph_building", "extraction")
+NAMES = ("message_passing", "memory_look_up", "graph_building", "prediction", "extraction")
 
 
 def main() -> None:

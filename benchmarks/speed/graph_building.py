@@ -1,5 +1,5 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
-"""The exact relation graph of a whole data set, every pair above a threshold or the 32 nearest, against FAISS's exact search.
+"""The exact relation graph of a whole data set, pairs above a threshold or the 32 nearest, against FAISS's exact search.
 
 Synthetic embeddings of 512 dimensions as in `memory_look_up`; the edges of both sides are compared. FAISS is not run at the
 largest size, where it would take some twelve minutes.

@@ -1,9 +1,9 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """Looking up a relation memory: exact search, FAISS's own exact search, and the index that the documentation names.
 
-Synthetic embeddings of 512 dimensions: clusters with a decaying spectrum, as pooled encoder outputs have. Both exact searches
-are compared first. The median of single look-ups of the 32 nearest, for 1 and for 32 queries; what each keeps in memory; for
-an index its recall of the exact 32 nearest and the seconds it took to build.
+Synthetic embeddings of 512 dimensions: clusters with a decaying spectrum, as pooled encoder outputs have. Both exact
+searches are compared first. The median of single look-ups of the 32 nearest, for 1 and for 32 queries; what each keeps in
+memory; for an index its recall of the exact 32 nearest and the seconds it took to build.
 """
 
 import statistics
