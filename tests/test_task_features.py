@@ -69,6 +69,19 @@ def test_the_hidden_state_is_what_the_head_reads():
         torch.testing.assert_close(model.score(hidden), logits)
 
 
+def test_the_first_token_is_found_behind_padding_too(classifier):
+    model = BertForSequenceClassification.from_pretrained(classifier).eval()
+    tokenizer = train_tokenizer(TEXTS, 300)
+    tokenizer.padding_side = "left"
+    inputs = tokenizer(TEXTS, return_tensors="pt", padding=True)
+    with torch.no_grad():
+        hidden = model(**inputs, output_hidden_states=True).hidden_states[-1]
+        found = classifier_features(TEXTS, model, tokenizer, "hidden_state")
+    firsts = inputs["attention_mask"].shape[1] - inputs["attention_mask"].sum(-1)
+    assert firsts.max() > 0
+    torch.testing.assert_close(found, hidden[torch.arange(3), firsts])
+
+
 def test_labels_that_do_not_exclude_each_other(tmp_path):
     sources = [{"name": "toxicity", "source": save_classifier(tmp_path, 6, problem_type="multi_label_classification")}]
     values = task_features(TEXTS, check_sources(sources))
