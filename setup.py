@@ -37,7 +37,7 @@ setup(
         # the NRC emotion lexicon among task features (the lexicon is for research; its terms are in the package)
         "task-features": ["nrclex>=4.1"],
         # the peers of benchmarks/speed
-        "bench": ["torch-geometric>=2.6", "faiss-cpu>=1.10"],
+        "bench": ["torch-geometric>=2.6", "faiss-cpu>=1.10", "matplotlib>=3.9"],  # the last for plots
         "test": [
             "pytest>=9",
             "hypothesis>=6.140",  # properties of graphs and attention over random inputs

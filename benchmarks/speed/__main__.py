@@ -2,19 +2,21 @@
 """python -m benchmarks.speed [NAME ...] [--output FOLDER]
 
 Runs the speed benchmarks, all or those named, one thread each unless OMP_NUM_THREADS says otherwise. Each first checks that
-both sides compute the same, then prints a Markdown table of medians with spread; FOLDER/speed.md keeps them all.
+both sides compute the same, then prints a Markdown table of medians with spread; FOLDER/speed.md keeps them all,
+plots lie beside it.
 """
 
 import argparse
 import importlib
 import os
 import platform
+import shutil
 import tempfile
 from pathlib import Path
 
 import torch
 
-NAMES = ("message_passing", "memory_look_up", "graph_building", "prediction", "extraction")
+NAMES = ("message_passing", "memory_look_up", "graph_building", "prediction", "extraction", "growth")
 
 
 def main() -> None:
@@ -32,6 +34,8 @@ def main() -> None:
         benchmark = importlib.import_module(f"benchmarks.speed.{name}")
         with tempfile.TemporaryDirectory() as scratch:
             table = benchmark.main(Path(scratch))
+            for plot in Path(scratch).glob("*.png"):
+                shutil.copy(plot, output)
         parts.append(f"### {name.replace('_', ' ')}\n\n{benchmark.__doc__.strip()}\n\n{table}")
         print(f"{parts[-1]}\n", flush=True)
         (output / "speed.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
