@@ -19,7 +19,7 @@ from modeling_mm_orient.similarity_search import threshold_graph, top_k_graph
 from .memory_look_up import WIDTH, embeddings
 from .timing import markdown
 
-POSTS, LARGEST, THRESHOLD, NEAREST = (30_000,), 200_000, 0.8, 32
+POSTS, LARGEST, THRESHOLD, NEAREST = (20_000, 50_000), 200_000, 0.8, 32
 
 
 def timed(call, *arguments):
