@@ -10,7 +10,7 @@ import logging
 import os
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -226,11 +226,16 @@ def _label_counts(task: dict, posts: datasets.DatasetDict) -> dict[str, int]:
     return {label: counts[number] for number, label in enumerate(task["labels"])}
 
 
-def stream_posts(description: DataDescription) -> Iterator[tuple[str, dict, str | None]]:
+def stream_posts(
+    description: DataDescription, wanted: Callable[[int], bool] = lambda index: True
+) -> Iterator[tuple[str, dict, str | None]]:
     """Posts one by one in bounded memory, however many there are: where each stands, `{"id", "image", "text"}`, and what is
     wrong with its row, or None.
 
     Labels and splits are not looked at, pictures not opened, ids not compared.
+
+    Args:
+        wanted: function of a row's number, from 0; rows that it says False to are read over.
 
     Raises:
         FileNotFoundError, ValueError: no such data, table or column.
@@ -238,6 +243,8 @@ def stream_posts(description: DataDescription) -> Iterator[tuple[str, dict, str 
     description = replace(description, labels=None, split_column=None)
     find_image = _image_finder(Path(description.data))
     for index, row in enumerate(_open_rows(description)[0]):
+        if not wanted(index):
+            continue
         post, problems = _post(description, find_image, index, row)
         yield row.where, {name: post[name] for name in ("id", "image", "text")}, problems[0].what if problems else None
 

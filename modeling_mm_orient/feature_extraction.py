@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 
@@ -50,12 +51,13 @@ REPORT_FILE = "extraction.json"
 @dataclass
 class Shard:
     """Posts whose features lie in one file: its name, the posts (`id`, `image`, `text`, perhaps `post_key`), where each
-    stands in the data, and what is already known to be wrong with it, or None."""
+    stands in the data, what is already known to be wrong with it, or None, and the shard's number in the data."""
 
     name: str
     posts: list[dict]
     places: list[str]
     problems: list[str | None]
+    number: int = 0
 
 
 @dataclass
@@ -124,9 +126,10 @@ def extract_features(
     written = 0
     for count, _ in write_shards(model, processor, shards, folder, batch_size, workers, bf16):
         written += count
-    written = int(_sum_over_processes(written, state))
-    state.wait_for_everyone()
-    names = [shard.name for shard in DataShards(description, 0, 1, frozenset(), with_posts=False)]
+    mine = DataShards(description, state.process_index, state.num_processes, frozenset(), with_posts=False)
+    own = [(shard.number, shard.name) for shard in mine]
+    written = sum(gather_object([written]))  # waits for everyone
+    names = [name for _, name in sorted(gather_object(own))]
     stored, problems = 0, []
     for name in names:
         with pa.memory_map(str(folder / name)) as file:
@@ -163,18 +166,16 @@ class DataShards:
         self.with_posts = with_posts
 
     def __iter__(self) -> Iterator[Shard]:
-        number, rows = 0, []
-        for row in stream_posts(self.description):
+        number, rows = self.share, []
+        for row in stream_posts(self.description, lambda index: index // SHARD_POSTS % self.shares == self.share):
             rows.append(row)
             if len(rows) == SHARD_POSTS:
-                yield from self._mine(number, rows)
-                number, rows = number + 1, []
+                yield from self._shard(number, rows)
+                number, rows = number + self.shares, []
         if rows:
-            yield from self._mine(number, rows)
+            yield from self._shard(number, rows)
 
-    def _mine(self, number: int, rows: list) -> Iterator[Shard]:
-        if number % self.shares != self.share:
-            return
+    def _shard(self, number: int, rows: list) -> Iterator[Shard]:
         digest = hashlib.sha256(str(number).encode())
         for where, post, problem in rows:
             digest.update(json.dumps([where, post["id"], post["text"], problem]).encode())
@@ -182,7 +183,7 @@ class DataShards:
         name = f"rows-{digest.hexdigest()[:32]}.arrow"
         if name not in self.done:
             places, posts, problems = zip(*rows, strict=True) if self.with_posts else ((), (), ())
-            yield Shard(name, list(posts), list(places), list(problems))
+            yield Shard(name, list(posts), list(places), list(problems), number)
 
 
 def write_shards(
@@ -361,14 +362,6 @@ def _uses_engines(processor) -> bool:
 
 def _start_worker(_) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-
-
-def _sum_over_processes(value: int, state: PartialState) -> int:
-    if state.num_processes == 1:
-        return value
-    total = torch.tensor(value, device=state.device)
-    torch.distributed.all_reduce(total)
-    return int(total)
 
 
 def _half(values: torch.Tensor) -> np.ndarray:
