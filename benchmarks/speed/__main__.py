@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-NAMES = ("message_passing", "memory_look_up", "graph_building", "prediction", "extraction", "growth")
+NAMES = ("message_passing", "memory_look_up", "graph_building", "training", "prediction", "extraction", "growth")
 
 
 def main() -> None:
