@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from modeling_mm_orient.dataset_readers import IMAGE_SUFFIXES
+from modeling_mm_orient.picture_files import pictures_below
 from modeling_mm_orient.processing_mm_orient import read_image
 from modeling_mm_orient.text_removal import joined_text, read_text, remove_text, text_mask
 
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[14, 20, 28, 40], metavar="PIXELS")
     parser.add_argument("--sheet", metavar="FILE.png")
     options = parser.parse_args()
-    paths = sorted(p for p in Path(options.folder).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    paths = pictures_below(Path(options.folder))
     random.Random(0).shuffle(paths)
     heads = ["letters, pixels", "characters", "without spaces", "covered", "gone", "other pixels covered"]
     print(f"| {' | '.join(heads)} |\n|{'--:|' * len(heads)}")

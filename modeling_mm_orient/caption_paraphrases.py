@@ -125,7 +125,8 @@ class Paraphraser:
             try:
                 # a client per request: none of its connections outlives a time-out
                 with InferenceClient(base_url=self.endpoint, api_key=self.api_key or "none", timeout=self.timeout) as c:
-                    return self._line(text, c.chat_completion(**self.request(text)))
+                    answer = c.chat_completion(**self.request(text))
+                content, usage = answer.choices[0].message.content or "", answer.usage
             except HfHubHTTPError as error:
                 status = error.response.status_code
                 if status < 500 and status not in WORST_STATUS:
@@ -135,15 +136,15 @@ class Paraphraser:
                 if not _is_transport(error):
                     raise
                 problem, told = f"{type(error).__name__}: {error}", ""
+            else:
+                return self._line(text, content, usage)
             if attempt < self.retries:
                 seconds = float(told) if told.isdigit() else self.backoff * 2**attempt * random.uniform(0.8, 1.2)
                 stop.wait(seconds)
         raise NoAnswer(problem)
 
-    def _line(self, text: str, answer) -> dict:
-        content = answer.choices[0].message.content or ""
+    def _line(self, text: str, content: str, usage) -> dict:
         kept, dropped = choose_variants(text, content, self.variants)
-        usage = answer.usage
         tokens = {name: getattr(usage, name, None) or 0 for name in ("prompt_tokens", "completion_tokens")}
         line = {"key": self.key(text), "model": self.model, "text": text, "paraphrases": kept, "dropped": dropped}
         return line | tokens | ({} if kept else {"answer": content[:500]})
@@ -306,7 +307,7 @@ def read_lines(path, mend: bool = False) -> list[dict]:
             with path.open("r+b") as file:
                 file.truncate(len(content))
     lines = []
-    for number, line in enumerate(content.decode("utf-8").splitlines(), 1):
+    for number, line in enumerate(content.decode("utf-8").split("\n")[:-1], 1):  # texts may hold other line ends
         try:
             line = json.loads(line)
             line["key"], line["text"], line["paraphrases"], line["prompt_tokens"], line["completion_tokens"]

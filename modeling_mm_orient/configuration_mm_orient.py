@@ -120,7 +120,7 @@ class MMOrientConfig(PreTrainedConfig):
         relation_hidden_size: output width of a stream (default 512, the paper's embedding width).
         relation_layers: relation layers per stream (paper 1).
         relation_normalize: L2-normalise a layer's output (paper).
-        message_passing_backend: `"auto"` (the fastest by size and density), `"fused"`, `"torch_scatter"`,
+        message_passing_backend: `"auto"` (the fastest by size and density), `"fused"` (CPU), `"torch_scatter"`,
             `"index_add"` or `"dense"`.
         gather_global_batch: in training with several processes, graphs and stage 2 see the global batch (ours).
         learner_hidden_sizes: widths of the learner network (paper 4618, 2048).

@@ -7,29 +7,22 @@ The schema: `id` string, `image` Image (undecoded; null for none), `text` string
 
 import json
 import logging
-import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cache
-from io import BytesIO
 from pathlib import Path
 
 import datasets
-from PIL import Image
 from tqdm.auto import tqdm
 
 from .feature_arrays import FeatureArrays
-from .processing_mm_orient import MAX_IMAGE_PIXELS, read_image
+from .picture_files import image_finder, image_problems, picture_name, pictures_below
 from .published_tables import READERS
 from .tables import TABLE_SUFFIXES, Row, table_columns, table_rows
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
-IMAGE_FOLDERS = ("", "images", "img", "image")
 SPLITS_FILE = "splits.csv"
 SPLIT_NAMES = {
     "train": "train", "training": "train",
@@ -41,9 +34,6 @@ RESERVED_TASK_NAMES = ("id", "image", "text", "split", "row", "post_key", "mean_
 OF_COLUMNS = ("single class", "not a class column")
 MOST_CLASSES = 50
 MOST_SHOWN = 50
-CHECKING_THREADS = 8
-LARGE_PICTURE = 4_000_000  # pixels; larger ones are checked in one thread: what a thread has taken, it keeps
-LATER = ("later", "")
 
 
 @dataclass
@@ -241,7 +231,7 @@ def stream_posts(
         FileNotFoundError, ValueError: no such data, table or column.
     """
     description = replace(description, labels=None, split_column=None)
-    find_image = _image_finder(Path(description.data))
+    find_image = image_finder(Path(description.data))
     for index, row in enumerate(_open_rows(description)[0]):
         if not wanted(index):
             continue
@@ -272,8 +262,7 @@ def _open_rows(description: DataDescription) -> tuple[Iterator[Row], dict[str, l
     if not tables and description.labels:
         return _rows_of_datasets(_class_folders(path), description)
     if not tables:
-        pictures = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-        names = [str(picture.relative_to(path)) for picture in pictures]
+        names = [str(picture.relative_to(path)) for picture in pictures_below(path)]
         return (Row(name, {description.image_column or "image": name}) for name in names), {}
     return _rows_of_tables(path, tables, description), {}
 
@@ -417,7 +406,7 @@ def _join_splits(folder: Path, description: DataDescription, rows: Iterable[Row]
 
 def _posts(description: DataDescription, rows: list[Row]) -> tuple[list[dict], list[Problem]]:
     posts, problems, seen = [], [], {}
-    find_image = _image_finder(Path(description.data))
+    find_image = image_finder(Path(description.data))
     for index, row in enumerate(rows):
         post, found = _post(description, find_image, index, row)
         problems += found
@@ -437,59 +426,16 @@ def _post(description: DataDescription, find_image, index: int, row: Row) -> tup
     text = next((t for t in (row.values.get(c) for c in description.text_columns) if not _is_missing(t)), None)
     name = row.values.get(description.id_column or "id")
     if _is_missing(name):
-        name = _picture_name(image, Path(description.data)) or str(index)
+        name = picture_name(image, Path(description.data)) or str(index)
     post = {"where": row.where, "row": index, "id": str(name), "text": None if text is None else str(text)}
     try:
-        post["image"] = find_image(image)
+        post["image"] = None if _is_missing(image) else find_image(image)
     except ValueError as error:
         post["image"] = None
         problems.append(Problem(row.where, "link out of the folder", str(error)))
     if post["image"] is None and post["text"] is None and not problems:
         problems.append(Problem(row.where, "empty post", "neither an image nor a text"))
     return post, problems
-
-
-def _picture_name(image, folder: Path) -> str | None:
-    """What the table calls the picture, or its place in the folder."""
-    if isinstance(image, dict):
-        path = Path(image.get("path") or "").absolute()
-        return str(path.relative_to(folder.absolute())) if path.is_relative_to(folder.absolute()) else None
-    return image if isinstance(image, str) else None
-
-
-def _image_finder(folder: Path):
-    """A function from a table's value to an image dict: relative to the folder, or by a file name unique below it.
-
-    It raises ValueError for a link out of the folder and its image folders (which may be links themselves).
-    """
-    roots = [(folder / place).resolve() for place in IMAGE_FOLDERS]
-    if folder.absolute().parent.name == "snapshots":  # of a Hub cache: its files are links to the blobs beside it
-        roots.append(folder.absolute().parent.parent / "blobs")
-
-    @cache
-    def by_name() -> dict[str, list[Path]]:
-        names = {}
-        for path in folder.rglob("*"):
-            if path.suffix.lower() in IMAGE_SUFFIXES:
-                names.setdefault(path.name, []).append(path)
-        return names
-
-    def find(value) -> dict | None:
-        if isinstance(value, dict):
-            return value
-        if _is_missing(value):
-            return None
-        candidates = [folder / place / str(value) for place in IMAGE_FOLDERS]
-        path = next((candidate for candidate in candidates if candidate.is_file()), None)
-        if path is None:
-            found = by_name().get(Path(str(value)).name, [])
-            path = found[0] if len(found) == 1 else candidates[0]
-        inside, real = Path(os.path.abspath(path)).is_relative_to(folder.absolute()), path.resolve()
-        if inside and path.is_file() and not any(real.is_relative_to(root) for root in roots):
-            raise ValueError(f"image {value} is a link out of the folder, to {real}")
-        return {"path": str(path), "bytes": None}
-
-    return find
 
 
 def _is_missing(value) -> bool:
@@ -618,36 +564,12 @@ def _move(posts: list[dict], share: float, source: str, target: str, seed: int) 
 
 def _check_images(posts: list[dict], problems: list[Problem]) -> None:
     with_image = [post for post in posts if post["image"] is not None]
-    with ThreadPoolExecutor(CHECKING_THREADS) as pool:
-        found = pool.map(lambda post: _image_problem(post["image"], LARGE_PICTURE), with_image)
-        for post, what in tqdm(zip(with_image, found, strict=True), "checking images", len(with_image), leave=False):
-            if what == LATER:
-                what = _image_problem(post["image"])
-            if what is not None:
-                problems.append(Problem(post["where"], *what))
-
-
-def _image_problem(image: dict, most_pixels: int = MAX_IMAGE_PIXELS) -> tuple[str, str] | None:
-    """Kind and description of what is wrong with an image, or None; `LATER` if it has more than `most_pixels`.
-
-    JPEGs, whatever their size, are decoded at an eighth of it.
-    """
-    path = image.get("path")
-    if image.get("bytes") is None and not Path(path).is_file():
-        return "missing image", f"image {path} does not exist"
-    try:
-        with Image.open(path if image.get("bytes") is None else BytesIO(image["bytes"])) as picture:
-            pixels = picture.width * picture.height
-            if picture.format == "JPEG" and pixels <= MAX_IMAGE_PIXELS:
-                picture.draft("RGB", (picture.width // 8, picture.height // 8))
-                picture.load()
-                return None
-        if most_pixels < pixels <= MAX_IMAGE_PIXELS:
-            return LATER
-        read_image(image)
-    except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error and more for broken files
-        return "unreadable image", f"image {path or ''} cannot be read: {error}"
-    return None
+    found = tqdm(
+        image_problems([post["image"] for post in with_image]), "checking images", len(with_image), leave=False
+    )
+    for post, problem in zip(with_image, found, strict=True):
+        if problem is not None:
+            problems.append(Problem(post["where"], *problem))
 
 
 def _untrainable(tasks: list[dict], posts: list[dict]) -> list[Problem]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from .dataset_readers import IMAGE_SUFFIXES
+from .picture_files import pictures_below
 from .processing_mm_orient import read_image
 from .text_removal import INPAINTERS, READERS, find_by_name, joined_text, read_text, remove_text
 
@@ -48,7 +48,7 @@ def remove_text_from_folder(
     find_by_name(reader, READERS), find_by_name(inpainter, INPAINTERS)
     target.mkdir(parents=True, exist_ok=True)
     done = _done_before(target)
-    names = [str(path.relative_to(source)) for path in _pictures(source)]
+    names = [str(path.relative_to(source)) for path in pictures_below(source)]
     todo = [name for name in names if name not in done]
     counts = {"pictures": len(names), "done_before": len(names) - len(todo), "treated": 0, "skipped": 0}
     with (
@@ -101,10 +101,6 @@ def _treat(name: str, source: Path, target: Path, reader: str, inpainter: str) -
     cleaned.save(partial, **LOSSY.get(output.suffix.lower(), {}))
     os.replace(partial, output)
     return {"image": name, "text": joined_text(regions), "regions": [region._asdict() for region in regions]}
-
-
-def _pictures(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir())
 
 
 def _done_before(target: Path) -> set[str]:

@@ -208,6 +208,14 @@ def test_a_text_that_says_sorry_may_be_answered_so():
     assert choose_variants("sorry, not sorry", '["Sorry, I am not sorry"]', 3)[0] == ["Sorry, I am not sorry"]
 
 
+def test_texts_with_line_ends_of_their_own(tmp_path):
+    texts = ["one\u2028two", "one\x85two\x0bthree", "one\r\ntwo\nthree"]
+    with serving() as server:
+        for expected in (3, 0):
+            assert paraphrase(texts, asking(server), tmp_path / "p.jsonl").answered_now == expected
+    assert sorted(line["text"] for line in read_lines(tmp_path / "p.jsonl")) == sorted(texts)
+
+
 def test_a_line_that_a_crash_cut_short_is_asked_for_again(tmp_path):
     output = tmp_path / "p.jsonl"
     with serving() as server:
