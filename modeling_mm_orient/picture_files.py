@@ -25,7 +25,7 @@ def pictures_below(folder: Path) -> list[Path]:
 
 
 def image_finder(folder: Path) -> Callable[[str | dict], dict]:
-    """A function from what a table calls a picture to an image dict: relative to the folder, or by a unique file name below it.
+    """A function from what a table calls a picture to an image dict: a path in the folder, or a file name unique below it.
 
     It raises ValueError for a link out of the folder and its image folders (which may be links themselves).
     """
