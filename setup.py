@@ -36,6 +36,8 @@ setup(
         "text-removal": ["rapidocr>=3.10", "onnxruntime>=1.20", "opencv-python-headless>=4.10"],
         # the NRC emotion lexicon among task features (the lexicon is for research; its terms are in the package)
         "task-features": ["nrclex>=4.1"],
+        # prediction and extraction over many machines: its scheduler and retries are not ours to write again
+        "ray": ["ray[data]>=2.60"],
         # the peers of benchmarks/speed
         "bench": ["torch-geometric>=2.6", "faiss-cpu>=1.10", "matplotlib>=3.9"],  # the last for plots
         "test": [

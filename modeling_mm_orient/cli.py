@@ -22,6 +22,7 @@ from .hub_export import save_for_hub
 from .memory_commands import add_to_memory, build_memory, inspect_memory, remove_from_memory
 from .model_card import metrics_table, model_card
 from .presets import encoders_alone, load_preset, preset_names
+from .ray_jobs import Workers, extract_with_ray, predict_with_ray
 from .similarity_search import INDEX_KINDS
 from .task_features import OUTPUTS
 from .text_cleaning import PAPER_STEPS, STEPS
@@ -98,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
     _run_arguments(verb)
     _data_arguments(verb, labels=False)
     verb.add_argument("--split", help="default: all posts")
-    verb.add_argument("--output", required=True, metavar="FILE", help=".jsonl or .csv")
+    verb.add_argument("--output", required=True, metavar="FILE", help=".jsonl, .csv or .parquet")
     verb.add_argument(
         "--neighbours",
         type=int,
@@ -132,6 +133,8 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--batch-size", type=int, default=32, help="posts per forward pass (default: 32)")
     verb.add_argument("--workers", type=int, metavar="N", help="processes that prepare posts (default: by the cores)")
     verb.add_argument("--bf16", action="store_true", help="run the encoders in bfloat16 autocast")
+
+    _ray_verbs(verbs)
 
     verb = _verb(verbs, "paraphrase", _paraphrase, "have a chat model rewrite the training texts; train reads the file")
     _data_arguments(verb)
@@ -207,6 +210,41 @@ def _memory_verbs(verbs) -> None:
     verb.add_argument("--json", metavar="FILE", help="write it there")
 
 
+def _ray_verbs(verbs) -> None:
+    text = "predict or extract as a Ray Data job: Parquet in, Parquet out, on any number of machines"
+    jobs = verbs.add_parser("ray", help=text, description=text).add_subparsers(required=True, metavar="JOB")
+
+    verb = _verb(jobs, "predict", _ray_predict, "predictions of a run that has a relation memory")
+    verb.add_argument("model", metavar="RUN")
+    _job_arguments(verb)
+    verb.add_argument("--batch-size", type=int, help="posts per forward pass (default: as trained)")
+
+    verb = _verb(jobs, "extract", _ray_extract, "run encoders over posts; train reads the features")
+    _model_arguments(verb)
+    _job_arguments(verb)
+    verb.add_argument("--batch-size", type=int, default=32, help="posts per forward pass (default: 32)")
+
+
+def _job_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--data", required=True, metavar="PARQUET", help="a file or a folder of them that every node sees"
+    )
+    verb.add_argument("--output", required=True, metavar="FOLDER", help="that every node sees")
+    _column_arguments(verb)
+    verb.add_argument("--id-column", metavar="COLUMN", help="default: id")
+    verb.add_argument("--workers", type=int, default=1, metavar="N", help="that each load the model (default: 1)")
+    verb.add_argument("--cpus-per-worker", type=int, default=1, metavar="N", help="default: 1")
+    verb.add_argument("--gpus-per-worker", type=float, default=0, metavar="N", help="default: 0")
+    verb.add_argument("--address", help="of a Ray cluster, or auto (default: a Ray of this machine, for this job)")
+
+
+def _column_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--text-column", nargs="+", metavar="COLUMN", help="of several the first filled one counts (default: text)"
+    )
+    verb.add_argument("--image-column", metavar="COLUMN", help="the pictures, or their file names (default: image)")
+
+
 def _reference_arguments(verb: argparse.ArgumentParser) -> None:
     _data_arguments(verb)
     verb.add_argument("--no-labels", action="store_true", help="the posts have no labels")
@@ -233,10 +271,7 @@ def _data_arguments(verb: argparse.ArgumentParser, labels: bool = True) -> None:
     verb.add_argument(
         "--labels-file", metavar="FILE", help="table inside the folder (default: the one that has the columns)"
     )
-    verb.add_argument(
-        "--text-column", nargs="+", metavar="COLUMN", help="of several the first filled one counts (default: text)"
-    )
-    verb.add_argument("--image-column", metavar="COLUMN", help="file names of the pictures (default: image)")
+    _column_arguments(verb)
     verb.add_argument("--id-column", metavar="COLUMN", help="default: id, or the picture's name")
     verb.add_argument("--split-column", metavar="COLUMN", help="train, validation, test (default: split at random)")
     verb.add_argument("--split-seed", type=int, metavar="N", help="of that random split (default: 0)")
@@ -395,6 +430,32 @@ def _extract(options) -> None:
             f"{report['rows']} rows: {report['stored']} stored, {report['encoded_now']} of them now, "
             f"{len(report['problems'])} left out; see {report['folder']}/{REPORT_FILE}"
         )
+
+
+def _ray_predict(options) -> None:
+    columns = {name: value for name, value in _data_changes(options).items() if name.endswith("_column")}
+    report = predict_with_ray(
+        options.model, options.data, options.output, _workers(options), options.batch_size, **columns
+    )
+    _print_job(report, "predicted")
+
+
+def _ray_extract(options) -> None:
+    preset = _preset_of(options)
+    description = replace(DataDescription(options.data), **preset["data"] | _data_changes(options))
+    report = extract_with_ray(preset, description, options.data, options.output, _workers(options), options.batch_size)
+    _print_job(report, "encoded")
+
+
+def _workers(options) -> Workers:
+    return Workers(options.workers, options.cpus_per_worker, options.gpus_per_worker, options.address)
+
+
+def _print_job(report: dict, done: str) -> None:
+    print(
+        f"{report['rows']} rows: {report['rows'] - report['problems']} {done}, {report['problems']} with a problem (the "
+        f"column says which), in {report['folder']}"
+    )
 
 
 def _paraphrase(options) -> None:

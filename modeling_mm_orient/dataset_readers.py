@@ -8,6 +8,7 @@ The schema: `id` string, `image` Image (undecoded; null for none), `text` string
 import json
 import logging
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -235,7 +236,7 @@ def stream_posts(
     for index, row in enumerate(_open_rows(description)[0]):
         if not wanted(index):
             continue
-        post, problems = _post(description, find_image, index, row)
+        post, problems = read_post(description, find_image, index, row)
         yield row.where, {name: post[name] for name in ("id", "image", "text")}, problems[0].what if problems else None
 
 
@@ -268,14 +269,24 @@ def _open_rows(description: DataDescription) -> tuple[Iterator[Row], dict[str, l
 
 
 def _rows_of_tables(folder: Path, tables: list[Path], description: DataDescription) -> Iterator[Row]:
+    are_splits = len(tables) > 1 and _are_splits(tables)
     for table in tables:
         rows = _join_splits(folder, description, table_rows(table, description.encoding))
-        if description.split_column is None and (len(tables) > 1 or table.name in description.tables):
+        if description.split_column is None and (are_splits or table.name in description.tables):
             for row in rows:
-                row.values["__split__"] = description.tables.get(table.name, table.stem)
+                row.values["__split__"] = description.tables.get(table.name, _split_name(table))
                 yield row
         else:
             yield from rows
+
+
+def _are_splits(tables: list[Path]) -> bool:
+    return all(_split_name(table).lower() in SPLIT_NAMES for table in tables)
+
+
+def _split_name(table: Path) -> str:
+    """Of `train.csv`, or of `train-00000-of-00002.parquet` as the Hub names parts."""
+    return re.sub(r"-\d+-of-\d+$", "", table.stem)
 
 
 def has_tables(description: DataDescription) -> bool:
@@ -329,7 +340,10 @@ def _rows_of_split(dataset: datasets.Dataset, split: str, marks_split: bool) -> 
 
 
 def _find_tables(folder: Path, description: DataDescription) -> list[Path]:
-    """The one table that has the columns, or one per split (`train.csv`, `test.csv`); none for a folder of bare pictures."""
+    """The table that has the columns, or one per split (`train.csv`, `test.csv`), or Parquet files that are parts of one.
+
+    None for a folder of bare pictures.
+    """
     if description.labels_file is not None:
         table = folder / description.labels_file
         if not table.is_file():
@@ -346,7 +360,7 @@ def _find_tables(folder: Path, description: DataDescription) -> list[Path]:
     if not tables:
         return []
     fitting = [p for p in tables if not _missing_columns(description, _columns_with_splits(folder, p, description))]
-    if len(fitting) == 1 or (fitting and all(table.stem.lower() in SPLIT_NAMES for table in fitting)):
+    if len(fitting) == 1 or (fitting and (_are_splits(fitting) or all(p.suffix == ".parquet" for p in fitting))):
         return fitting
     if len(tables) == 1:
         _require_columns(description, _columns_with_splits(folder, tables[0], description), tables[0].name)
@@ -408,7 +422,7 @@ def _posts(description: DataDescription, rows: list[Row]) -> tuple[list[dict], l
     posts, problems, seen = [], [], {}
     find_image = image_finder(Path(description.data))
     for index, row in enumerate(rows):
-        post, found = _post(description, find_image, index, row)
+        post, found = read_post(description, find_image, index, row)
         problems += found
         if post["id"] in seen:
             problems.append(Problem(row.where, "duplicate id", f"id {post['id']!r} is also that of {seen[post['id']]}"))
@@ -420,7 +434,13 @@ def _posts(description: DataDescription, rows: list[Row]) -> tuple[list[dict], l
     return posts, problems
 
 
-def _post(description: DataDescription, find_image, index: int, row: Row) -> tuple[dict, list[Problem]]:
+def read_post(description: DataDescription, find_image, index: int, row: Row) -> tuple[dict, list[Problem]]:
+    """A row as a post without labels (`id`, `image`, `text`, `where`, `row`), and what is wrong with it.
+
+    Args:
+        find_image: `picture_files.image_finder` of the data's folder.
+        index: the row's number, the id of a post that has no other.
+    """
     problems = [] if row.problem is None else [Problem(row.where, "malformed row", row.problem)]
     image = row.values.get(description.image_column)
     text = next((t for t in (row.values.get(c) for c in description.text_columns) if not _is_missing(t)), None)

@@ -4,11 +4,13 @@
 import csv
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow.parquet
 import torch
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -117,9 +119,9 @@ def predict(
     skip_bad_posts: bool = False,
     neighbours: int = 0,
 ) -> int:
-    """Predict posts without looking at labels, and write them to `output`, `.jsonl` or `.csv`, complete or not at all.
+    """Predict posts without looking at labels, and write `.jsonl`, `.csv` or `.parquet` to `output`, complete or not at all.
 
-    A line of JSON is `{"id": ..., TASK: {LABEL: probability}}`, for regression `{TASK: value}`; the CSV has columns `id`,
+    A line of JSON is `{"id": ..., TASK: {LABEL: probability}}`, for regression `{TASK: value}`; tables have columns `id`,
     `TASK` (the most probable label; of several labels those from .5, joined by `|`) and `TASK:LABEL`. With `neighbours` a
     line of JSON also has `"neighbours"`, up to so many posts of the relation memory per modality.
 
@@ -127,8 +129,8 @@ def predict(
         The number of posts.
     """
     output = Path(output)
-    if output.suffix not in (".jsonl", ".csv"):
-        raise ValueError(f"{output}: predictions are written to .jsonl or .csv")
+    if output.suffix not in WRITERS:
+        raise ValueError(f"{output}: predictions are written to {', '.join(WRITERS)}")
     if neighbours and output.suffix != ".jsonl":
         raise ValueError(f"{output}: neighbours are written to .jsonl only")
     model, processor = load_run(run_folder)
@@ -140,17 +142,13 @@ def predict(
     logits, evidence = predict_logits(model, inputs, collator, batch_size, neighbours)
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{output.name}.partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        lines = (
-            {"id": name}
-            | predictions_by_task(tasks, {task: values[row] for task, values in logits.items()})
-            | ({"neighbours": evidence[row]} if neighbours else {})
-            for row, name in enumerate(posts["id"])
-        )
-        if output.suffix == ".jsonl":
-            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        else:
-            _write_csv(file, lines, tasks)
+    lines = (
+        {"id": name}
+        | predictions_by_task(tasks, {task: values[row] for task, values in logits.items()})
+        | ({"neighbours": evidence[row]} if neighbours else {})
+        for row, name in enumerate(posts["id"])
+    )
+    WRITERS[output.suffix](partial, lines, tasks)
     os.replace(partial, output)
     return len(posts)
 
@@ -192,21 +190,51 @@ def write_report(path: str, metrics: dict) -> None:
     write_json(Path(path), metrics)
 
 
-def _write_csv(file, lines, tasks: list[dict]) -> None:
-    columns = ["id"]
+def prediction_columns(tasks: list[dict]) -> dict[str, type]:
+    """Columns of a table of predictions and what they hold: `id`, and `TASK` and every `TASK:LABEL` of the tasks."""
+    columns = {"id": str}
     for task in tasks:
-        columns += [task["name"], *(f"{task['name']}:{label}" for label in task["labels"])]
-    writer = csv.DictWriter(file, columns)
-    writer.writeheader()
-    for line in lines:
-        row = {"id": line["id"]}
-        for task in tasks:
-            values = line[task["name"]]
-            if task["kind"] == "regression":
-                row[task["name"]] = values
-                continue
-            chosen = [max(values, key=values.get)]
-            if task["kind"] == "multi_label":
-                chosen = [label for label, probability in values.items() if probability >= 0.5]
-            row |= {task["name"]: "|".join(chosen)} | {f"{task['name']}:{label}": p for label, p in values.items()}
-        writer.writerow(row)
+        columns[task["name"]] = float if task["kind"] == "regression" else str
+        columns |= {f"{task['name']}:{label}": float for label in task["labels"]}
+    return columns
+
+
+def prediction_row(line: dict, tasks: list[dict]) -> dict:
+    """One of `predictions_by_task`, with its `id`, as a row with `prediction_columns`."""
+    row = {"id": line["id"]}
+    for task in tasks:
+        values = line[task["name"]]
+        if task["kind"] == "regression":
+            row[task["name"]] = values
+            continue
+        chosen = [max(values, key=values.get)]
+        if task["kind"] == "multi_label":
+            chosen = [label for label, probability in values.items() if probability >= 0.5]
+        row |= {task["name"]: "|".join(chosen)} | {f"{task['name']}:{label}": p for label, p in values.items()}
+    return row
+
+
+def prediction_schema(tasks: list[dict]) -> pyarrow.Schema:
+    """Of a Parquet file of predictions."""
+    kinds = {str: pyarrow.string(), float: pyarrow.float64()}
+    return pyarrow.schema({name: kinds[kind] for name, kind in prediction_columns(tasks).items()})
+
+
+def _write_csv(path: Path, lines: Iterable[dict], tasks: list[dict]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, prediction_columns(tasks))
+        writer.writeheader()
+        writer.writerows(prediction_row(line, tasks) for line in lines)
+
+
+def _write_jsonl(path: Path, lines: Iterable[dict], tasks: list[dict]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
+def _write_parquet(path: Path, lines: Iterable[dict], tasks: list[dict]) -> None:
+    rows = [prediction_row(line, tasks) for line in lines]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, prediction_schema(tasks)), path)
+
+
+WRITERS = {".jsonl": _write_jsonl, ".csv": _write_csv, ".parquet": _write_parquet}

@@ -1,8 +1,8 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """Feature cache: frozen encoders run once per post, not once per epoch.
 
-A cache is a folder per encoder fingerprint with shards as `feature_extraction` writes them, looked up by the posts' content:
-a changed picture or text has another key, changed encoders another folder.
+A cache is a folder per encoder fingerprint with shards as `feature_extraction` and `ray_jobs` write them, looked up by
+the posts' content: a changed picture or text has another key, changed encoders another folder.
 
 Shapes: R regions, T tokens, D features, F task features.
 """
@@ -15,9 +15,10 @@ import datasets
 import numpy as np
 import torch
 
-from .feature_extraction import SEQUENCES, SHARD_POSTS, VECTORS, Shard, encoder_fingerprint, write_shards
+from .feature_extraction import COLUMNS, SEQUENCES, SHARD_POSTS, VECTORS, Shard, encoder_fingerprint, write_shards
 
 FEW_POSTS = 128  # not worth starting workers for
+WITH_PROBLEM = datasets.Features(COLUMNS | {"problem": datasets.Value("string")})
 
 
 class FeatureCache:
@@ -36,11 +37,13 @@ class FeatureCache:
 
     def load(self) -> None:
         """Open every finished shard: memory-mapped, nothing is read but the keys."""
-        shards = sorted(self.folder.glob("*.arrow"))
-        self.table = (
-            datasets.concatenate_datasets([datasets.Dataset.from_file(str(p)) for p in shards]) if shards else None
-        )
-        self.rows = {key: row for row, key in enumerate(self.table["key"])} if shards else {}
+        shards = [datasets.Dataset.from_file(str(path)) for path in sorted(self.folder.glob("*.arrow"))]
+        if parquet := [str(path) for path in sorted(self.folder.glob("*.parquet"))]:
+            arrow = str(self.folder / ".arrow")
+            shards.append(datasets.Dataset.from_parquet(parquet, cache_dir=arrow, features=WITH_PROBLEM))
+        shards = [shard.select_columns(list(COLUMNS)) for shard in shards]
+        self.table = datasets.concatenate_datasets(shards) if shards else None
+        self.rows = {key: row for row, key in enumerate(self.table["key"]) if key is not None} if shards else {}
 
     def missing(self, keys: list[str]) -> list[int]:
         """Positions of `keys` that are not stored, each key once."""

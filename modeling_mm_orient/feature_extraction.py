@@ -217,7 +217,7 @@ def write_shards(
     with tqdm(total=total, desc="encoding posts", unit="post", disable=quiet) as progress:
         for batch in loader:
             if batch.inputs is not None:
-                parts.append(_encode(model, processor, batch, bf16))
+                parts.append(encode_batch(model, processor, batch, bf16))
             problems += batch.problems
             progress.update(len(batch.ids) + len(batch.problems))
             if batch.last:
@@ -283,8 +283,8 @@ def default_workers(device: torch.device) -> int:
 
 
 @torch.inference_mode()
-def _encode(model, processor, batch: PreparedBatch, bf16: bool) -> dict[str, list]:
-    """Columns of a batch: of features one flat half-precision array per post, without padding."""
+def encode_batch(model, processor, batch: PreparedBatch, bf16: bool = False) -> dict[str, list]:
+    """Columns of a batch, `position` among them: of features one flat half-precision array per post, without padding."""
     device = model.device
     inputs = {name: value.to(device, non_blocking=True) for name, value in batch.inputs.items()}
     inputs |= _stand_ins(model.config, inputs, len(batch.ids))
@@ -315,7 +315,8 @@ def _stand_ins(config, inputs: dict, count: int) -> dict[str, torch.Tensor]:
     }
 
 
-def _write_shard(path: Path, parts: list[dict], problems: list[Problem]) -> None:
+def feature_table(parts: list[dict[str, list]]) -> pa.Table:
+    """What `encode_batch` gave for some batches, in the order of the positions."""
     columns = {name: [value for part in parts for value in part[name]] for name in ("position", *COLUMNS)}
     order = np.argsort(columns["position"], kind="stable")
     arrays = []
@@ -327,14 +328,18 @@ def _write_shard(path: Path, parts: list[dict], problems: list[Problem]) -> None
             arrays.append(pa.ListArray.from_arrays(pa.array(ends), pa.array(flat)).cast(field.type))
         else:
             arrays.append(pa.array(values, type=field.type))
-    content = {"posts": len(order), "problems": [{"where": p.where, "what": p.what} for p in problems]}
-    schema = COLUMNS.arrow_schema
-    schema = schema.with_metadata(schema.metadata | {b"mm_orient": json.dumps(content).encode()})
+    return pa.Table.from_arrays(arrays, schema=COLUMNS.arrow_schema)
+
+
+def _write_shard(path: Path, parts: list[dict], problems: list[Problem]) -> None:
+    table = feature_table(parts)
+    content = {"posts": len(table), "problems": [{"where": p.where, "what": p.what} for p in problems]}
+    table = table.replace_schema_metadata(table.schema.metadata | {b"mm_orient": json.dumps(content).encode()})
     partial = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
-            with pa.ipc.new_stream(file, schema) as writer:
-                writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+            with pa.ipc.new_stream(file, table.schema) as writer:
+                writer.write_table(table)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)

@@ -24,8 +24,8 @@ def pictures_below(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir())
 
 
-def image_finder(folder: Path) -> Callable[[str | dict], dict]:
-    """A function from what a table calls a picture to an image dict: a path in the folder, or a file name unique below it.
+def image_finder(folder: Path) -> Callable[[str | bytes | dict], dict]:
+    """A function from a table's picture to an image dict: a path in the folder, a file name unique below it, or its bytes.
 
     It raises ValueError for a link out of the folder and its image folders (which may be links themselves).
     """
@@ -40,9 +40,11 @@ def image_finder(folder: Path) -> Callable[[str | dict], dict]:
             names.setdefault(path.name, []).append(path)
         return names
 
-    def find(value: str | dict) -> dict:
+    def find(value: str | bytes | dict) -> dict:
         if isinstance(value, dict):
             return value
+        if isinstance(value, bytes):
+            return {"path": None, "bytes": value}
         candidates = [folder / place / str(value) for place in IMAGE_FOLDERS]
         path = next((candidate for candidate in candidates if candidate.is_file()), None)
         if path is None:

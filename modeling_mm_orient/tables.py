@@ -74,7 +74,7 @@ def json_lines(path: Path, encoding: str = "utf-8") -> Iterator[Row]:
 
 
 def parquet_rows(path: Path) -> Iterator[Row]:
-    """Rows of a Parquet file, batch by batch; a picture may stand in it as `{"bytes", "path"}`."""
+    """Rows of a Parquet file, batch by batch; a picture may stand in it as bytes or `{"bytes", "path"}`."""
     number = 0
     for batch in _parquet(path).iter_batches():
         for values in batch.to_pylist():

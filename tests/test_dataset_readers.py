@@ -3,6 +3,7 @@ import json
 from pathlib import Path
 
 import datasets
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
@@ -346,3 +347,17 @@ def test_links_that_are_the_users_layout_are_followed(tmp_path):
     assert len(read_posts(describe(snapshot))[0]["train"]) == 6
     absolute = write_folder(tmp_path / "e", [{"image": str(blobs / "0"), "text": "an absolute path"}], pictures=False)
     assert len(read_posts(DataDescription(str(absolute)), training=False)[0]["all"]) == 1
+
+
+def test_parquet_files_are_parts_of_one_table_or_of_the_splits_in_their_names(tmp_path):
+    folder = tmp_path / "d"
+    folder.mkdir()
+    for part in range(2):
+        rows = [{"text": f"part {part} row {row}", "mood": ["sad", "happy"][row % 2]} for row in range(6)]
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / f"part-{part}.parquet")
+    posts = read_posts(DataDescription(str(folder)), training=False)[0]["all"]
+    assert posts["text"] == [f"part {part} row {row}" for part in range(2) for row in range(6)]
+    for part, name in enumerate(("train-00000-of-00001", "test-00000-of-00001")):
+        (folder / f"part-{part}.parquet").rename(folder / f"{name}.parquet")
+    splits = read_posts(DataDescription(str(folder), labels=["mood"]))[0]
+    assert {text.split(" row")[0] for text in splits["test"]["text"]} == {"part 1"} and "train" in splits

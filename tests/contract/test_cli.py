@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from PIL import Image
 from transformers import AutoModel, AutoModelForSequenceClassification, pipeline
@@ -74,7 +75,7 @@ def test_evaluate_gives_what_training_found(trained, memes, tmp_path, capsys):
     assert "| offensive | majority class |" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["predictions.jsonl", "predictions.csv"])
+@pytest.mark.parametrize("name", ["predictions.jsonl", "predictions.csv", "predictions.parquet"])
 def test_predict(trained, memes, tmp_path, name):
     assert (
         run("predict", trained, "--data", memes, "--split", "test", "--output", tmp_path / name, "--batch-size", 7) == 0
@@ -85,7 +86,9 @@ def test_predict(trained, memes, tmp_path, name):
             assert set(line) == {"id", *LABELS} and set(line["offensive"]) == {"not_offensive", "offensive"}
             assert sum(line["offensive"].values()) == pytest.approx(1, abs=1e-5)
     else:
-        lines = list(csv.DictReader((tmp_path / name).open()))
+        table = tmp_path / name
+        csv_file = name.endswith("csv")
+        lines = list(csv.DictReader(table.open())) if csv_file else pyarrow.parquet.read_table(table).to_pylist()
         for line in lines:
             scores = {label: float(line[f"offensive:{label}"]) for label in ("not_offensive", "offensive")}
             assert line["offensive"] == max(scores, key=scores.get)

@@ -1,0 +1,304 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""Prediction and feature extraction as Ray Data jobs: Parquet in, Parquet out, on any number of nodes.
+
+Ray reads, schedules, retries and writes; each of its workers loads a model once. What a worker had in hand when it died is
+done again by another. Every row of the input is one row of the output, a post that cannot be read with its `problem`.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset
+import torch
+
+from .dataset_readers import DataDescription, read_post
+from .evaluation import describe_data, load_run, prediction_row, prediction_schema, read_run
+from .feature_extraction import (
+    COLUMNS,
+    PreparedBatch,
+    Shard,
+    ShardBatches,
+    encode_batch,
+    encoder_fingerprint,
+    feature_table,
+)
+from .picture_files import image_finder
+from .pipeline_mm_orient import predictions_by_task
+from .presets import encoders_alone
+from .tables import Row
+from .task_features import task_features
+
+try:
+    import ray
+except ImportError:
+    ray = None
+
+POSTS_PER_TASK = 256  # what is done again when a worker dies
+MOST_DEATHS = 5  # of workers on the same posts, before the job gives up
+READER_CPUS = 1  # for Ray's own tasks beside the workers
+
+
+@dataclass(frozen=True)
+class Workers:
+    """What a job runs on.
+
+    Args:
+        count: workers, each with a model of its own. cpus: cores of each.
+        gpus: accelerators of each, fractions share one; 0 runs on the cores.
+        address: of a running Ray cluster; None starts Ray on this machine.
+    """
+
+    count: int = 1
+    cpus: int = 1
+    gpus: float = 0
+    address: str | None = None
+
+
+def predict_with_ray(
+    run_folder: str, posts: str, output: str, workers: Workers, batch_size: int | None = None, **columns
+) -> dict:
+    """Predict posts with a finished run; the output has the columns of `evaluation.predict`'s tables, and `problem`.
+
+    Args:
+        run_folder, posts, output: paths that every node sees. `posts` is a Parquet file or a folder of them; pictures are
+            bytes, `{"bytes", "path"}` or paths in that folder. `output` is a folder that is not there yet, and there
+            complete or not at all.
+        batch_size: posts per forward pass (default: as trained).
+        columns: `text_column`, `image_column`, `id_column`, where they differ from the run's.
+
+    Returns:
+        `{"folder", "rows", "problems"}`, numbers of rows in all and of those with a problem.
+
+    Raises:
+        ValueError: the run's verdicts depend on a post's batch mates; the posts have not the columns; the output is there.
+    """
+    run = read_run(run_folder)
+    description = replace(describe_data(run, _folder(posts), **columns), labels=None, split_column=None)
+    model, _ = load_run(run_folder)
+    if model.config.relation_scope == "batch":
+        raise ValueError(
+            f"{run_folder} predicts a post by its batch mates (relation_scope is 'batch'), and a job has none to keep "
+            "together; give it a relation memory with mm-orient memory build"
+        )
+    if description.feature_arrays:
+        raise ValueError(f"{run_folder} reads feature arrays, which Parquet files of posts do not have")
+    batch_size = batch_size or run.get("training", {}).get("batch_size", 32)
+    worker = _Predictor, {"run_folder": os.path.abspath(run_folder)}
+    return _run(worker, description, posts, Path(output), workers, batch_size)
+
+
+def extract_with_ray(
+    preset: dict, description: DataDescription, posts: str, output: str, workers: Workers, batch_size: int = 32
+) -> dict:
+    """Features of posts by a preset's encoders; the output's folder named after their fingerprint is a feature cache.
+
+    Args:
+        preset: of `load_preset`. description: columns and treatment of the posts; its `data` is not looked at.
+        posts, output, batch_size: as in `predict_with_ray`.
+
+    Returns, raises: as `predict_with_ray`.
+    """
+    description = replace(description, data=_folder(posts), labels=None, split_column=None)
+    if description.feature_arrays:
+        raise ValueError("--feature-arrays are features already; a job extracts them from posts")
+    folder = Path(output) / encoder_fingerprint(*encoders_alone(preset, description))
+    return _run((_Extractor, {"preset": preset}), description, posts, folder, workers, batch_size)
+
+
+class _Worker:
+    """Posts of a Parquet table to a table of answers; one lives in each of Ray's worker processes.
+
+    Args:
+        description: columns of the posts, as a dict. device: of the model.
+    """
+
+    schema: pa.Schema
+
+    def __init__(self, model, processor, description: dict, batch_size: int, cpus: int, device: str):
+        torch.set_num_threads(cpus)
+        self.model, self.processor, self.batch_size = model.to(device).eval(), processor, batch_size
+        self.description = DataDescription(**description)
+        self.find_image = image_finder(Path(self.description.data))
+
+    def answer(self, batch: PreparedBatch) -> dict[str, list]:
+        """Columns for a batch, `position` among them."""
+        raise NotImplementedError
+
+    def table(self, parts: list[dict[str, list]]) -> pa.Table:
+        """The answers to some batches, in the order of the positions."""
+        raise NotImplementedError
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        posts, ids, problems = [], [], []
+        for values in rows.to_pylist():
+            post, found = read_post(self.description, self.find_image, -1, Row("", values))
+            posts.append(post)
+            name = values[self.description.id_column or "id"]
+            ids.append(None if name is None else str(name))
+            problems.append(found[0].what if found else "the post has no id" if ids[-1] is None else None)
+        shard = Shard("", posts, ids, problems)
+        parts, unreadable = [], []
+        for batch in ShardBatches([shard], self.processor, self.batch_size):
+            if batch.inputs is not None:
+                parts.append(self.answer(batch))
+            unreadable += [{"id": problem.where, "problem": problem.what} for problem in batch.problems]
+        schema = self.schema.append(pa.field("problem", pa.string()))
+        tables = [schema.empty_table(), self.table(parts)] if parts else [schema.empty_table()]
+        if unreadable:
+            tables.append(pa.Table.from_pylist(unreadable))
+        return pa.concat_tables(tables, promote_options="default")
+
+
+class _Predictor(_Worker):
+    def __init__(self, run_folder: str, **settings):
+        super().__init__(*load_run(run_folder), **settings)
+        self.schema = prediction_schema(self.model.config.tasks)
+
+    @torch.inference_mode()
+    def answer(self, batch: PreparedBatch) -> dict[str, list]:
+        device, tasks, sources = self.model.device, self.model.config.tasks, self.processor.task_features
+        inputs = {name: value.to(device) for name, value in batch.inputs.items()}
+        if sources:
+            inputs["task_features"] = task_features(batch.texts, sources, device)
+        logits = {name: values.cpu() for name, values in self.model(**inputs).logits.items()}
+        lines = [
+            {"id": name} | predictions_by_task(tasks, {task: values[row] for task, values in logits.items()})
+            for row, name in enumerate(batch.ids)
+        ]
+        return {"position": batch.positions, "row": [prediction_row(line, tasks) for line in lines]}
+
+    def table(self, parts: list[dict[str, list]]) -> pa.Table:
+        rows = [pair for part in parts for pair in zip(part["position"], part["row"], strict=True)]
+        return pa.Table.from_pylist([row for _, row in sorted(rows, key=lambda pair: pair[0])], self.schema)
+
+
+class _Extractor(_Worker):
+    schema = COLUMNS.arrow_schema
+
+    def __init__(self, preset: dict, description: dict, **settings):
+        super().__init__(*encoders_alone(preset, DataDescription(**description)), description, **settings)
+
+    def answer(self, batch: PreparedBatch) -> dict[str, list]:
+        return encode_batch(self.model, self.processor, batch)
+
+    def table(self, parts: list[dict[str, list]]) -> pa.Table:
+        return feature_table(parts)
+
+
+def _run(
+    worker: tuple[type[_Worker], dict],
+    description: DataDescription,
+    posts: str,
+    output: Path,
+    workers: Workers,
+    batch_size: int,
+) -> dict:
+    """Every row of `posts` through workers into the folder `output`."""
+    if ray is None:
+        raise ImportError("this needs Ray: pip install 'modeling-mm-orient[ray]'")
+    if workers.count < 1 or workers.cpus < 1 or workers.gpus < 0 or batch_size < 1:
+        raise ValueError("workers, cores of a worker and posts per pass must be at least 1, accelerators at least 0")
+    files = _files(posts)
+    columns, count = _columns_and_rows(files, posts, description)
+    output = output.absolute()
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"{output} is there already; name a folder that is not")
+    partial = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    kind, arguments = worker
+    arguments |= {"description": asdict(description), "batch_size": batch_size, "cpus": workers.cpus}
+    arguments["device"] = "cuda" if workers.gpus else "cpu"
+
+    def job() -> None:
+        read = ray.data.read_parquet(files, columns=columns).repartition(target_num_rows_per_block=POSTS_PER_TASK)
+        read.map_batches(
+            kind,
+            fn_constructor_kwargs=arguments,
+            batch_size=None,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            compute=ray.data.ActorPoolStrategy(size=workers.count),
+            num_cpus=workers.cpus,
+            num_gpus=workers.gpus or None,
+            ray_remote_args_fn=lambda: {"max_task_retries": MOST_DEATHS},
+        ).write_parquet(str(partial))
+
+    try:
+        _with_ray(workers, job)
+    except ray.exceptions.RayActorError as error:
+        shutil.rmtree(partial)
+        raise ChildProcessError(
+            f"workers died {MOST_DEATHS + 1} times over the same {POSTS_PER_TASK} posts, or could not start: {error}"
+        ) from error
+    except BaseException:
+        shutil.rmtree(partial)
+        raise
+    written = pyarrow.dataset.dataset(partial, format="parquet")
+    rows = written.count_rows()
+    if rows != count:
+        raise RuntimeError(f"{posts} has {count} rows and {partial} {rows}; it is left for you to look at")
+    report = {"folder": str(output), "rows": rows}
+    report["problems"] = written.count_rows(filter=pyarrow.dataset.field("problem").is_valid())
+    if output.is_dir():
+        output.rmdir()
+    os.replace(partial, output)
+    return report
+
+
+def _with_ray(workers: Workers, job: Callable[[], None]) -> None:
+    """Run a job on the cluster at the workers' address, or on a Ray of this machine that lasts as long."""
+    needed = workers.count * workers.cpus + READER_CPUS
+    if workers.address:
+        ray.init(address=workers.address, log_to_driver=False)
+    else:
+        cores = max(os.cpu_count() or 1, needed)
+        ray.init(address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False)
+    try:
+        if (found := ray.cluster_resources().get("CPU", 0)) < needed:
+            raise ValueError(
+                f"{workers.count} workers of {workers.cpus} cores and {READER_CPUS} for reading are more than the {found:g} "
+                "cores of the Ray cluster"
+            )
+        if (found := ray.cluster_resources().get("GPU", 0)) < workers.count * workers.gpus:
+            raise ValueError(
+                f"{workers.count} workers of {workers.gpus:g} accelerators are more than the {found:g} of the Ray cluster"
+            )
+        job()
+    finally:
+        ray.shutdown()
+
+
+def _folder(posts: str) -> str:
+    """Where pictures are looked for that a Parquet file names by their paths."""
+    path = Path(posts).absolute()
+    return str(path.parent if path.is_file() else path)
+
+
+def _files(posts: str) -> list[str]:
+    path = Path(posts).absolute()
+    files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+    if not files:
+        raise FileNotFoundError(f"{posts}: no Parquet file, and no folder with any")
+    return [str(file) for file in files]
+
+
+def _columns_and_rows(files: list[str], posts: str, description: DataDescription) -> tuple[list[str], int]:
+    """The columns to read, and the number of rows."""
+    try:
+        found = pyarrow.dataset.dataset(files, format="parquet")
+        there, count = found.schema.names, found.count_rows()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{posts}: damaged or no Parquet file: {error}") from None
+    read = [name for name in (*description.text_columns, description.image_column) if name in there]
+    if not read:
+        wanted = [name for name in (*description.text_columns, description.image_column) if name]
+        raise ValueError(f"{posts} has none of the columns {', '.join(wanted)}; it has {', '.join(there)}")
+    name = description.id_column or "id"
+    if name not in there:
+        raise ValueError(f"{posts} has no column {name!r}; --id-column names the one that tells posts apart")
+    return list(dict.fromkeys([name, *read])), count

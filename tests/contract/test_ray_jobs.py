@@ -1,0 +1,189 @@
+"""Ray jobs: every row once, whatever dies, and the answers of the commands that run alone."""
+
+import io
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+
+import datasets
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from modeling_mm_orient import MMOrientForMultiTaskClassification, ray_jobs
+from modeling_mm_orient.cli import main
+from modeling_mm_orient.dataset_readers import DataDescription, read_posts
+from modeling_mm_orient.feature_cache import FeatureCache
+from modeling_mm_orient.presets import encoders_alone, load_preset
+from modeling_mm_orient.processing_mm_orient import post_key
+
+from ..test_feature_extraction import save_encoders
+from ..test_modeling import small_towers
+from ..test_processing import make_processor
+
+pytest.importorskip("ray", reason="needs Ray, the extra `ray`")
+TASKS = [
+    {"name": "offensive", "labels": ["no", "yes"]},
+    {"name": "emotions", "kind": "multi_label", "labels": ["joy", "anger"]},
+    {"name": "intensity", "kind": "regression"},
+]
+
+
+def picture(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (6, 6, 3), dtype=np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_parquet(folder, rows: list[dict], files: int = 3):
+    folder.mkdir()
+    for number in range(files):
+        pq.write_table(pa.Table.from_pylist(rows[number::files]), folder / f"part-{number}.parquet")
+    return folder
+
+
+def some_posts(count: int) -> list[dict]:
+    return [
+        {"id": f"post {row}", "image": picture(row), "text": "cat " * (row % 4), "other": row} for row in range(count)
+    ]
+
+
+def save_run(folder, scope: str = "memory"):
+    torch.manual_seed(0)
+    text = small_towers().text_config.to_dict() | {"vocab_size": 400}
+    config = small_towers(joint_config=None, text_config=text, relation_scope=scope, memory_top_k=4, tasks=TASKS)
+    model, processor = MMOrientForMultiTaskClassification(config), make_processor()
+    if scope != "batch":
+        posts = [{"id": str(row), "image": Image.open(io.BytesIO(picture(row))), "text": "dog"} for row in range(20)]
+        model.build_relation_memory(posts, processor)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def run_and_kill_a_worker(command: list[str]) -> str:
+    """Run a job with two workers, kill the first that has posts in hand, and return what the command printed."""
+    command = [sys.executable, "-m", "modeling_mm_orient", *command, "--workers", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    job = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    killed = False
+    while not killed and job.poll() is None:
+        for process in psutil.Process(job.pid).children(recursive=True):
+            try:
+                if not killed and ".submit" in " ".join(process.cmdline()):  # Ray's name of a worker with posts in hand
+                    process.kill()
+                    killed = True
+            except psutil.NoSuchProcess:
+                continue
+    printed = job.communicate()[0]
+    assert killed and job.returncode == 0
+    return printed
+
+
+def by_id(table: pa.Table) -> list[dict]:
+    return sorted(table.to_pylist(), key=lambda row: row["id"])
+
+
+def test_a_worker_gives_a_row_for_every_row_in_their_order(tmp_path):
+    posts = some_posts(40)
+    for post in posts[::2]:
+        (tmp_path / f"{post['id']}.png").write_bytes(post["image"])
+        post["picture"] = f"{post['id']}.png"  # pictures by their paths
+    posts[6]["picture"], posts[7]["text"], posts[9]["other"] = "no such.png", "", None
+    description = asdict(DataDescription(str(tmp_path), image_column="picture", id_column="other"))
+    settings = {"description": description, "batch_size": 8, "cpus": 1, "device": "cpu"}
+    worker = ray_jobs._Predictor(str(save_run(tmp_path / "run")), **settings)
+    rows = worker(pa.Table.from_pylist(posts)).to_pylist()
+    problems = {row["id"]: row["problem"] for row in rows if row["problem"]}
+    assert len(rows) == 40 and len(problems) == 3 and "does not exist" in problems["6"]
+    assert problems["7"] == "neither an image nor a text" and problems[None] == "the post has no id"
+    predicted = [row["id"] for row in rows if not row["problem"]]
+    assert predicted == [str(row) for row in range(40) if row not in (6, 7, 9)]
+
+
+@pytest.mark.slow
+def test_predictions_are_those_of_one_process_though_a_worker_dies(tmp_path):
+    run, posts = save_run(tmp_path / "run"), write_parquet(tmp_path / "d", some_posts(1500))
+    alone, output = tmp_path / "alone.parquet", tmp_path / "out"
+    assert main(["predict", str(run), "--data", str(posts), "--output", str(alone)]) == 0
+    printed = run_and_kill_a_worker(["ray", "predict", str(run), "--data", str(posts), "--output", str(output)])
+    assert f"1500 rows: 1500 predicted, 0 with a problem (the column says which), in {output}" in printed
+    expected, found = by_id(pq.read_table(alone)), by_id(pq.read_table(output))
+    assert [row["id"] for row in found] == [row["id"] for row in expected] and len(found) == 1500
+    for one, other in zip(found, expected, strict=True):
+        assert one.pop("problem") is None and one.keys() == other.keys()
+        for name, value in other.items():
+            assert one[name] == (pytest.approx(value, abs=1e-5) if isinstance(value, float) else value)
+
+
+@pytest.mark.slow
+def test_features_are_those_of_one_process_and_read_by_training(tmp_path):
+    rows = some_posts(1200)
+    rows[700]["image"] = b"no picture"
+    rows[800]["image"] = rows[800]["text"] = None
+    posts, encoders = write_parquet(tmp_path / "d", rows), save_encoders(tmp_path)
+    arguments = ["--data", str(posts), *encoders, "--output"]
+    assert main(["extract", *arguments, str(tmp_path / "alone")]) == 0
+    printed = run_and_kill_a_worker(["ray", "extract", *arguments, str(tmp_path / "out")])
+    (folder,) = (tmp_path / "out").iterdir()
+    assert f"1200 rows: 1198 encoded, 2 with a problem (the column says which), in {folder}" in printed
+    alone = datasets.load_from_disk(str(tmp_path / "alone" / folder.name))
+    expected, table = by_id(alone.data.table), pq.read_table(folder)
+    problems = {row["id"]: row["problem"] for row in table.to_pylist() if row["problem"]}
+    assert problems["post 800"] == "neither an image nor a text" and "cannot be read" in problems["post 700"]
+    found = [row for row in by_id(table) if row["id"] not in problems]
+    assert len(table) == 1200 and [row["id"] for row in found] == [row["id"] for row in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one["key"] == other["key"]
+        for name in ("image_embeds", "text_embeds", "region_features", "token_features"):
+            np.testing.assert_allclose(one[name], other[name], atol=3e-3)
+
+    preset = load_preset() | {"encoders": {"text": encoders[1], "vision": encoders[3]}}
+    description = DataDescription(str(posts))
+    cache = FeatureCache(tmp_path / "out", *encoders_alone(preset, description))
+    posts = read_posts(description, skip_bad_posts=True, training=False)[0]["all"]
+    keys = [post_key(post) for post in posts]
+    assert cache.missing(keys) == []
+    np.testing.assert_array_equal(cache.read(keys[5])["image_embeds"], np.float16(found_by(found, posts[5]["id"])))
+
+
+def found_by(rows: list[dict], name: str) -> list[float]:
+    return next(row["image_embeds"] for row in rows if row["id"] == name)
+
+
+@pytest.mark.parametrize(
+    "change, options, message",
+    [
+        (
+            {},
+            ["--text-column", "caption", "--image-column", "photo"],
+            "has none of the columns caption, photo; it has id",
+        ),
+        ({}, ["--id-column", "number"], "has no column 'number'; --id-column names the one"),
+        ({"scope": "batch"}, [], "predicts a post by its batch mates"),
+        ({"output": True}, [], "is there already"),
+        ({"posts": False}, [], "no Parquet file, and no folder with any"),
+        ({"damaged": True}, [], "damaged or no Parquet file"),
+        ({}, ["--workers", "0"], "must be at least 1"),
+    ],
+)
+def test_what_cannot_work_is_said_before_ray_starts(tmp_path, capsys, monkeypatch, change, options, message):
+    monkeypatch.setattr("ray.init", lambda **arguments: pytest.fail("Ray was started"))
+    run, output = save_run(tmp_path / "run", change.get("scope", "memory")), tmp_path / "out"
+    posts = tmp_path / "d"
+    if change.get("posts", True):
+        write_parquet(posts, some_posts(4))
+    if change.get("output"):
+        output.mkdir()
+        (output / "kept").write_text("")
+    if change.get("damaged"):
+        (posts / "part-1.parquet").write_bytes(b"no table")
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["ray", "predict", str(run), "--data", str(posts), "--output", str(output), *options]) == 1
+    assert message in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
