@@ -4,24 +4,29 @@
 Use with `TrainingArguments(remove_unused_columns=False)`. Shapes: B posts, L regions or tokens, D features, C labels.
 """
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from .processing_mm_orient import key_number, post_key
 from .task_heads import collate_labels
 
 
-def pad_sequences(sequences: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Sequences (L_i, D), L_i 0 allowed, to a zero-padded (B, L, D) and its bool mask (B, L); L is at least 1."""
+def pad_sequences(sequences: list) -> tuple[Tensor, Tensor]:
+    """Arrays (L_i, D), L_i 0 allowed, to a zero-padded float32 (B, L, D) and its bool mask (B, L); L is at least 1."""
     longest = max(1, *(len(sequence) for sequence in sequences))
-    padded = sequences[0].new_zeros(len(sequences), longest, sequences[0].shape[-1])
+    # by NumPy, which starts no threads: collation may run beside a training step
+    padded = np.zeros((len(sequences), longest, sequences[0].shape[-1]), np.float32)
     mask = torch.zeros(len(sequences), longest, dtype=torch.bool)
     for row, sequence in enumerate(sequences):
         padded[row, : len(sequence)] = sequence
         mask[row, : len(sequence)] = True
-    return padded, mask
+    return torch.from_numpy(padded), mask
 
 
 @dataclass
@@ -65,6 +70,28 @@ class FeatureCollator:
         return batch | _features(posts) | _labels(posts, self.tasks if self.labels else None)
 
 
+class ReadAheadLoader(DataLoader):
+    """A `DataLoader` whose next batch a thread makes ready while the last one is in use.
+
+    For stored features, which are large and take little work: worker processes would pass them through shared memory, of
+    which containers have 64 MiB by default.
+    """
+
+    @classmethod
+    def in_place_of(cls, loader: DataLoader) -> "ReadAheadLoader":
+        """A loader of the same batches."""
+        names = ("batch_sampler", "collate_fn", "pin_memory", "generator")
+        return cls(loader.dataset, **{name: getattr(loader, name) for name in names})
+
+    def __iter__(self) -> Iterator:
+        batches = super().__iter__()
+        with ThreadPoolExecutor(1) as thread:
+            following = thread.submit(next, batches, None)
+            while (batch := following.result()) is not None:
+                following = thread.submit(next, batches, None)
+                yield batch
+
+
 def _features(posts: list[dict]) -> dict:
     batch = {}
     for name in ("image_embeds", "text_embeds", "task_features"):
@@ -72,8 +99,7 @@ def _features(posts: list[dict]) -> dict:
             batch[name] = torch.stack([torch.as_tensor(post[name]) for post in posts]).float()
     for name, mask in (("region_features", "region_mask"), ("token_features", "token_mask")):
         if posts[0].get(name) is not None:
-            sequences, batch[mask] = pad_sequences([torch.as_tensor(post[name]) for post in posts])
-            batch[name] = sequences.float()
+            batch[name], batch[mask] = pad_sequences([np.asarray(post[name]) for post in posts])
     for name in ("has_image", "has_text"):
         if name in posts[0]:
             batch[name] = torch.tensor([bool(post[name]) for post in posts])

@@ -7,16 +7,21 @@ the posts' content: a changed picture or text has another key, changed encoders 
 Shapes: R regions, T tokens, D features, F task features.
 """
 
+import ctypes
 import hashlib
+import mmap
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import torch
 
 from .feature_extraction import COLUMNS, SEQUENCES, SHARD_POSTS, VECTORS, Shard, encoder_fingerprint, write_shards
 
+MADVISE = ctypes.CDLL(None).madvise if os.name == "posix" else None
 FEW_POSTS = 128  # not worth starting workers for
 WITH_PROBLEM = datasets.Features(COLUMNS | {"problem": datasets.Value("string")})
 
@@ -42,8 +47,9 @@ class FeatureCache:
             arrow = str(self.folder / ".arrow")
             shards.append(datasets.Dataset.from_parquet(parquet, cache_dir=arrow, features=WITH_PROBLEM))
         shards = [shard.select_columns(list(COLUMNS)) for shard in shards]
-        self.table = datasets.concatenate_datasets(shards) if shards else None
-        self.rows = {key: row for row, key in enumerate(self.table["key"]) if key is not None} if shards else {}
+        table = datasets.concatenate_datasets(shards) if shards else None
+        self.rows = {key: row for row, key in enumerate(table["key"]) if key is not None} if shards else {}
+        self.table = table.with_format("arrow") if shards else None  # once: every call copies the description
 
     def missing(self, keys: list[str]) -> list[int]:
         """Positions of `keys` that are not stored, each key once."""
@@ -71,9 +77,15 @@ class FeatureCache:
         self.load()
         return len(todo)
 
-    def read(self, key: str) -> dict:
-        """Features of one post: `image_embeds` (D,), `region_features` (R, D), ... as float16 arrays, without padding."""
-        row = self.table.with_format("arrow")[self.rows[key]]
+    def read(self, keys: list[str]) -> list[dict]:
+        """Features of posts: `image_embeds` (D,), `region_features` (R, D), ... as float16 arrays, without padding."""
+        rows = [self.table[self.rows[key]] for key in keys]
+        for row in rows:
+            for name in SEQUENCES:
+                _announce(row.column(name)[0].values)
+        return [self._features(row) for row in rows]
+
+    def _features(self, row) -> dict:
         config = self.model.config
         widths = {"region_features": config.region_feature_dim, "token_features": config.token_feature_dim}
         features = {name: np.array(row.column(name)[0].values) for name in (*VECTORS, *SEQUENCES)}
@@ -93,8 +105,24 @@ class CachedPosts(torch.utils.data.Dataset):
         return len(self.keys)
 
     def __getitem__(self, index: int) -> dict:
-        post, key = self.posts[index], self.keys[index]
-        return post | self.cache.read(key) | {"post_key": post.get("post_key") or key}
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[dict]:
+        """What a `DataLoader` asks for: the posts of a batch."""
+        keys = [self.keys[index] for index in indices]
+        posts = [self.posts[index] for index in indices]
+        return [
+            post | features | {"post_key": post.get("post_key") or key}
+            for post, features, key in zip(posts, self.cache.read(keys), keys, strict=True)
+        ]
+
+
+def _announce(values: pa.Array) -> None:
+    """Have the system read the pages of a memory-mapped array, of all posts of a batch at once and not more than them."""
+    if MADVISE is not None and len(values):
+        start = values.buffers()[1].address + values.offset * values.type.bit_width // 8
+        first = start - start % mmap.PAGESIZE
+        MADVISE(ctypes.c_void_p(first), ctypes.c_size_t(start - first + values.nbytes), mmap.MADV_WILLNEED)
 
 
 class _PostShards:

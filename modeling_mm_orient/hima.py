@@ -39,9 +39,12 @@ class SequenceAttention(nn.Module):
 
     def forward(self, sequence: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """`sequence` (B, L, D) and bool `mask` (B, L) -> vector (B, D) and weights (B, L), which sum to 1 or to 0."""
-        scores = self.context(F.gelu(self.hidden(sequence))).squeeze(-1)
-        weights = masked_softmax(scores, mask)
-        return torch.einsum("bl,bld->bd", weights.to(sequence.dtype), sequence), weights
+        # every feature is read once or twice: under autocast a copy of them all would take longer than the attention
+        with torch.autocast(sequence.device.type, enabled=False):
+            weight, bias = self.hidden.weight, self.hidden.bias
+            hidden = F.linear(sequence, weight.to(sequence.dtype), bias.to(sequence.dtype)).to(weight.dtype)
+            weights = masked_softmax(self.context(F.gelu(hidden)).squeeze(-1), mask)
+            return torch.einsum("bl,bld->bd", weights.to(sequence.dtype), sequence), weights
 
 
 class BatchAttention(nn.Module):

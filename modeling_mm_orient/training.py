@@ -13,7 +13,7 @@ import datasets
 import torch
 from accelerate import PartialState
 from huggingface_hub import constants
-from torch.utils.data import Subset
+from torch.utils.data import DataLoader, Subset
 from transformers import (
     EarlyStoppingCallback,
     ProgressCallback,
@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from .caption_paraphrases import add_paraphrases
-from .collation import FeatureCollator, PostCollator
+from .collation import FeatureCollator, PostCollator, ReadAheadLoader
 from .configuration_mm_orient import ENCODER_NAMES
 from .dataset_readers import DataDescription, read_posts, without_pictures
 from .feature_arrays import ArrayPosts, FeatureArrays
@@ -92,11 +92,19 @@ class MMOrientTrainingArguments(TrainingArguments):
 
 
 class MMOrientTrainer(Trainer):
-    """`Trainer` that also logs each task's training loss (`loss_TASK`) and has a learning rate for the encoders."""
+    """`Trainer` that also logs each task's training loss (`loss_TASK`), has a learning rate for the encoders, and reads
+    stored features ahead."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._task_losses, self._task_loss_count = {}, 0
+
+    def get_train_dataloader(self):
+        loader = super().get_train_dataloader()
+        base = getattr(loader, "base_dataloader", None)  # what Accelerate iterates over
+        if type(base) is DataLoader and base.num_workers == 0 and isinstance(self.data_collator, FeatureCollator):
+            loader.base_dataloader = ReadAheadLoader.in_place_of(base)
+        return loader
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)

@@ -52,6 +52,18 @@ def test_stored_features_are_the_encoders(setting):
     assert stored["has_text"].tolist() == direct["has_text"].tolist()
 
 
+def test_posts_of_a_batch_are_read_together(setting):
+    folder, model, processor, posts, tasks = setting
+    posts = posts.map(lambda post: post | {"image": None}).select([index for index, t in enumerate(posts["text"]) if t])
+    cache, keys = FeatureCache(folder, model, processor), keys_of(posts)
+    cache.add(posts, keys)
+    stored, order = CachedPosts(posts, keys, cache), [3, 0, 2]
+    for found, index in zip(stored.__getitems__(order), order, strict=True):
+        assert found["id"] == posts[index]["id"] and len(found["region_features"]) == 0
+        np.testing.assert_array_equal(found["token_features"], stored[index]["token_features"])
+    assert len({row.tobytes() for row in (stored[index]["text_embeds"] for index in order)}) == 3
+
+
 def test_encoders_run_once_per_content(setting):
     folder, model, processor, posts, _ = setting
     keys = keys_of(posts)

@@ -16,7 +16,16 @@ from pathlib import Path
 
 import torch
 
-NAMES = ("message_passing", "memory_look_up", "graph_building", "training", "prediction", "extraction", "growth")
+NAMES = (
+    "message_passing",
+    "memory_look_up",
+    "graph_building",
+    "training",
+    "feature_reading",
+    "prediction",
+    "extraction",
+    "growth",
+)
 
 
 def main() -> None:
@@ -26,6 +35,7 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.names) - set(NAMES):
         parser.error(f"no benchmark {sorted(unknown)[0]!r}; there are {', '.join(NAMES)}")
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as mm-orient does
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)

@@ -149,7 +149,7 @@ def test_features_are_those_of_one_process_and_read_by_training(tmp_path):
     posts = read_posts(description, skip_bad_posts=True, training=False)[0]["all"]
     keys = [post_key(post) for post in posts]
     assert cache.missing(keys) == []
-    np.testing.assert_array_equal(cache.read(keys[5])["image_embeds"], np.float16(found_by(found, posts[5]["id"])))
+    np.testing.assert_array_equal(cache.read(keys[5:6])[0]["image_embeds"], np.float16(found_by(found, posts[5]["id"])))
 
 
 def found_by(rows: list[dict], name: str) -> list[float]:

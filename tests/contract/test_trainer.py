@@ -8,7 +8,7 @@ import torch.multiprocessing as multiprocessing
 from transformers import Trainer, TrainingArguments
 
 from modeling_mm_orient import MMOrientForMultiTaskClassification
-from modeling_mm_orient.collation import FeatureCollator
+from modeling_mm_orient.collation import FeatureCollator, ReadAheadLoader
 from modeling_mm_orient.training import MMOrientTrainer, MMOrientTrainingArguments, task_metrics_function
 
 from ..conftest import TASKS, feature_batch, label_batch, tiny_model
@@ -93,6 +93,18 @@ def test_task_losses_are_logged(tmp_path):
     for entry in trainer.state.log_history[:2]:
         parts = [entry[f"loss_{task['name']}"] for task in TASKS]
         assert sum(parts) == pytest.approx(entry["loss"], rel=1e-3)
+
+
+def test_reading_ahead_changes_no_step(tmp_path):
+    runs = [
+        train(tmp_path, posts(14), tiny_model(learner_dropout=0.3), kind, **STEPS, per_device_train_batch_size=4)
+        for kind in (Trainer, MMOrientTrainer)
+    ]
+    assert type(runs[1].get_train_dataloader().base_dataloader) is ReadAheadLoader
+    losses = [[entry["loss"] for entry in run.state.log_history if "loss" in entry] for run in runs]
+    assert len(losses[0]) == 4 and losses[0] == losses[1]
+    for first, second in zip(runs[0].model.parameters(), runs[1].model.parameters(), strict=True):
+        torch.testing.assert_close(first, second, atol=0, rtol=0)
 
 
 def test_encoders_have_their_own_learning_rate(tmp_path):
