@@ -12,6 +12,7 @@ from .relation_memory import LARGE_MEMORY, remove_memory
 # what travels, relative imports included; everything else of the package stays at home
 TRAVELLING_FILES = (
     "configuration_mm_orient.py",
+    "cpu_linear.py",
     "encoders.py",
     "global_batch.py",
     "hima.py",

@@ -17,6 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_mm_orient import ENCODER_NAMES, MMOrientConfig
+from .cpu_linear import with_fast_linear
 from .encoders import (
     build_encoder,
     encoder_fingerprints,
@@ -352,6 +353,7 @@ class MMOrientModel(MMOrientPreTrainedModel):
     def set_input_embeddings(self, value):
         self.text_encoder.set_input_embeddings(value)
 
+    @with_fast_linear
     def encode_posts(
         self,
         pixel_values: Tensor | None = None,
@@ -386,6 +388,7 @@ class MMOrientModel(MMOrientPreTrainedModel):
         )
 
     @can_return_tuple
+    @with_fast_linear
     def forward(
         self,
         pixel_values: Tensor | None = None,
@@ -694,6 +697,7 @@ class MMOrientForMultiTaskClassification(MMOrientPreTrainedModel):
         self.mm_orient.set_input_embeddings(value)
 
     @can_return_tuple
+    @with_fast_linear
     def forward(
         self,
         pixel_values: Tensor | None = None,

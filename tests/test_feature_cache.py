@@ -53,7 +53,7 @@ def test_stored_features_are_the_encoders(setting):
 
 
 def test_posts_of_a_batch_are_read_together(setting):
-    folder, model, processor, posts, tasks = setting
+    folder, model, processor, posts, _ = setting
     posts = posts.map(lambda post: post | {"image": None}).select([index for index, t in enumerate(posts["text"]) if t])
     cache, keys = FeatureCache(folder, model, processor), keys_of(posts)
     cache.add(posts, keys)

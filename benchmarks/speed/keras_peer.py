@@ -1,7 +1,7 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """The published network in Keras and Spektral, for `training`: runs in an environment of its own.
 
-    TF_USE_LEGACY_KERAS=1 python keras_peer.py ARRAYS.npz STEPS THREADS    # prints {"losses": [...], "seconds": [...]}
+    TF_USE_LEGACY_KERAS=1 python keras_peer.py ARRAYS.npz STEPS THREADS POLICY    # {"losses": [...], "seconds": [...]}
 
 ARRAYS.npz holds initial weights in the reference code's layout, features and labels of batches, threshold, learning rate.
 """
@@ -63,6 +63,7 @@ def relation_graph(embeds, threshold):
 
 def main() -> None:
     path, steps, threads = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    tf.keras.mixed_precision.set_global_policy(sys.argv[4])
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     with np.load(path) as file:

@@ -15,13 +15,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from modeling_mm_orient.configuration_mm_orient import STREAM_NAMES
+from modeling_mm_orient.cpu_linear import with_fast_linear
 from modeling_mm_orient.reference_converter import INPUTS, convert_reference_weights
 
 from .timing import in_turn, markdown
 
-BATCH, BATCHES, STEPS, THRESHOLD, RATE = 120, 2, 8, 0.1, 1e-4
+BATCH, BATCHES, STEPS, THRESHOLD, RATE = 120, 2, 16, 0.1, 1e-4
 SHAPES = {
     "image_embeds": (512,), "text_embeds": (512,), "region_features": (100, 2048), "token_features": (128, 768),
     "task_features": (784,),
@@ -50,7 +52,7 @@ def make_arrays() -> dict[str, np.ndarray]:
     return arrays | {"threshold": np.float32(THRESHOLD), "learning_rate": np.float32(RATE)}
 
 
-def ours(arrays: dict[str, np.ndarray]) -> dict[str, list[float]]:
+def ours(arrays: dict[str, np.ndarray], bf16: bool) -> dict[str, list[float]]:
     """Losses and seconds of every step."""
     weights = {name: value for name, value in arrays.items() if name.endswith((".weight", ".bias"))}
     model = convert_reference_weights(
@@ -66,7 +68,8 @@ def ours(arrays: dict[str, np.ndarray]) -> dict[str, list[float]]:
     for number in range(STEPS):
         start = time.perf_counter()
         optimizer.zero_grad()
-        loss = model(**batches[number % BATCHES]).loss
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = model(**batches[number % BATCHES]).loss
         loss.backward()
         optimizer.step()
         found["losses"].append(loss.item())
@@ -76,46 +79,55 @@ def ours(arrays: dict[str, np.ndarray]) -> dict[str, list[float]]:
 
 def bound(arrays: dict[str, np.ndarray]) -> float:
     """Seconds of the dense layers' products and the optimiser's pass."""
-    weights = [torch.tensor(v) for name, v in arrays.items() if name.endswith(".weight") and v.shape[1] > 1]
-    inputs = [torch.randn(BATCH, weight.shape[0]) for weight in weights]
-    outputs = [torch.randn(BATCH, weight.shape[1]) for weight in weights]
+    weights = [torch.tensor(v.T) for name, v in arrays.items() if name.endswith(".weight") and v.shape[1] > 1]
+    inputs = [torch.randn(BATCH, weight.shape[1]) for weight in weights]
+    outputs = [torch.randn(BATCH, weight.shape[0]) for weight in weights]
     parameters = [torch.nn.Parameter(weight) for weight in weights]
     for parameter in parameters:
         parameter.grad = torch.randn_like(parameter)
     optimizer = torch.optim.AdamW(parameters, RATE, fused=True)
 
+    @torch.no_grad()
+    @with_fast_linear
     def products() -> None:
         for x, weight, gradient in zip(inputs, weights, outputs, strict=True):
-            x @ weight
-            gradient @ weight.T
-            x.T @ gradient
+            F.linear(x, weight)
+            F.linear(gradient, weight.T)
+            F.linear(gradient.T, x.T)
 
     times = in_turn({"products": products, "optimiser": optimizer.step}, 7)
     return times["products"].median + times["optimiser"].median
 
 
+def peer(arrays: Path, bf16: bool, threads: int) -> dict[str, list[float]]:
+    """The same of Keras and Spektral."""
+    environment = os.environ | {
+        "TF_USE_LEGACY_KERAS": "1",
+        "OMP_NUM_THREADS": str(threads),
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    command = [os.environ["KERAS_PYTHON"], str(Path(__file__).with_name("keras_peer.py")), str(arrays), str(STEPS)]
+    command += [str(threads), "mixed_bfloat16" if bf16 else "float32"]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def main(folder: Path) -> str:
     """The benchmark's table."""
-    arrays, threads = make_arrays(), torch.get_num_threads()
-    found = {"ours": ours(arrays)}
-    if python := os.environ.get("KERAS_PYTHON"):
+    arrays = make_arrays()
+    found = {"ours": ours(arrays, False), "ours, bfloat16": ours(arrays, True)}
+    if "KERAS_PYTHON" in os.environ:
         np.savez(folder / "arrays.npz", **arrays)
-        command = [python, str(Path(__file__).with_name("keras_peer.py")), str(folder / "arrays.npz")]
-        environment = os.environ | {
-            "TF_USE_LEGACY_KERAS": "1",
-            "OMP_NUM_THREADS": str(threads),
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-        }
-        done = subprocess.run(
-            [*command, str(STEPS), str(threads)], env=environment, check=True, capture_output=True, text=True
-        )
-        found["Keras and Spektral"] = json.loads(done.stdout.splitlines()[-1])
-        np.testing.assert_allclose(found["ours"]["losses"], found["Keras and Spektral"]["losses"], rtol=1e-3)
+        for name, bf16 in (("Keras and Spektral", False), ("Keras and Spektral, bfloat16", True)):
+            found[name] = peer(folder / "arrays.npz", bf16, torch.get_num_threads())
     rows, least = [], bound(arrays)
     for name, values in found.items():
+        tolerance = 1e-2 if "bfloat16" in name else 1e-3
+        np.testing.assert_allclose(values["losses"], found["ours"]["losses"], rtol=tolerance)
         seconds = np.array(values["seconds"][2:])
         rate = BATCH / np.median(seconds)
         spread = BATCH / seconds.min() - BATCH / seconds.max()
         losses = " ".join(f"{loss:.4f}" for loss in values["losses"][:4])
-        rows.append([name, f"{rate:.0f}", f"{spread:.0f}", f"{least / np.median(seconds):.2f}", losses])
+        share = "" if "bfloat16" in name else f"{least / np.median(seconds):.2f}"
+        rows.append([name, f"{rate:.0f}", f"{spread:.0f}", share, losses])
     return markdown(["", "posts/s", "spread", "of the bound", "first losses"], rows)
