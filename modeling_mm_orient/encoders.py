@@ -76,8 +76,11 @@ def encoder_fingerprints(model) -> list[str]:
     """What names a model's encoders, so that a relation memory of others is noticed; empty without encoders.
 
     Of every weight up to 4,096 evenly spaced values are hashed, once rounded to bfloat16 and once to float16: a model that
-    is loaded in half precision shares one of both with the one it was saved from.
+    is loaded in half precision shares one of both with the one it was saved from. Encoders in 8 bits have the fingerprints
+    of those they were made from.
     """
+    if model.quantised_from is not None:
+        return model.quantised_from
     names = model.config.encoder_names
     if not names or any(parameter.is_meta for parameter in model.parameters()):
         return []

@@ -73,7 +73,8 @@ def predict_logits(
 
     Evidence is that of `neighbours_of`, empty dicts where `neighbours` is 0.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    on_cpu = model.quantised_from is not None or not torch.cuda.is_available()
+    device = torch.device("cpu" if on_cpu else "cuda")
     model.to(device).eval()
     batches, evidence = [], []
     for batch in tqdm(DataLoader(inputs, batch_size, collate_fn=collator), "predicting", leave=False):
@@ -87,20 +88,28 @@ def predict_logits(
 
 
 def evaluate(
-    run_folder: str, description: DataDescription, split: str, batch_size: int, skip_bad_posts: bool = False
+    run_folder: str,
+    description: DataDescription,
+    split: str,
+    batch_size: int,
+    skip_bad_posts: bool = False,
+    int8_encoders: bool = False,
 ) -> dict:
-    """Metrics of a run on one split, as `multi_task_metrics`.
+    """Metrics of a run on one split, as `multi_task_metrics`; with `int8_encoders` of its encoders in 8 bits.
 
     Raises:
         ValueError: the data has no such split.
     """
     model, processor = load_run(run_folder)
+    if int8_encoders:
+        model.quantise_encoders()
     tasks = model.config.tasks
     description = replace(description, tasks=tasks, labels=description.labels or [task["name"] for task in tasks])
     with_pictures = reads_pictures(model.config.encoder_names)
     posts = choose_split(read_posts(description, skip_bad_posts, with_pictures, training=False)[0], split)
     one = datasets.DatasetDict({split: posts})
-    cache, arrays = read_run(run_folder).get("feature_cache"), FeatureArrays(description.feature_arrays)
+    cache = None if int8_encoders else read_run(run_folder).get("feature_cache")
+    arrays = FeatureArrays(description.feature_arrays)
     inputs, collator = model_inputs(model, processor, one, tasks, cache, arrays)
     logits, _ = predict_logits(model, inputs[split], collator, batch_size)
     scores = {task["name"]: probabilities(task["kind"], logits[task["name"]]).numpy() for task in tasks}
@@ -118,12 +127,14 @@ def predict(
     batch_size: int = 32,
     skip_bad_posts: bool = False,
     neighbours: int = 0,
+    int8_encoders: bool = False,
 ) -> int:
     """Predict posts without looking at labels, and write `.jsonl`, `.csv` or `.parquet` to `output`, complete or not at all.
 
     A line of JSON is `{"id": ..., TASK: {LABEL: probability}}`, for regression `{TASK: value}`; tables have columns `id`,
     `TASK` (the most probable label; of several labels those from .5, joined by `|`) and `TASK:LABEL`. With `neighbours` a
-    line of JSON also has `"neighbours"`, up to so many posts of the relation memory per modality.
+    line of JSON also has `"neighbours"`, up to so many posts of the relation memory per modality. `int8_encoders` are faster
+    on a CPU, see `quantise_encoders`.
 
     Returns:
         The number of posts.
@@ -136,6 +147,8 @@ def predict(
     model, processor = load_run(run_folder)
     if neighbours and model.config.relation_scope == "batch":
         raise ValueError(f"{run_folder} has no relation memory to take neighbours from; see mm-orient memory build")
+    if int8_encoders:
+        model.quantise_encoders()
     tasks = model.config.tasks
     description = replace(description, labels=None, split_column=description.split_column if split else None)
     posts, inputs, collator = _unlabelled(model, processor, description, split, skip_bad_posts)

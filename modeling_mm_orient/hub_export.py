@@ -16,6 +16,7 @@ TRAVELLING_FILES = (
     "encoders.py",
     "global_batch.py",
     "hima.py",
+    "int8_linear.py",
     "message_passing.py",
     "modeling_mm_orient.py",
     "optional_dependencies.py",

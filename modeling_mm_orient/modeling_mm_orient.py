@@ -28,6 +28,7 @@ from .encoders import (
 )
 from .global_batch import GlobalBatch
 from .hima import HIMA, BatchAttention, masked_mean
+from .int8_linear import quantise_linear_layers
 from .relation_graph import edge_weights_of, listed_cosines, relation_adjacency, self_loop_adjacency
 from .relation_layers import CrossModalRelations, ReferencePosts, RelationLayer, neighbour_votes
 from .relation_memory import LARGE_MEMORY, RelationMemory, find_memory, reference_posts, remove_memory
@@ -126,6 +127,7 @@ class MMOrientPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_attention_backend = True
     _no_split_modules = ["HIMA", "CrossModalRelations", "LearnerLayer"]
+    quantised_from: list[str] | None = None  # fingerprints of the encoders before `quantise_encoders`
 
     @classmethod
     def is_custom_code(cls) -> bool:
@@ -186,8 +188,12 @@ class MMOrientPreTrainedModel(PreTrainedModel):
         """As in transformers; beside the weights the relation memory, if the configuration does not say it lies elsewhere.
 
         Raises:
-            ValueError: the memory is larger than 512 MiB: it has to be saved by itself.
+            ValueError: the memory is larger than 512 MiB: it has to be saved by itself. Or the encoders are in 8 bits.
         """
+        if self.quantised_from is not None:
+            raise ValueError(
+                "8-bit encoders are not saved: save the model before `quantise_encoders`, and call it after loading"
+            )
         memory = self.relation_memory
         if memory is not None and self.config.relation_memory is None and memory.is_large:
             raise ValueError(
@@ -197,6 +203,25 @@ class MMOrientPreTrainedModel(PreTrainedModel):
         super().save_pretrained(save_directory, *args, **kwargs)
         if args[0] if args else kwargs.get("is_main_process", True):
             self._save_relation_memory(save_directory)
+
+    def quantise_encoders(self):
+        """Put the encoders' linear layers in 8 bits, in place and for good, to predict faster on a CPU (ours).
+
+        `mm-orient evaluate RUN --int8-encoders` prints what it costs in accuracy. The relation memory stays as it is.
+
+        Returns:
+            The model, in `eval()`.
+
+        Raises:
+            ValueError: there is no encoder with a linear layer.
+        """
+        model = getattr(self, "mm_orient", self)
+        fingerprints = encoder_fingerprints(model)
+        names = model.config.encoder_names
+        if not sum(quantise_linear_layers(getattr(model, f"{name}_encoder")) for name in names):
+            raise ValueError("this model has no encoder with linear layers to put in 8 bits")
+        self.quantised_from = model.quantised_from = fingerprints
+        return self.eval()
 
     def _upload_modified_files(self, working_dir, *args, **kwargs):
         self._save_relation_memory(working_dir)  # `push_to_hub` uploads before `save_pretrained` above comes back

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .cpu_linear import with_fast_linear
 from .optional_dependencies import faiss
 
 MOST_EXACT = 100_000
@@ -84,15 +85,17 @@ class ExactSearch:
             if self._coarse is not None:
                 near = self._coarse.products(coarse, start, stop) >= least
             else:
-                near = torch.cat([queries @ block.T for _, block in self._blocks(start, stop, queries.device)], -1)
+                near = [F.linear(queries, block) for _, block in self._blocks(start, stop, queries.device)]
+                near = torch.cat(near, -1)
                 near = near * self._scale[start:stop] > threshold - ROUNDING
             rows, entries = near.nonzero(as_tuple=True)
             rows, entries = rows[entries + start > places[rows]], entries[entries + start > places[rows]] + start
             for r, e in _chunks(rows, entries):
-                cosines = self._cosines(queries[r], e)
+                cosines = self._cosines(queries, r, e)
                 above = cosines > threshold
                 yield r[above], e[above], cosines[above]
 
+    @with_fast_linear
     def _nearest_of_all(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
         if self._scale.device != queries.device:
             self._scale, self._absent = self._scale.to(queries.device), self._absent.to(queries.device)
@@ -101,7 +104,7 @@ class ExactSearch:
             stop = min(start + BLOCK, len(self.vectors))
             similarity = queries.new_empty(len(queries), stop - start)
             for first, block in self._blocks(start, stop, queries.device):
-                similarity[:, first - start : first - start + len(block)] = queries @ block.T
+                similarity[:, first - start : first - start + len(block)] = F.linear(queries, block)
             similarity.mul_(self._scale[start:stop]).masked_fill_(self._absent[start:stop], -torch.inf)
             found, entries = similarity.topk(min(count, stop - start))
             best = _better(best, (found, entries + start), count)
@@ -116,7 +119,8 @@ class ExactSearch:
             products = self._coarse.products(coarse, start, stop)
             nearest = best[0]
             if start == 0:  # the entries that seem nearest say how near the count-th nearest is at least
-                nearest = self._cosines(queries[:, None], products.topk(count).indices)
+                rows = torch.arange(len(queries)).repeat_interleave(count)
+                nearest = self._cosines(queries, rows, products.topk(count).indices.flatten()).view(-1, count)
             least = self._coarse.units(nearest.amin(-1) - slack)
             rows, entries = (products >= least[:, None]).nonzero(as_tuple=True)
             best = _better(best, self._compared(queries, rows, entries + start), count)
@@ -124,7 +128,7 @@ class ExactSearch:
 
     def _compared(self, queries: Tensor, rows: Tensor, entries: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines of pairs of a query and an entry, (P,) each and in order of queries, as padded lists (B, most pairs)."""
-        found = torch.cat([self._cosines(queries[r], e) for r, e in _chunks(rows, entries)] or [queries.new_zeros(0)])
+        found = torch.cat([self._cosines(queries, r, e) for r, e in _chunks(rows, entries)] or [queries.new_zeros(0)])
         counts = torch.bincount(rows, minlength=len(queries))
         places = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]
         similarity = queries.new_full((len(queries), int(counts.max())), -torch.inf)
@@ -132,9 +136,12 @@ class ExactSearch:
         similarity[rows, places], listed[rows, places] = found, entries
         return similarity, listed
 
-    def _cosines(self, queries: Tensor, entries: Tensor) -> Tensor:
-        cosines = (queries * self.vectors[entries].float()).sum(-1) * self._scale[entries]
-        return cosines.masked_fill(self._absent[entries], -torch.inf)
+    def _cosines(self, queries: Tensor, rows: Tensor, entries: Tensor) -> Tensor:
+        """Cosines (P,) of pairs of a unit query and an entry."""
+        # index_select: an index in brackets is several times slower
+        products = self.vectors.index_select(0, entries).float().mul_(queries.index_select(0, rows))
+        cosines = products.sum(-1).mul_(self._scale[entries])
+        return cosines.masked_fill_(self._absent[entries], -torch.inf)
 
     def _coarse_is_faster(self, queries: int) -> bool:
         """Whether the coarse comparison answers a sample of the entries first."""

@@ -24,6 +24,7 @@ NAMES = (
     "feature_reading",
     "prediction",
     "extraction",
+    "processes",
     "growth",
 )
 
