@@ -9,6 +9,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .optional_dependencies import torch_scatter
 
@@ -89,20 +90,20 @@ class Graph:
 def sum_by_scatter(features: Tensor, graph: Graph) -> Tensor:
     """Weighted sum (N, D) of each target's sources in `features` (S, D), with torch-scatter."""
     targets, sources, weights = graph.listed
-    messages = features[sources] * weights.unsqueeze(-1).to(features.dtype)
+    messages = features.index_select(0, sources) * weights.unsqueeze(-1).to(features.dtype)
     return torch_scatter.scatter(messages, targets, dim=0, dim_size=graph.num_targets, reduce="sum")
 
 
 def sum_by_index_add(features: Tensor, graph: Graph) -> Tensor:
     """The same from plain torch."""
     targets, sources, weights = graph.listed
-    messages = features[sources] * weights.unsqueeze(-1).to(features.dtype)
+    messages = features.index_select(0, sources) * weights.unsqueeze(-1).to(features.dtype)
     return features.new_zeros(graph.num_targets, features.shape[-1]).index_add(0, targets, messages)
 
 
 def sum_by_product(features: Tensor, graph: Graph) -> Tensor:
     """The same as one matrix product, static in shape: the form for `torch.compile` and export."""
-    return graph.adjacency.to(features.dtype) @ features
+    return F.linear(graph.adjacency.to(features.dtype), features.T)
 
 
 def sum_fused(features: Tensor, graph: Graph) -> Tensor:

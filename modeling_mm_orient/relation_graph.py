@@ -12,7 +12,7 @@ from torch.nn import functional as F
 def cosine_similarity(queries: Tensor, keys: Tensor) -> Tensor:
     """Cosines (B, S) of `queries` (B, D) and `keys` (S, D), float32 even under autocast; 0 for a zero vector."""
     with torch.autocast(queries.device.type, enabled=False):
-        return F.normalize(queries.float(), dim=-1) @ F.normalize(keys.float(), dim=-1).T
+        return F.linear(F.normalize(queries.float(), dim=-1), F.normalize(keys.float(), dim=-1))
 
 
 def edge_weights_of(similarity: Tensor, kind: str, temperature: float) -> Tensor:

@@ -1,9 +1,10 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
-"""How time and peak memory grow with posts, batch and relation memory: the exponent p of time ~ size ** p.
+"""How time and peak memory grow with posts, batch, edges and relation memory: the exponent p of time ~ size ** p.
 
 Every measurement is a process of its own, whose peak memory, of it 400 to 500 MiB the libraries', is that measurement's.
 Training: an epoch on feature arrays of 49 x 64 regions and 32 x 64 tokens. Extraction: encoders of two layers and width 32.
-Batch: a forward pass of the fusion part on such features. Graph: the exact threshold graph. Look-up: 32 queries, exact.
+Batch: a forward pass of the fusion part on such features. Edges: message passing between 4,096 posts. Graph: the exact
+threshold graph. Look-up: 32 queries, exact.
 """
 
 import multiprocessing
@@ -21,6 +22,7 @@ from modeling_mm_orient import FeatureCollator, MMOrientConfig, MMOrientForMulti
 from modeling_mm_orient.dataset_readers import DataDescription
 from modeling_mm_orient.feature_arrays import ArrayPosts, FeatureArrays
 from modeling_mm_orient.feature_extraction import extract_features
+from modeling_mm_orient.message_passing import Graph, aggregate_neighbours
 from modeling_mm_orient.presets import train_tokenizer
 from modeling_mm_orient.processing_mm_orient import MMOrientProcessor
 from modeling_mm_orient.similarity_search import ExactSearch, threshold_graph
@@ -30,6 +32,7 @@ from .memory_look_up import embeddings
 from .timing import markdown
 
 TASKS = [{"name": "offensive", "labels": ["no", "yes"]}]
+NODES = 4096
 WIDTHS = {"image_embed_dim": 64, "text_embed_dim": 64, "region_feature_dim": 64, "token_feature_dim": 64}
 
 
@@ -87,6 +90,13 @@ def batch(posts: int, folder: Path) -> Callable[[], object]:
     return forward
 
 
+def edges(count: int, folder: Path) -> Callable[[], object]:
+    generator = torch.Generator().manual_seed(0)
+    listed = torch.randint(0, NODES, (2, count), generator=generator).unique(dim=1)
+    features = torch.randn(NODES, 512)
+    return lambda: [aggregate_neighbours(features, Graph.from_edges(listed, NODES, NODES)) for _ in range(20)]
+
+
 def graph(posts: int, folder: Path) -> Callable[[], object]:
     vectors = embeddings(posts, 512, 1)
     return lambda: threshold_graph(vectors, 0.8)
@@ -103,6 +113,7 @@ SIZES = {
     training: (2_000, 4_000, 8_000, 16_000),
     extraction: (500, 1_000, 2_000, 4_000),
     batch: (64, 128, 256, 512, 1024),
+    edges: (8_000, 16_000, 32_000, 64_000, 128_000, 256_000),
     graph: (10_000, 20_000, 40_000),
     look_up: (20_000, 40_000, 80_000, 160_000, 320_000),
 }
@@ -138,7 +149,7 @@ def main(folder: Path) -> str:
         for axis, values in zip(axes, (seconds, peaks), strict=True):
             axis.loglog(sizes, values, marker="o", label=f"{name} ({exponent:.2f})")
     for axis, title in zip(axes, ("seconds", "peak MiB"), strict=True):
-        axis.set(xlabel="posts, batch or entries", title=title)
+        axis.set(xlabel="posts, edges or entries", title=title)
         axis.grid(alpha=0.3)
     axes[0].legend()
     figure.tight_layout()

@@ -12,6 +12,7 @@ import torch
 from torch_geometric.nn import SAGEConv
 
 from modeling_mm_orient import MMOrientConfig
+from modeling_mm_orient.cpu_linear import with_fast_linear
 from modeling_mm_orient.message_passing import BACKENDS, Graph
 from modeling_mm_orient.optional_dependencies import TORCH_SCATTER_AVAILABLE
 from modeling_mm_orient.relation_layers import STREAMS, RelationLayer
@@ -19,10 +20,11 @@ from modeling_mm_orient.relation_layers import STREAMS, RelationLayer
 from .timing import in_turn, markdown
 
 CELLS = ((32, 1.5), (120, 1.5), (120, 60), (512, 100), (2048, 1.5), (2048, 10), (2048, 100))
-WIDTH, ROUNDS = 512, 3
+WIDTH, ROUNDS = 512, 5
 OURS = [name for name in BACKENDS if name != "torch_scatter" or TORCH_SCATTER_AVAILABLE]
 
 
+@with_fast_linear
 def ours(features, edges, layers, backend: str) -> list[torch.Tensor]:
     """The streams by one of our back-ends."""
     nodes = len(features["image"])
