@@ -199,7 +199,7 @@ def _run(
 ) -> dict:
     """Every row of `posts` through workers into the folder `output`."""
     if ray is None:
-        raise ImportError("this needs Ray: pip install 'modeling-mm-orient[ray]'")
+        raise ImportError("this needs Ray: pip install 'ray[data]'")
     if workers.count < 1 or workers.cpus < 1 or workers.gpus < 0 or batch_size < 1:
         raise ValueError("workers, cores of a worker and posts per pass must be at least 1, accelerators at least 0")
     files = _files(posts)
