@@ -33,7 +33,7 @@ from .training import DEFAULT_FEATURE_CACHE, METRICS_FILE, TrainingSettings, tra
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit status. Errors of the user's are one message, not a traceback."""
     options = parser().parse_args(arguments)
-    # large tensors of the CPU in large pages, before PyTorch's first: fresh memory costs a training step a seventh
+    # large tensors of the CPU in large pages, before PyTorch's first: fresh memory costs up to a quarter of a training step
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -112,7 +112,6 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="with each post, N posts of the relation memory per modality",
     )
-
     verb.add_argument("--int8-encoders", action="store_true", help="encoders in 8 bits: faster on a CPU")
 
     _memory_verbs(verbs)

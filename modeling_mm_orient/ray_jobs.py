@@ -105,6 +105,10 @@ def extract_with_ray(
     description = replace(description, data=_folder(posts), labels=None, split_column=None)
     if description.feature_arrays:
         raise ValueError("--feature-arrays are features already; a job extracts them from posts")
+    # workers stand elsewhere
+    encoders = {role: _absolute(source) for role, source in preset["encoders"].items()}
+    sources = {name: entry | {"source": _absolute(entry["source"])} for name, entry in preset["task_features"].items()}
+    preset = preset | {"encoders": encoders, "task_features": sources}
     folder = Path(output) / encoder_fingerprint(*encoders_alone(preset, description))
     return _run((_Extractor, {"preset": preset}), description, posts, folder, workers, batch_size)
 
@@ -273,6 +277,10 @@ def _with_ray(workers: Workers, job: Callable[[], None]) -> None:
         ray.shutdown()
 
 
+def _absolute(source: str | None) -> str | None:
+    return os.path.abspath(source) if source and os.path.isdir(source) else source
+
+
 def _folder(posts: str) -> str:
     """Where pictures are looked for that a Parquet file names by their paths."""
     path = Path(posts).absolute()
@@ -294,6 +302,8 @@ def _columns_and_rows(files: list[str], posts: str, description: DataDescription
         there, count = found.schema.names, found.count_rows()
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{posts}: damaged or no Parquet file: {error}") from None
+    if not count:
+        raise ValueError(f"{posts} has no rows")
     read = [name for name in (*description.text_columns, description.image_column) if name in there]
     if not read:
         wanted = [name for name in (*description.text_columns, description.image_column) if name]

@@ -167,6 +167,7 @@ def found_by(rows: list[dict], name: str) -> list[float]:
         ({}, ["--id-column", "number"], "has no column 'number'; --id-column names the one"),
         ({"scope": "batch"}, [], "predicts a post by its batch mates"),
         ({"output": True}, [], "is there already"),
+        ({"rows": 0}, [], "has no rows"),
         ({"posts": False}, [], "no Parquet file, and no folder with any"),
         ({"damaged": True}, [], "damaged or no Parquet file"),
         ({}, ["--workers", "0"], "must be at least 1"),
@@ -178,6 +179,9 @@ def test_what_cannot_work_is_said_before_ray_starts(tmp_path, capsys, monkeypatc
     posts = tmp_path / "d"
     if change.get("posts", True):
         write_parquet(posts, some_posts(4))
+    if change.get("rows") == 0:
+        for path in posts.iterdir():
+            pq.write_table(pq.read_table(path).slice(0, 0), path)
     if change.get("output"):
         output.mkdir()
         (output / "kept").write_text("")
