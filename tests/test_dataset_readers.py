@@ -1,5 +1,6 @@
 import csv
 import json
+from io import BytesIO
 from pathlib import Path
 
 import datasets
@@ -361,3 +362,13 @@ def test_parquet_files_are_parts_of_one_table_or_of_the_splits_in_their_names(tm
         (folder / f"part-{part}.parquet").rename(folder / f"{name}.parquet")
     splits = read_posts(DataDescription(str(folder), labels=["mood"]))[0]
     assert {text.split(" row")[0] for text in splits["test"]["text"]} == {"part 1"} and "train" in splits
+
+
+def test_pictures_stand_in_a_parquet_file_as_bytes(tmp_path):
+    folder, buffer = tmp_path / "d", BytesIO()
+    folder.mkdir()
+    Image.new("RGB", (8, 8), "red").save(buffer, "PNG")
+    rows = [{"id": "a", "image": buffer.getvalue(), "text": None}, {"id": "b", "image": None, "text": "words"}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "posts.parquet")
+    posts = read_posts(DataDescription(str(folder)), training=False)[0]["all"]
+    assert posts[0]["image"]["bytes"] == buffer.getvalue() and posts[1]["image"] is None

@@ -20,7 +20,7 @@ from modeling_mm_orient.relation_layers import STREAMS, RelationLayer
 from .timing import in_turn, markdown
 
 CELLS = ((32, 1.5), (120, 1.5), (120, 60), (512, 100), (2048, 1.5), (2048, 10), (2048, 100))
-WIDTH, ROUNDS = 512, 5
+WIDTH, ROUNDS = 512, 3
 OURS = [name for name in BACKENDS if name != "torch_scatter" or TORCH_SCATTER_AVAILABLE]
 
 

@@ -96,6 +96,18 @@ def test_predict(trained, memes, tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+def test_encoders_in_8_bits(trained, memes, tmp_path, capsys):
+    output, found = tmp_path / "p.csv", {}
+    for options in ([], ["--int8-encoders"]):
+        assert run("predict", trained, "--data", memes, "--split", "test", "--output", output, *options) == 0
+        found[bool(options)] = [float(line["offensive:offensive"]) for line in csv.DictReader(output.open())]
+    assert found[True] != found[False] and found[True] == pytest.approx(found[False], abs=0.1)
+    assert run("evaluate", trained, "--data", memes, "--int8-encoders", "--json", tmp_path / "m.json") == 0
+    printed, metrics = capsys.readouterr().out, json.loads((tmp_path / "m.json").read_text())
+    assert printed.count("| offensive | model |") == 2 and "with encoders in 8 bits" in printed
+    assert f", in 8 bits {metrics['offensive']['macro_f1']:.3f} (" in printed.split("offensive: macro_f1")[1]
+
+
 def test_predict_posts_without_labels_and_bare_pictures(trained, tmp_path):
     folder = tmp_path / "new"
     folder.mkdir()
