@@ -77,6 +77,8 @@ class ExactSearch:
         """Pairs of a unit query (B, D) and a later entry, its own place being `first` and its row, with a cosine above
         `threshold`: queries' rows, entries and cosines, tile by tile."""
         places = torch.arange(first, first + len(queries), device=queries.device)
+        # what is yielded is kept: between it, buffers of their own would fragment the heap
+        buffers = [rows.new_empty(PAIRS, rows.shape[-1]) for rows in (self.vectors, queries, queries)]
         if self._coarse is not None:
             coarse, slack = self._coarse.quantise(queries)
             least = self._coarse.units(threshold - slack)[:, None]
@@ -91,7 +93,7 @@ class ExactSearch:
             rows, entries = near.nonzero(as_tuple=True)
             rows, entries = rows[entries + start > places[rows]], entries[entries + start > places[rows]] + start
             for r, e in _chunks(rows, entries):
-                cosines = self._cosines(queries, r, e)
+                cosines = self._cosines(queries, r, e, buffers)
                 above = cosines > threshold
                 yield r[above], e[above], cosines[above]
 
@@ -136,10 +138,15 @@ class ExactSearch:
         similarity[rows, places], listed[rows, places] = found, entries
         return similarity, listed
 
-    def _cosines(self, queries: Tensor, rows: Tensor, entries: Tensor) -> Tensor:
-        """Cosines (P,) of pairs of a unit query and an entry."""
+    def _cosines(self, queries: Tensor, rows: Tensor, entries: Tensor, buffers: list | None = None) -> Tensor:
+        """Cosines (P,) of pairs of a unit query and an entry; `buffers` hold stored, full and query rows, P <= `PAIRS`."""
         # index_select: an index in brackets is several times slower
-        products = self.vectors.index_select(0, entries).float().mul_(queries.index_select(0, rows))
+        if buffers is None:
+            products = self.vectors.index_select(0, entries).float().mul_(queries.index_select(0, rows))
+        else:
+            stored, products, asked = (buffer[: len(rows)] for buffer in buffers)
+            torch.index_select(self.vectors, 0, entries, out=stored)
+            products.copy_(stored).mul_(torch.index_select(queries, 0, rows, out=asked))
         cosines = products.sum(-1).mul_(self._scale[entries])
         return cosines.masked_fill_(self._absent[entries], -torch.inf)
 
@@ -215,6 +222,7 @@ class CoarseVectors:
         return coarse.to(torch.int8), errors
 
 
+@torch.no_grad()
 def threshold_graph(vectors: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     """All pairs of `vectors` (N, D) whose cosine is above `threshold`, exactly, in memory for the edges and one tile.
 
@@ -225,11 +233,21 @@ def threshold_graph(vectors: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
         `edges` (2, E) int64, every pair in both directions and no self-loops, sorted by target, and their cosines (E,).
     """
     search = ExactSearch(vectors, torch.ones(len(vectors), dtype=torch.bool, device=vectors.device))
-    found = []
+    found, count = (
+        [torch.empty(0, dtype=kind, device=vectors.device) for kind in (torch.int64, torch.int64, torch.float32)],
+        0,
+    )
     for start in range(0, len(vectors), TILE):
         queries = F.normalize(vectors[start : start + TILE].float(), dim=-1)
-        found += [(t + start, s, c) for t, s, c in search.pairs_above(queries, threshold, start)]
-    targets, sources, cosines = (torch.cat(parts) for parts in zip(*found, strict=True))
+        pairs = [(t + start, s, c) for t, s, c in search.pairs_above(queries, threshold, start)]
+        # into one place that doubles: many small tensors kept between large ones would fragment the heap
+        for kept, parts in zip(found, zip(*pairs, strict=True), strict=True):
+            new = torch.cat(parts)
+            if count + len(new) > len(kept):
+                kept.resize_(max(2 * len(kept), count + len(new)))
+            kept[count : count + len(new)] = new
+        count += len(new)
+    targets, sources, cosines = (kept[:count] for kept in found)
     order = torch.argsort(torch.cat([targets, sources]), stable=True)
     edges = torch.stack([torch.cat([sources, targets]), torch.cat([targets, sources])])
     return edges[:, order], torch.cat([cosines, cosines])[order]
