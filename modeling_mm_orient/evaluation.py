@@ -4,7 +4,7 @@
 import csv
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -155,12 +155,9 @@ def predict(
     logits, evidence = predict_logits(model, inputs, collator, batch_size, neighbours)
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{output.name}.partial")
-    lines = (
-        {"id": name}
-        | predictions_by_task(tasks, {task: values[row] for task, values in logits.items()})
-        | ({"neighbours": evidence[row]} if neighbours else {})
-        for row, name in enumerate(posts["id"])
-    )
+    lines = prediction_lines(posts["id"], logits, tasks)
+    if neighbours:
+        lines = (line | {"neighbours": found} for line, found in zip(lines, evidence, strict=True))
     WRITERS[output.suffix](partial, lines, tasks)
     os.replace(partial, output)
     return len(posts)
@@ -201,6 +198,12 @@ def write_report(path: str, metrics: dict) -> None:
     """Write metrics or statistics as JSON, complete or not at all."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_json(Path(path), metrics)
+
+
+def prediction_lines(ids: Iterable[str], logits: dict[str, torch.Tensor], tasks: list[dict]) -> Iterator[dict]:
+    """Of each post its `id` and what `predictions_by_task` makes of its row of logits."""
+    for row, name in enumerate(ids):
+        yield {"id": name} | predictions_by_task(tasks, {task: values[row] for task, values in logits.items()})
 
 
 def prediction_columns(tasks: list[dict]) -> dict[str, type]:

@@ -8,15 +8,24 @@ done again by another. Every row of the input is one row of the output, a post t
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
 import torch
 
 from .dataset_readers import DataDescription, read_post
-from .evaluation import describe_data, load_run, prediction_row, prediction_schema, read_run
+from .evaluation import (
+    describe_data,
+    load_run,
+    prediction_lines,
+    prediction_row,
+    prediction_schema,
+    read_run,
+)
 from .feature_extraction import (
     COLUMNS,
     PreparedBatch,
@@ -27,7 +36,6 @@ from .feature_extraction import (
     feature_table,
 )
 from .picture_files import image_finder
-from .pipeline_mm_orient import predictions_by_task
 from .presets import encoders_alone
 from .tables import Row
 from .task_features import task_features
@@ -87,8 +95,8 @@ def predict_with_ray(
     if description.feature_arrays:
         raise ValueError(f"{run_folder} reads feature arrays, which Parquet files of posts do not have")
     batch_size = batch_size or run.get("training", {}).get("batch_size", 32)
-    worker = _Predictor, {"run_folder": os.path.abspath(run_folder)}
-    return _run(worker, description, posts, Path(output), workers, batch_size)
+    load, schema = partial(load_run, os.path.abspath(run_folder)), prediction_schema(model.config.tasks)
+    return _run(load, predict_batch, schema, description, posts, Path(output), workers, batch_size)
 
 
 def extract_with_ray(
@@ -109,32 +117,45 @@ def extract_with_ray(
     encoders = {role: _absolute(source) for role, source in preset["encoders"].items()}
     sources = {name: entry | {"source": _absolute(entry["source"])} for name, entry in preset["task_features"].items()}
     preset = preset | {"encoders": encoders, "task_features": sources}
-    folder = Path(output) / encoder_fingerprint(*encoders_alone(preset, description))
-    return _run((_Extractor, {"preset": preset}), description, posts, folder, workers, batch_size)
+    load = partial(encoders_alone, preset, description)
+    folder = Path(output) / encoder_fingerprint(*load())
+    return _run(load, extract_batch, COLUMNS.arrow_schema, description, posts, folder, workers, batch_size)
 
 
-class _Worker:
+@torch.inference_mode()
+def predict_batch(model, processor, batch: PreparedBatch) -> pa.Table:
+    """Predictions of a batch's posts, in the order of their positions."""
+    sources, inputs = processor.task_features, {name: value.to(model.device) for name, value in batch.inputs.items()}
+    if sources:
+        inputs["task_features"] = task_features(batch.texts, sources, model.device)
+    tasks, logits = model.config.tasks, {name: values.cpu() for name, values in model(**inputs).logits.items()}
+    rows = [prediction_row(line, tasks) for line in prediction_lines(batch.ids, logits, tasks)]
+    in_order = [row for _, row in sorted(zip(batch.positions, rows, strict=True), key=lambda pair: pair[0])]
+    return pa.Table.from_pylist(in_order, prediction_schema(tasks))
+
+
+def extract_batch(model, processor, batch: PreparedBatch) -> pa.Table:
+    """Features of a batch's posts, in the order of their positions."""
+    return feature_table([encode_batch(model, processor, batch)])
+
+
+class Worker:
     """Posts of a Parquet table to a table of answers; one lives in each of Ray's worker processes.
 
     Args:
-        description: columns of the posts, as a dict. device: of the model.
+        load: gives model and processor. answer: function of both and a `PreparedBatch`, such as `predict_batch`.
+        schema: of its tables. description: columns of the posts. device: of the model.
     """
 
-    schema: pa.Schema
-
-    def __init__(self, model, processor, description: dict, batch_size: int, cpus: int, device: str):
+    def __init__(
+        self, load, answer, schema: pa.Schema, description: DataDescription, batch_size: int, cpus: int, device: str
+    ):
         torch.set_num_threads(cpus)
-        self.model, self.processor, self.batch_size = model.to(device).eval(), processor, batch_size
-        self.description = DataDescription(**description)
-        self.find_image = image_finder(Path(self.description.data))
-
-    def answer(self, batch: PreparedBatch) -> dict[str, list]:
-        """Columns for a batch, `position` among them."""
-        raise NotImplementedError
-
-    def table(self, parts: list[dict[str, list]]) -> pa.Table:
-        """The answers to some batches, in the order of the positions."""
-        raise NotImplementedError
+        self.model, self.processor = load()
+        self.model.to(device).eval()
+        self.answer, self.batch_size, self.description = answer, batch_size, description
+        self.schema = schema.append(pa.field("problem", pa.string()))
+        self.find_image = image_finder(Path(description.data))
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         posts, ids, problems = [], [], []
@@ -144,57 +165,22 @@ class _Worker:
             name = values[self.description.id_column or "id"]
             ids.append(None if name is None else str(name))
             problems.append(found[0].what if found else "the post has no id" if ids[-1] is None else None)
-        shard = Shard("", posts, ids, problems)
-        parts, unreadable = [], []
-        for batch in ShardBatches([shard], self.processor, self.batch_size):
+        tables, positions, unreadable = [], [], []
+        for batch in ShardBatches([Shard("", posts, ids, problems)], self.processor, self.batch_size):
             if batch.inputs is not None:
-                parts.append(self.answer(batch))
+                tables.append(self.answer(self.model, self.processor, batch))
+                positions += sorted(batch.positions)
             unreadable += [{"id": problem.where, "problem": problem.what} for problem in batch.problems]
-        schema = self.schema.append(pa.field("problem", pa.string()))
-        tables = [schema.empty_table(), self.table(parts)] if parts else [schema.empty_table()]
-        if unreadable:
-            tables.append(pa.Table.from_pylist(unreadable))
-        return pa.concat_tables(tables, promote_options="default")
-
-
-class _Predictor(_Worker):
-    def __init__(self, run_folder: str, **settings):
-        super().__init__(*load_run(run_folder), **settings)
-        self.schema = prediction_schema(self.model.config.tasks)
-
-    @torch.inference_mode()
-    def answer(self, batch: PreparedBatch) -> dict[str, list]:
-        device, tasks, sources = self.model.device, self.model.config.tasks, self.processor.task_features
-        inputs = {name: value.to(device) for name, value in batch.inputs.items()}
-        if sources:
-            inputs["task_features"] = task_features(batch.texts, sources, device)
-        logits = {name: values.cpu() for name, values in self.model(**inputs).logits.items()}
-        lines = [
-            {"id": name} | predictions_by_task(tasks, {task: values[row] for task, values in logits.items()})
-            for row, name in enumerate(batch.ids)
-        ]
-        return {"position": batch.positions, "row": [prediction_row(line, tasks) for line in lines]}
-
-    def table(self, parts: list[dict[str, list]]) -> pa.Table:
-        rows = [pair for part in parts for pair in zip(part["position"], part["row"], strict=True)]
-        return pa.Table.from_pylist([row for _, row in sorted(rows, key=lambda pair: pair[0])], self.schema)
-
-
-class _Extractor(_Worker):
-    schema = COLUMNS.arrow_schema
-
-    def __init__(self, preset: dict, description: dict, **settings):
-        super().__init__(*encoders_alone(preset, DataDescription(**description)), description, **settings)
-
-    def answer(self, batch: PreparedBatch) -> dict[str, list]:
-        return encode_batch(self.model, self.processor, batch)
-
-    def table(self, parts: list[dict[str, list]]) -> pa.Table:
-        return feature_table(parts)
+        answered = pa.concat_tables([self.schema.empty_table(), *tables], promote_options="default")
+        answered = answered.take(np.argsort(np.array(positions, np.int64)))
+        failed = pa.Table.from_pylist(unreadable, pa.schema([("id", pa.string()), ("problem", pa.string())]))
+        return pa.concat_tables([answered, failed], promote_options="default")
 
 
 def _run(
-    worker: tuple[type[_Worker], dict],
+    load: Callable,
+    answer: Callable,
+    schema: pa.Schema,
     description: DataDescription,
     posts: str,
     output: Path,
@@ -214,14 +200,13 @@ def _run(
     partial = output.with_name(f".{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    kind, arguments = worker
-    arguments |= {"description": asdict(description), "batch_size": batch_size, "cpus": workers.cpus}
-    arguments["device"] = "cuda" if workers.gpus else "cpu"
+    arguments = {"load": load, "answer": answer, "schema": schema, "description": description}
+    arguments |= {"batch_size": batch_size, "cpus": workers.cpus, "device": "cuda" if workers.gpus else "cpu"}
 
     def job() -> None:
         read = ray.data.read_parquet(files, columns=columns).repartition(target_num_rows_per_block=POSTS_PER_TASK)
         read.map_batches(
-            kind,
+            Worker,
             fn_constructor_kwargs=arguments,
             batch_size=None,
             batch_format="pyarrow",

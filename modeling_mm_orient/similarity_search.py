@@ -77,8 +77,6 @@ class ExactSearch:
         """Pairs of a unit query (B, D) and a later entry, its own place being `first` and its row, with a cosine above
         `threshold`: queries' rows, entries and cosines, tile by tile."""
         places = torch.arange(first, first + len(queries), device=queries.device)
-        # what is yielded is kept: between it, buffers of their own would fragment the heap
-        buffers = [rows.new_empty(PAIRS, rows.shape[-1]) for rows in (self.vectors, queries, queries)]
         if self._coarse is not None:
             coarse, slack = self._coarse.quantise(queries)
             least = self._coarse.units(threshold - slack)[:, None]
@@ -93,7 +91,7 @@ class ExactSearch:
             rows, entries = near.nonzero(as_tuple=True)
             rows, entries = rows[entries + start > places[rows]], entries[entries + start > places[rows]] + start
             for r, e in _chunks(rows, entries):
-                cosines = self._cosines(queries, r, e, buffers)
+                cosines = self._cosines(queries, r, e)
                 above = cosines > threshold
                 yield r[above], e[above], cosines[above]
 
@@ -138,15 +136,10 @@ class ExactSearch:
         similarity[rows, places], listed[rows, places] = found, entries
         return similarity, listed
 
-    def _cosines(self, queries: Tensor, rows: Tensor, entries: Tensor, buffers: list | None = None) -> Tensor:
-        """Cosines (P,) of pairs of a unit query and an entry; `buffers` hold stored, full and query rows, P <= `PAIRS`."""
+    def _cosines(self, queries: Tensor, rows: Tensor, entries: Tensor) -> Tensor:
+        """Cosines (P,) of pairs of a unit query and an entry."""
         # index_select: an index in brackets is several times slower
-        if buffers is None:
-            products = self.vectors.index_select(0, entries).float().mul_(queries.index_select(0, rows))
-        else:
-            stored, products, asked = (buffer[: len(rows)] for buffer in buffers)
-            torch.index_select(self.vectors, 0, entries, out=stored)
-            products.copy_(stored).mul_(torch.index_select(queries, 0, rows, out=asked))
+        products = self.vectors.index_select(0, entries).float().mul_(queries.index_select(0, rows))
         cosines = products.sum(-1).mul_(self._scale[entries])
         return cosines.masked_fill_(self._absent[entries], -torch.inf)
 

@@ -4,7 +4,7 @@ import io
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+from functools import partial
 
 import datasets
 import numpy as np
@@ -15,12 +15,14 @@ import pytest
 import torch
 from PIL import Image
 
-from modeling_mm_orient import MMOrientForMultiTaskClassification, ray_jobs
+from modeling_mm_orient import MMOrientForMultiTaskClassification
 from modeling_mm_orient.cli import main
 from modeling_mm_orient.dataset_readers import DataDescription, read_posts
+from modeling_mm_orient.evaluation import load_run, prediction_schema
 from modeling_mm_orient.feature_cache import FeatureCache
 from modeling_mm_orient.presets import encoders_alone, load_preset
 from modeling_mm_orient.processing_mm_orient import post_key
+from modeling_mm_orient.ray_jobs import Worker, predict_batch
 
 from ..test_feature_extraction import save_encoders
 from ..test_modeling import small_towers
@@ -95,9 +97,10 @@ def test_a_worker_gives_a_row_for_every_row_in_their_order(tmp_path):
         (tmp_path / f"{post['id']}.png").write_bytes(post["image"])
         post["picture"] = f"{post['id']}.png"  # pictures by their paths
     posts[6]["picture"], posts[7]["text"], posts[9]["other"] = "no such.png", "", None
-    description = asdict(DataDescription(str(tmp_path), image_column="picture", id_column="other"))
-    settings = {"description": description, "batch_size": 8, "cpus": 1, "device": "cpu"}
-    worker = ray_jobs._Predictor(str(save_run(tmp_path / "run")), **settings)
+    description = DataDescription(str(tmp_path), image_column="picture", id_column="other")
+    load = partial(load_run, save_run(tmp_path / "run"))
+    schema = prediction_schema(load()[0].config.tasks)
+    worker = Worker(load, predict_batch, schema, description, batch_size=8, cpus=1, device="cpu")
     rows = worker(pa.Table.from_pylist(posts)).to_pylist()
     problems = {row["id"]: row["problem"] for row in rows if row["problem"]}
     assert len(rows) == 40 and len(problems) == 3 and "does not exist" in problems["6"]
