@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, parse_flag_from_env
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 
@@ -149,8 +149,19 @@ def extract_features(
 
 
 def process_state() -> PartialState:
-    """This process among those of `accelerate launch`; they may wait for each other for days."""
-    return PartialState(timeout=timedelta(weeks=4))
+    """This process among those of `accelerate launch`; they may wait for each other for days.
+
+    Raises:
+        ValueError: several processes were started, and accelerate did not join them.
+    """
+    # accelerate passes this variable on from `Accelerator` alone
+    state = PartialState(parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=timedelta(weeks=4))
+    if state.num_processes < (started := int(os.environ.get("WORLD_SIZE", 1))):
+        raise ValueError(
+            f"WORLD_SIZE says {started} processes, and each would do all the work: without an accelerator, set "
+            "ACCELERATE_USE_CPU=true"
+        )
+    return state
 
 
 class DataShards:
@@ -343,9 +354,13 @@ def _write_shard(path: Path, parts: list[dict], problems: list[Problem]) -> None
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    finally:
-        for leftover in path.parent.glob(f".{path.name}.*.partial"):  # of processes that were killed too
-            leftover.unlink(missing_ok=True)
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        # another job has finished the same shard meanwhile, and tidied up
+        if not (isinstance(error, FileNotFoundError) and path.exists()):
+            raise
+    for leftover in path.parent.glob(f".{path.name}.*.partial"):  # of processes that were killed
+        leftover.unlink(missing_ok=True)
 
 
 def _image_state(image: dict | None) -> bytes:

@@ -4,6 +4,7 @@
 import csv
 import json
 import os
+import socket
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -101,8 +102,8 @@ def table_columns(path: Path, encoding: str = "utf-8") -> list[str]:
 
 
 def write_json(path: Path, content) -> None:
-    """Write JSON to a temporary name and rename it."""
-    partial = path.with_name(f".{path.name}.partial")
+    """Write JSON to a temporary name of this process's own and rename it."""
+    partial = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
     partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(partial, path)
 

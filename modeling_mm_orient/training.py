@@ -29,6 +29,7 @@ from .configuration_mm_orient import ENCODER_NAMES
 from .dataset_readers import DataDescription, read_posts, without_pictures
 from .feature_arrays import ArrayPosts, FeatureArrays
 from .feature_cache import CachedPosts, FeatureCache
+from .feature_extraction import process_state
 from .graph_inspection import MOST_POSTS, graph_statistics, threshold_at_quantile
 from .hub_export import save_for_hub
 from .image_augmentation import AugmentedPosts, ImageAugmentation
@@ -250,6 +251,7 @@ def train(
     arrays = FeatureArrays(description.feature_arrays)
     roles = _encoder_roles(preset, arrays, description.paraphrases is not None)
     arguments = _training_arguments(output, settings)
+    state = process_state()
     set_seed(settings.seed)
 
     posts, tasks, left_out = read_posts(description, skip_bad_posts, reads_pictures(roles))
@@ -276,7 +278,6 @@ def train(
     }
     if resume:
         _check_same_run(output, run)
-    state = PartialState()
     if state.is_main_process:
         if overwrite and not resume and output.exists():
             shutil.rmtree(output)

@@ -156,6 +156,29 @@ def test_training_reads_what_was_extracted(tmp_path, capsys):
     assert "name the encoders to run" in capsys.readouterr().err
 
 
+def test_processes_that_were_not_joined_are_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    folder = str(write_posts(tmp_path / "d", 1))
+    for command in (["extract", "--output", "f"], ["train", "--output", "r", "--labels", "text"]):
+        assert main([*command, "--data", folder]) == 1
+        assert "WORLD_SIZE says 2 processes, and each would do all the work" in capsys.readouterr().err
+
+
+def test_a_shard_that_another_job_finishes_meanwhile_is_no_error(tmp_path, monkeypatch):
+    description = DataDescription(str(write_posts(tmp_path / "d", 3)))
+    fsync, output = os.fsync, tmp_path / "f"
+
+    def other_job(number):
+        fsync(number)
+        monkeypatch.setattr(os, "fsync", fsync)
+        extract_features(description, make_model(), make_processor(), output)
+
+    monkeypatch.setattr(os, "fsync", other_job)
+    report = extract_features(description, make_model(), make_processor(), output)
+    assert stored(report)["id"] == ["post 0", "post 1", "post 2"]
+    assert not list(output.rglob("*.partial"))
+
+
 @pytest.mark.slow
 def test_killed_at_any_moment_and_gone_on_with_in_two_processes(tmp_path):
     folder, encoders = write_posts(tmp_path / "d", 4000), save_encoders(tmp_path)
@@ -175,7 +198,11 @@ def test_killed_at_any_moment_and_gone_on_with_in_two_processes(tmp_path):
     done = {path: path.stat().st_mtime_ns for path in output.rglob("rows-*.arrow")}
     assert 3 <= len(done) < 8
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    subprocess.run([*launch, "-m", "modeling_mm_orient", *command], check=True, env=environment)
+    launch += ["-m", "modeling_mm_orient", *command]
+    ended = subprocess.run(launch, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    left = 4000 - 512 * len(done)
+    assert ended.stdout.startswith(f"4000 rows: 4000 stored, {left} of them now") and ended.stdout.count("rows:") == 1
     assert {path: path.stat().st_mtime_ns for path in done} == done
     assert len(list(output.rglob("*.arrow"))) == 8 and not list(output.rglob("*.partial"))
     rows = datasets.load_from_disk(str(next(output.iterdir())))
