@@ -8,6 +8,7 @@ Shapes: B queries, M entries, K results, D features.
 """
 
 import time
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,18 +20,16 @@ from .optional_dependencies import faiss
 MOST_EXACT = 100_000
 MOST_HNSW = 300_000
 BLOCK = 65_536  # similarities at a time
-CONVERTED = 1024  # rows at a time
 LEAST_COARSE = 4096  # entries from which a coarse comparison may be worth it
 MEASURED = 32  # queries and neighbours to find that out
-PAIRS = 16_384  # compared in full at a time
+PAIRS = 2**17  # values of entries compared in full at a time: more do not stay in the processor's cache
 TURNED = 64
-LARGEST = (
-    6.0  # value that 8 bits hold, in standard deviations of a turned dimension; a larger one only loosens the bound
-)
-FEW_QUERIES = 8
-PRODUCTS = 2**21  # whole-number products at a time: more do not stay in the processor's cache
-TILE, WIDE_TILE = 1024, 2048  # of a graph: targets and sources at a time
-QUERIES = 64
+TILE, GROUP = 2048, 16  # entries at a time, and of those the ones with one scale
+GROUPS = TILE // GROUP
+FEW_QUERIES, MANY_QUERIES = 8, 512
+TILES, PRODUCTS = 32, 2**21  # compared at a time, whichever is more
+LISTED = 64  # queries whose pairs are listed together
+NONE = torch.iinfo(torch.int32).min  # less than any product
 ROUNDING = 1e-5  # of single precision, generously
 INDEX_KINDS = ("hnsw", "ivf")
 RECALL_QUERIES = 200
@@ -52,12 +51,14 @@ class ExactSearch:
     def __init__(self, vectors: Tensor, present: Tensor):
         self.vectors, self._absent = vectors, ~present
         self._scale = torch.empty(len(vectors), device=vectors.device)
-        for first, block in self._blocks(0, len(vectors), vectors.device):
+        for first, block in self._blocks(0, len(vectors)):
             torch.linalg.vector_norm(block, dim=-1, out=self._scale[first : first + len(block)])
         self._scale.clamp_(min=1e-12).reciprocal_()
         self._coarse: CoarseVectors | None = None
         if len(vectors) >= LEAST_COARSE and vectors.device.type == "cpu":
-            self._coarse = CoarseVectors(self._unit_blocks(), len(vectors), vectors.shape[-1])
+            blocks = self._blocks(0, len(vectors))
+            units = (block.mul_(self._scale[first : first + len(block), None]) for first, block in blocks)
+            self._coarse = CoarseVectors(units, self._absent, vectors.shape[-1])
             self._coarse_for = {few: self._coarse_is_faster(1 if few else MEASURED) for few in (True, False)}
             if not any(self._coarse_for.values()):
                 self._coarse = None
@@ -67,33 +68,35 @@ class ExactSearch:
 
         A cosine is -inf where there are not that many entries.
         """
-        queries = F.normalize(queries.float(), dim=-1)
-        fits = queries.device.type == "cpu" and count <= len(self.vectors) // 8
-        if self._coarse is not None and fits and self._coarse_for[len(queries) < FEW_QUERIES]:
-            return self._nearest_by_bound(queries, count)
-        return self._nearest_of_all(queries, count)
+        few = len(queries) < FEW_QUERIES
+        fits = queries.device.type == "cpu" and count <= min(len(self.vectors) // (2 * GROUP), TILES * GROUPS)
+        coarsely = self._coarse is not None and fits and len(queries) > 0 and self._coarse_for[few]
+        room = self._coarse.room(min(len(queries), MANY_QUERIES)) if coarsely and not few else None
+        parts = []
+        for part in queries.split(MANY_QUERIES):
+            unit = F.normalize(part.float(), dim=-1)
+            parts.append(self._nearest_by_bound(unit, count, room) if coarsely else self._nearest_of_all(unit, count))
+        return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
 
     def pairs_above(self, queries: Tensor, threshold: float, first: int = 0):
         """Pairs of a unit query (B, D) and a later entry, its own place being `first` and its row, with a cosine above
         `threshold`: queries' rows, entries and cosines, tile by tile."""
         places = torch.arange(first, first + len(queries), device=queries.device)
-        if self._coarse is not None:
-            coarse, slack = self._coarse.quantise(queries)
-            least = self._coarse.units(threshold - slack)[:, None]
-        for start in range(first, len(self.vectors), WIDE_TILE):
-            stop = min(start + WIDE_TILE, len(self.vectors))
-            if self._coarse is not None:
-                near = self._coarse.products(coarse, start, stop) >= least
+        coarse = None if self._coarse is None else self._coarse.quantise(queries)
+        for start in range(first - first % TILE, len(self.vectors), TILE):
+            if coarse is not None:
+                compared = self._coarse.compare(coarse, start // TILE, start // TILE + 1)
+                rows, entries = compared.at_least(queries.new_full((len(queries),), threshold))
             else:
-                near = [F.linear(queries, block) for _, block in self._blocks(start, stop, queries.device)]
-                near = torch.cat(near, -1)
-                near = near * self._scale[start:stop] > threshold - ROUNDING
-            rows, entries = near.nonzero(as_tuple=True)
-            rows, entries = rows[entries + start > places[rows]], entries[entries + start > places[rows]] + start
-            for r, e in _chunks(rows, entries):
-                cosines = self._cosines(queries, r, e)
-                above = cosines > threshold
-                yield r[above], e[above], cosines[above]
+                stop = min(start + TILE, len(self.vectors))
+                near = torch.cat([F.linear(queries, block) for _, block in self._blocks(start, stop)], -1)
+                rows, entries = (near * self._scale[start:stop] > threshold - ROUNDING).nonzero(as_tuple=True)
+                entries = entries + start
+            later = entries > places[rows]
+            rows, entries = rows[later], entries[later]
+            cosines = self._cosines(queries, rows, entries)
+            above = cosines > threshold
+            yield rows[above], entries[above], cosines[above]
 
     @with_fast_linear
     def _nearest_of_all(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -103,116 +106,182 @@ class ExactSearch:
         for start in range(0, len(self.vectors), BLOCK):
             stop = min(start + BLOCK, len(self.vectors))
             similarity = queries.new_empty(len(queries), stop - start)
-            for first, block in self._blocks(start, stop, queries.device):
+            for first, block in self._blocks(start, stop):
                 similarity[:, first - start : first - start + len(block)] = F.linear(queries, block)
             similarity.mul_(self._scale[start:stop]).masked_fill_(self._absent[start:stop], -torch.inf)
             found, entries = similarity.topk(min(count, stop - start))
             best = _better(best, (found, entries + start), count)
         return best
 
-    def _nearest_by_bound(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        coarse, slack = self._coarse.quantise(queries)
-        best = queries.new_full((len(queries), count), -torch.inf), queries.new_zeros(len(queries), count).long()
-        width = max(TILE, 8 * count, PRODUCTS // len(queries))
-        for start in range(0, len(self.vectors), width):
-            stop = min(start + width, len(self.vectors))
-            products = self._coarse.products(coarse, start, stop)
-            nearest = best[0]
-            if start == 0:  # the entries that seem nearest say how near the count-th nearest is at least
-                rows = torch.arange(len(queries)).repeat_interleave(count)
-                nearest = self._cosines(queries, rows, products.topk(count).indices.flatten()).view(-1, count)
-            least = self._coarse.units(nearest.amin(-1) - slack)
-            rows, entries = (products >= least[:, None]).nonzero(as_tuple=True)
-            best = _better(best, self._compared(queries, rows, entries + start), count)
+    def _nearest_by_bound(self, queries: Tensor, count: int, room: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        coarse, best = self._coarse.quantise(queries), None
+        tiles = self._coarse.tiles_at_a_time(len(queries))
+        for first in range(0, self._coarse.tiles, tiles):
+            compared = self._coarse.compare(coarse, first, min(first + tiles, self._coarse.tiles), room)
+            least = compared.reached(count)
+            if best is not None:
+                least = torch.maximum(least, best[0][:, -1])
+            best = _better(best, self._compared(queries, *compared.at_least(least), count), count)
         return best
 
-    def _compared(self, queries: Tensor, rows: Tensor, entries: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines of pairs of a query and an entry, (P,) each and in order of queries, as padded lists (B, most pairs)."""
-        found = torch.cat([self._cosines(queries, r, e) for r, e in _chunks(rows, entries)] or [queries.new_zeros(0)])
+    def _compared(self, queries: Tensor, rows: Tensor, entries: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Of pairs of a query and an entry, (P,) each and in order of queries, cosines and entries as lists (B, `count` or
+        more) with the `count` nearest of each query; -inf where it has fewer."""
+        cosines = self._cosines(queries, rows, entries)
+        if len(queries) == 1 and len(entries) >= count:
+            return cosines[None], entries[None]
         counts = torch.bincount(rows, minlength=len(queries))
         places = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]
-        similarity = queries.new_full((len(queries), int(counts.max())), -torch.inf)
-        listed = torch.zeros_like(similarity, dtype=torch.int64)
-        similarity[rows, places], listed[rows, places] = found, entries
-        return similarity, listed
+        lists, done = [], 0
+        for members in counts.split(LISTED):  # a query that is near to all makes the lists of a part long, not of all
+            pairs = slice(done, done := done + int(members.sum()))
+            where = rows[pairs] - len(lists) * LISTED, places[pairs]
+            similarity = cosines.new_full((len(members), max(int(members.max()), count)), -torch.inf)
+            listed = torch.zeros_like(similarity, dtype=torch.int64)
+            similarity[where], listed[where] = cosines[pairs], entries[pairs]
+            lists.append(_better(None, (similarity, listed), count))
+        return tuple(map(torch.cat, zip(*lists, strict=True)))
 
     def _cosines(self, queries: Tensor, rows: Tensor, entries: Tensor) -> Tensor:
         """Cosines (P,) of pairs of a unit query and an entry."""
-        # index_select: an index in brackets is several times slower
-        products = self.vectors.index_select(0, entries).float().mul_(queries.index_select(0, rows))
-        cosines = products.sum(-1).mul_(self._scale[entries])
-        return cosines.masked_fill_(self._absent[entries], -torch.inf)
+        found, most = queries.new_empty(len(rows)), max(1, PAIRS // queries.shape[-1])
+        for r, e, out in zip(rows.split(most), entries.split(most), found.split(most), strict=True):
+            # index_select: an index in brackets is several times slower
+            products = self.vectors.index_select(0, e).float().mul_(queries.index_select(0, r))
+            torch.sum(products, -1, out=out)
+        return found.mul_(self._scale[entries]).masked_fill_(self._absent[entries], -torch.inf)
 
     def _coarse_is_faster(self, queries: int) -> bool:
         """Whether the coarse comparison answers a sample of the entries first."""
         sample = self.vectors[:: max(1, len(self.vectors) // queries)][:queries].float()
         sample, times = F.normalize(sample, dim=-1), []
         for way in (self._nearest_by_bound, self._nearest_of_all):
-            way(sample, MEASURED)
-            start = time.perf_counter()
-            way(sample, MEASURED)
-            times.append(time.perf_counter() - start)
+            taken = []
+            for _ in range(3):
+                start = time.perf_counter()
+                way(sample, MEASURED)
+                taken.append(time.perf_counter() - start)
+            times.append(min(taken))
         return times[0] < times[1]
 
-    def _blocks(self, start: int, stop: int, device: torch.device):
-        """Rows from `start` to `stop` in float32, block by block, in one buffer: fresh ones would fragment the heap."""
-        buffer = torch.empty(CONVERTED, self.vectors.shape[-1], device=device)
-        for first in range(start, stop, CONVERTED):
-            rows = self.vectors[first : min(first + CONVERTED, stop)]
+    def _blocks(self, start: int, stop: int):
+        """Rows from `start` to `stop` in float32, a tile at a time, in one buffer: fresh ones would fragment the heap."""
+        buffer = torch.empty(TILE, self.vectors.shape[-1], device=self._scale.device)
+        for first in range(start, stop, TILE):
+            rows = self.vectors[first : min(first + TILE, stop)]
             yield first, buffer[: len(rows)].copy_(rows)
-
-    def _unit_blocks(self):
-        for first, block in self._blocks(0, len(self.vectors), self.vectors.device):
-            yield first, block.mul_(self._scale[first : first + len(block), None])
 
 
 class CoarseVectors:
     """Unit vectors in 8 bits, and by how much a product of two of them can be wrong.
 
-    Dimensions are mixed first, 64 at a time by a Hadamard matrix, so that none sticks out and one scale suits all. Of a
-    vector x and its copy x' the length e of the error is known, so that |q.x - q'.x'| <= e + e_q (1 + e) (Cauchy, Schwarz).
+    Dimensions are mixed first, 64 at a time by a Hadamard matrix, so that none sticks out. A group of 16 vectors shares one
+    scale. Of a vector x and its copy x' the length e of the error is known, so that |q.x - q'.x'| <= e + e_q (1 + e)
+    (Cauchy, Schwarz).
 
     Args:
-        blocks: (first row, unit rows (n, D)) in order. count, width: M and D.
+        tiles: unit rows (2048, D), the last perhaps fewer, in order. absent: (M,) bool, rows that are never near.
+        width: D.
     """
 
-    def __init__(self, blocks, count: int, width: int):
-        self.width = -(-width // TURNED) * TURNED
+    def __init__(self, tiles, absent: Tensor, width: int):
+        self.count, self.tiles, self.width = len(absent), -(-len(absent) // TILE), -(-width // TURNED) * TURNED
         generator = torch.Generator().manual_seed(0)
         self._order = torch.randperm(self.width, generator=generator)
         signs = torch.randint(0, 2, (TURNED, 1), generator=generator) * 2 - 1
         self._turn = signs * _hadamard(TURNED) / TURNED**0.5
-        self.step = LARGEST / 127 / self.width**0.5
-        self.vectors = torch.empty(count, self.width, dtype=torch.int8)
-        self.error = 0.0
-        for first, block in blocks:
-            coarse, errors = self._rounded(block)
-            self.vectors[first : first + len(block)] = coarse
-            self.error = max(self.error, float(errors.max()))
+        self.vectors = torch.zeros(self.tiles, TILE, self.width, dtype=torch.int8)
+        self.step, self.error = torch.ones(2, self.tiles, GROUPS)
+        self.error.zero_()
+        for number, rows in enumerate(tiles):
+            turned = F.pad(self._turned(rows), (0, 0, 0, TILE - len(rows)))
+            self.step[number] = _step(turned.view(GROUPS, -1).abs().amax(-1))
+            coarse, errors = _rounded(turned, self.step[number].repeat_interleave(GROUP))
+            self.vectors[number], self.error[number] = coarse, errors.view(GROUPS, GROUP).amax(-1)
+        absent = F.pad(absent, (0, -len(absent) % TILE), value=True).view(self.tiles, TILE)
+        self._absent = {number: absent[number] for number in absent.any(1).nonzero().flatten().tolist()}
 
-    def quantise(self, unit: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit rows (B, D) in 8 bits, and by how much their cosines can be wrong, (B,)."""
-        coarse, errors = self._rounded(unit)
-        return coarse, self.error + errors * (1 + self.error) + ROUNDING
+    def quantise(self, unit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Unit rows (B, D) in 8 bits, their steps (B,) and errors (B,)."""
+        turned = self._turned(unit)
+        step = _step(turned.abs().amax(-1))
+        coarse, errors = _rounded(turned, step)
+        return coarse, step, errors
 
-    def products(self, coarse: Tensor, start: int, stop: int) -> Tensor:
-        """Whole-number products (B, stop - start) of 8-bit rows (B, D) with the vectors from `start` to `stop`."""
-        vectors = self.vectors[start:stop]
-        if len(coarse) < FEW_QUERIES:
-            return torch._int_mm(vectors, coarse.T.contiguous()).T.contiguous()
-        return torch._int_mm(coarse, vectors.T)
+    def tiles_at_a_time(self, queries: int) -> int:
+        """Tiles that so many queries are compared with at a time."""
+        return min(self.tiles, max(TILES, PRODUCTS // (queries * TILE)))
 
-    def units(self, cosine: Tensor) -> Tensor:
-        """The largest whole-number product that is not above a cosine."""
-        limit = 127 * 127 * self.width
-        return (cosine / self.step**2).clamp(-limit, limit).floor().to(torch.int32)
+    def room(self, queries: int) -> Tensor:
+        """Memory for `compare`: taken once, for fresh memory costs as much as the products that are written to it."""
+        return torch.empty(self.tiles_at_a_time(queries) * queries * TILE, dtype=torch.int32)
 
-    def _rounded(self, unit: Tensor) -> tuple[Tensor, Tensor]:
-        shuffled = F.pad(unit, (0, self.width - unit.shape[-1]))[:, self._order]
-        turned = (shuffled.view(-1, TURNED) @ self._turn).view(len(unit), self.width)
-        coarse = (turned / self.step).round_().clamp_(-127, 127)
-        errors = torch.linalg.vector_norm(turned.sub_(coarse, alpha=self.step), dim=-1)
-        return coarse.to(torch.int8), errors
+    def compare(
+        self, queries: tuple[Tensor, Tensor, Tensor], first: int, last: int, room: Tensor | None = None
+    ) -> "CoarseCosines":
+        """Queries of `quantise` with the tiles from `first` to `last`; `room` is overwritten by the next comparison."""
+        coarse, step, errors = queries
+        tiles, count = self.vectors[first:last], len(coarse)
+        absent = {number - first: mask for number, mask in self._absent.items() if first <= number < last}
+        if count < FEW_QUERIES:  # these products are faster with many rows than with many columns
+            products = torch._int_mm(tiles.view(-1, self.width), coarse.T.contiguous())
+            products = products.view(len(tiles), TILE, count).transpose(1, 2).contiguous()
+            for number, mask in absent.items():
+                products[number].masked_fill_(mask, NONE)
+            largest = products.view(len(tiles), count, GROUPS, GROUP).amax(-1)
+        else:  # the largest while the products are in the processor's cache
+            size = len(tiles) * count * TILE
+            products = torch.empty(size, dtype=torch.int32) if room is None else room[:size]
+            products = products.view(len(tiles), count, TILE)
+            largest = torch.empty(len(tiles), count, GROUPS, dtype=torch.int32)
+            for number, tile in enumerate(tiles):
+                torch._int_mm(coarse, tile.T, out=products[number])
+                if number in absent:
+                    products[number].masked_fill_(absent[number], NONE)
+                torch.amax(products[number].view(count, GROUPS, GROUP), -1, out=largest[number])
+        scale = step[:, None] * self.step[first:last].view(1, -1)
+        slack = torch.addcmul(errors[:, None] + ROUNDING, self.error[first:last].view(1, -1), 1 + errors[:, None])
+        return CoarseCosines(products, largest.transpose(0, 1).reshape(count, -1), scale, slack, first * TILE)
+
+    def _turned(self, unit: Tensor) -> Tensor:
+        shuffled = F.pad(unit, (0, self.width - unit.shape[-1])).index_select(1, self._order)
+        return (shuffled.view(-1, TURNED) @ self._turn).view(len(unit), self.width)
+
+
+@dataclass
+class CoarseCosines:
+    """Products of 8-bit queries with T tiles of entries, and what they say about the cosines.
+
+    Attributes:
+        products: (T, B, 2048) int32.
+        largest: (B, G) int32, of each group of 16 entries.
+        scale: (B, G), the cosine of a product of 1. slack: (B, G), by how much a cosine can be wrong.
+        start: the first entry.
+    """
+
+    products: Tensor
+    largest: Tensor
+    scale: Tensor
+    slack: Tensor
+    start: int
+
+    def reached(self, count: int) -> Tensor:
+        """A cosine that at least `count` entries reach, (B,); -inf where that is not known."""
+        nearest = self.largest * self.scale - self.slack
+        if (together := nearest.shape[-1] // (8 * count)) > 1:  # fewer to choose from, and nearly as near
+            nearest = nearest[:, : nearest.shape[-1] // together * together].view(len(nearest), together, -1).amax(1)
+        if count > nearest.shape[-1]:
+            return nearest.new_full((len(nearest),), -torch.inf)
+        return nearest.topk(count, sorted=False).values.amin(-1)
+
+    def at_least(self, cosines: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows, in order, and entries of all pairs whose cosine can be `cosines` (B,) or more."""
+        limits = ((cosines[:, None] - self.slack) / self.scale).clamp(min=NONE + 1024)  # to single precision above NONE
+        rows, groups = (self.largest >= limits).nonzero(as_tuple=True)
+        lines = (groups // GROUPS * len(self.largest) + rows) * GROUPS + groups % GROUPS
+        inside = self.products.view(-1, GROUP).index_select(0, lines) >= limits[rows, groups][:, None]
+        found, members = inside.nonzero(as_tuple=True)
+        return rows[found], groups[found] * GROUP + members + self.start
 
 
 @torch.no_grad()
@@ -230,8 +299,8 @@ def threshold_graph(vectors: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
         [torch.empty(0, dtype=kind, device=vectors.device) for kind in (torch.int64, torch.int64, torch.float32)],
         0,
     )
-    for start in range(0, len(vectors), TILE):
-        queries = F.normalize(vectors[start : start + TILE].float(), dim=-1)
+    for start in range(0, len(vectors), MANY_QUERIES):
+        queries = F.normalize(vectors[start : start + MANY_QUERIES].float(), dim=-1)
         pairs = [(t + start, s, c) for t, s, c in search.pairs_above(queries, threshold, start)]
         # into one place that doubles: many small tensors kept between large ones would fragment the heap
         for kept, parts in zip(found, zip(*pairs, strict=True), strict=True):
@@ -255,15 +324,11 @@ def top_k_graph(vectors: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     search = ExactSearch(vectors, torch.ones(len(vectors), dtype=torch.bool, device=vectors.device))
     if not 0 < top_k < len(vectors):
         raise ValueError(f"`top_k` must be from 1 to {len(vectors) - 1}, the number of other rows, got {top_k}")
-    parts = []
-    for start in range(0, len(vectors), QUERIES):
-        queries = vectors[start : start + QUERIES]
-        cosines, entries = search.nearest(queries, top_k + 1)
-        itself = entries == torch.arange(start, start + len(queries), device=entries.device)[:, None]
-        itself[:, -1] |= ~itself.any(-1)  # crowded out by equals
-        kept = (~itself).nonzero(as_tuple=True)[1].view(len(queries), top_k)
-        parts.append((entries.gather(-1, kept), cosines.gather(-1, kept)))
-    return torch.cat([entries for entries, _ in parts]), torch.cat([cosines for _, cosines in parts])
+    cosines, entries = search.nearest(vectors, top_k + 1)
+    itself = entries == torch.arange(len(vectors), device=entries.device)[:, None]
+    itself[:, -1] |= ~itself.any(-1)  # crowded out by equals
+    kept = (~itself).nonzero(as_tuple=True)[1].view(len(vectors), top_k)
+    return entries.gather(-1, kept), cosines.gather(-1, kept)
 
 
 class IndexSearch:
@@ -352,14 +417,24 @@ def index_kind(entries: int) -> str:
     return "hnsw" if entries <= MOST_HNSW else "ivf"
 
 
-def _better(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
-    """The `count` best of two lists of cosines and entries."""
-    similarity, order = torch.cat([first[0], second[0]], -1).topk(count)
-    return similarity, torch.cat([first[1], second[1]], -1).gather(-1, order)
+def _better(first: tuple[Tensor, Tensor] | None, second: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
+    """The `count` best of two lists of cosines and entries, best first; there may be no first list."""
+    if first is not None:
+        second = tuple(torch.cat(parts, -1) for parts in zip(first, second, strict=True))
+    similarity, order = second[0].topk(count)
+    return similarity, second[1].gather(-1, order)
 
 
-def _chunks(rows: Tensor, entries: Tensor):
-    return zip(rows.split(PAIRS), entries.split(PAIRS), strict=True)
+def _step(largest: Tensor) -> Tensor:
+    """The step with which a largest value becomes 127; never so small that `NONE` steps were no less than a cosine."""
+    return largest.clamp(min=0.01) / 127
+
+
+def _rounded(turned: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (N, D) in whole steps (N,), and the length of what is lost, (N,)."""
+    steps = turned / step[:, None]
+    coarse = steps.round()
+    return coarse.to(torch.int8), torch.linalg.vector_norm(steps.sub_(coarse), dim=-1).mul_(step)
 
 
 def _hadamard(size: int) -> Tensor:

@@ -24,10 +24,10 @@ def clustered(count: int, width: int = 24) -> torch.Tensor:
     return centres[torch.arange(count) % 40] + 0.3 * torch.randn(count, width, generator=generator)
 
 
-@pytest.mark.parametrize("block, converted", [(7, 3), (1000, 1000), (16, 16)])
-def test_exact_search_is_the_definition_whatever_the_blocks(monkeypatch, block, converted):
+@pytest.mark.parametrize("block, tile", [(7, 3), (1000, 1000), (16, 16)])
+def test_exact_search_is_the_definition_whatever_the_blocks(monkeypatch, block, tile):
     monkeypatch.setattr(similarity_search, "BLOCK", block)
-    monkeypatch.setattr(similarity_search, "CONVERTED", converted)
+    monkeypatch.setattr(similarity_search, "TILE", tile)
     vectors, queries, present = clustered(50).half(), clustered(90)[50:54], torch.arange(50) % 5 != 0
     similarity, entries = ExactSearch(vectors, present).nearest(queries, 12)
     cosines = F.normalize(queries, dim=-1) @ F.normalize(vectors.float(), dim=-1).T
@@ -88,15 +88,22 @@ def crowded(count: int, width: int, seed: int = 0) -> torch.Tensor:
     return rows.half()
 
 
+@pytest.fixture(params=[1, 32], ids=["tile by tile", "at once"])
+def tiles(request, monkeypatch):
+    """Tiles that many queries are compared with at a time; and whatever is measured to be faster here, the bound is used."""
+    monkeypatch.setattr(similarity_search, "TILES", request.param)
+    monkeypatch.setattr(similarity_search, "PRODUCTS", request.param * 2048)
+    monkeypatch.setattr(ExactSearch, "_coarse_is_faster", lambda search, queries: True)
+
+
 @pytest.mark.parametrize("width", [40, 128, 200])
-@pytest.mark.parametrize("queries, count", [(1, 1), (3, 40), (20, 8), (9, 300)])
-def test_the_coarse_comparison_loses_nothing(width, queries, count):
+@pytest.mark.parametrize("queries, count", [(1, 1), (3, 40), (20, 8), (9, 120), (600, 3)])
+def test_the_coarse_comparison_loses_nothing(tiles, width, queries, count):
     vectors, present = crowded(5000, width), torch.rand(5000, generator=torch.Generator().manual_seed(1)) > 0.2
     search = ExactSearch(vectors, present)
-    search._coarse = CoarseVectors(search._unit_blocks(), 5000, width)  # whatever was measured to be faster here
-    asked = F.normalize(vectors[100 : 100 + queries].float(), dim=-1)
+    asked = F.normalize(vectors[:queries].float(), dim=-1)
     asked[0] = F.normalize(torch.randn(width, generator=torch.Generator().manual_seed(2)), dim=0)
-    found, entries = search._nearest_by_bound(asked, count)
+    found, entries = search.nearest(asked, count)
     expected, _ = search._nearest_of_all(asked, count)
     torch.testing.assert_close(found, expected, atol=2e-6, rtol=0)
     cosines = (asked[:, None] * F.normalize(vectors.float(), dim=-1)[entries]).sum(-1)
@@ -104,13 +111,39 @@ def test_the_coarse_comparison_loses_nothing(width, queries, count):
     assert present[entries].all() and all(len(set(row.tolist())) == count for row in entries)
 
 
-def test_an_error_of_the_copies_is_within_its_bound():
+@pytest.mark.parametrize("queries", [1, 20])
+def test_few_entries_are_left_of_many(tiles, queries):
+    vectors, present = crowded(5000, 64), torch.zeros(5000, dtype=torch.bool)
+    present[[5, 3000]] = True
+    similarity, entries = ExactSearch(vectors, present).nearest(vectors[3000 : 3000 + queries], 4)
+    assert entries[0, 0] == 3000 and set(entries[:, :2].flatten().tolist()) == {5, 3000}
+    assert (similarity[:, 2:] == -torch.inf).all() and torch.isfinite(similarity[:, :2]).all()
+
+
+@pytest.mark.parametrize("queries", [2, 50])
+def test_an_error_of_the_copies_is_within_its_bound(queries):
     vectors = F.normalize(crowded(3000, 200).float(), dim=-1)
-    coarse = CoarseVectors([(0, vectors)], 3000, 200)
-    rounded, slack = coarse.quantise(vectors[:50])
-    error = (coarse.products(rounded, 0, 3000).float() * coarse.step**2 - vectors[:50] @ vectors.T).abs()
-    assert (error <= slack[:, None]).all() and error.max() > 1e-4
-    assert torch.equal(coarse.products(rounded[:2], 0, 3000), coarse.products(rounded, 0, 3000)[:2])
+    coarse = CoarseVectors(vectors.split(2048), torch.zeros(3000, dtype=torch.bool), 200)
+    compared = coarse.compare(coarse.quantise(vectors[:queries]), 0, 2)
+    products = compared.products.transpose(0, 1).reshape(queries, -1)
+    cosines, slack = products * compared.scale.repeat_interleave(16, 1), compared.slack.repeat_interleave(16, 1)
+    error = (cosines[:, :3000] - vectors[:queries] @ vectors.T).abs()
+    assert (error <= slack[:, :3000]).all() and error.max() > 1e-4 and slack.max() < 0.04
+    assert torch.equal(compared.largest, products.view(queries, -1, 16).amax(-1))
+
+
+def test_the_bound_holds_for_an_entry_that_points_along_the_error_of_a_query():
+    vectors = F.normalize(torch.randn(64, 128, generator=torch.Generator().manual_seed(0)), dim=-1)
+    present, query = torch.zeros(64, dtype=torch.bool), vectors[40:41]
+    coarse = CoarseVectors([vectors], present, 128)
+    rounded, step, length = coarse.quantise(query)
+    error = coarse._turned(query) - rounded * step
+    vectors[3] = error / length @ coarse._turned(torch.eye(128)).T  # turned back
+    coarse = CoarseVectors([vectors], present, 128)
+    compared = coarse.compare(coarse.quantise(query), 0, 1)
+    cosine, seen = query[0] @ vectors[3], compared.products[0, 0, 3] * compared.scale[0, 0]
+    assert cosine - seen > 0.9 * length  # and the entry's own error can point along the query
+    assert compared.slack[0, 0] >= length + coarse.error[0, 0] > cosine - seen
 
 
 @pytest.mark.parametrize("count", [900, 5000])  # below and above what a coarse comparison is tried for
