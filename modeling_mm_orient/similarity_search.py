@@ -118,9 +118,8 @@ class ExactSearch:
         tiles = self._coarse.tiles_at_a_time(len(queries))
         for first in range(0, self._coarse.tiles, tiles):
             compared = self._coarse.compare(coarse, first, min(first + tiles, self._coarse.tiles), room)
-            least = compared.reached(count)
-            if best is not None:
-                least = torch.maximum(least, best[0][:, -1])
+            known = best is not None and bool(best[0].isfinite().all())
+            least = best[0][:, -1] if known else compared.reached(count)
             best = _better(best, self._compared(queries, *compared.at_least(least), count), count)
         return best
 
@@ -195,9 +194,9 @@ class CoarseVectors:
         self.error.zero_()
         for number, rows in enumerate(tiles):
             turned = F.pad(self._turned(rows), (0, 0, 0, TILE - len(rows)))
-            self.step[number] = _step(turned.view(GROUPS, -1).abs().amax(-1))
-            coarse, errors = _rounded(turned, self.step[number].repeat_interleave(GROUP))
-            self.vectors[number], self.error[number] = coarse, errors.view(GROUPS, GROUP).amax(-1)
+            self.step[number] = _step(turned.view(GROUP, GROUPS, -1).abs().amax((0, 2)))
+            coarse, errors = _rounded(turned, self.step[number].repeat(GROUP))
+            self.vectors[number], self.error[number] = coarse, errors.view(GROUP, GROUPS).amax(0)
         absent = F.pad(absent, (0, -len(absent) % TILE), value=True).view(self.tiles, TILE)
         self._absent = {number: absent[number] for number in absent.any(1).nonzero().flatten().tolist()}
 
@@ -228,7 +227,7 @@ class CoarseVectors:
             products = products.view(len(tiles), TILE, count).transpose(1, 2).contiguous()
             for number, mask in absent.items():
                 products[number].masked_fill_(mask, NONE)
-            largest = products.view(len(tiles), count, GROUPS, GROUP).amax(-1)
+            largest = products.view(len(tiles), count, GROUP, GROUPS).amax(2)
         else:  # the largest while the products are in the processor's cache
             size = len(tiles) * count * TILE
             products = torch.empty(size, dtype=torch.int32) if room is None else room[:size]
@@ -238,10 +237,10 @@ class CoarseVectors:
                 torch._int_mm(coarse, tile.T, out=products[number])
                 if number in absent:
                     products[number].masked_fill_(absent[number], NONE)
-                torch.amax(products[number].view(count, GROUPS, GROUP), -1, out=largest[number])
-        scale = step[:, None] * self.step[first:last].view(1, -1)
-        slack = torch.addcmul(errors[:, None] + ROUNDING, self.error[first:last].view(1, -1), 1 + errors[:, None])
-        return CoarseCosines(products, largest.transpose(0, 1).reshape(count, -1), scale, slack, first * TILE)
+                torch.amax(products[number].view(count, GROUP, GROUPS), 1, out=largest[number])
+        largest = largest.transpose(0, 1).reshape(count, -1)
+        entries = self.step[first:last].view(-1), self.error[first:last].view(-1)
+        return CoarseCosines(products, largest, (step[:, None], errors[:, None]), entries, first * TILE)
 
     def _turned(self, unit: Tensor) -> Tensor:
         shuffled = F.pad(unit, (0, self.width - unit.shape[-1])).index_select(1, self._order)
@@ -252,22 +251,25 @@ class CoarseVectors:
 class CoarseCosines:
     """Products of 8-bit queries with T tiles of entries, and what they say about the cosines.
 
+    The cosine of a product is that product times the steps of both, and can be wrong by what `CoarseVectors` says.
+
     Attributes:
         products: (T, B, 2048) int32.
-        largest: (B, G) int32, of each group of 16 entries.
-        scale: (B, G), the cosine of a product of 1. slack: (B, G), by how much a cosine can be wrong.
+        largest: (B, G) int32, of each group of 16 entries, 128 apart: so their largest is found the fastest.
+        queries: steps and errors of the queries, (B, 1) each. groups: the same of the groups, (G,) each.
         start: the first entry.
     """
 
     products: Tensor
     largest: Tensor
-    scale: Tensor
-    slack: Tensor
+    queries: tuple[Tensor, Tensor]
+    groups: tuple[Tensor, Tensor]
     start: int
 
     def reached(self, count: int) -> Tensor:
         """A cosine that at least `count` entries reach, (B,); -inf where that is not known."""
-        nearest = self.largest * self.scale - self.slack
+        (step, error), (group_step, group_error) = self.queries, self.groups
+        nearest = (self.largest * group_step).mul_(step).sub_(error + ROUNDING).addcmul_(group_error, -1 - error)
         if (together := nearest.shape[-1] // (8 * count)) > 1:  # fewer to choose from, and nearly as near
             nearest = nearest[:, : nearest.shape[-1] // together * together].view(len(nearest), together, -1).amax(1)
         if count > nearest.shape[-1]:
@@ -276,12 +278,15 @@ class CoarseCosines:
 
     def at_least(self, cosines: Tensor) -> tuple[Tensor, Tensor]:
         """Rows, in order, and entries of all pairs whose cosine can be `cosines` (B,) or more."""
-        limits = ((cosines[:, None] - self.slack) / self.scale).clamp(min=NONE + 1024)  # to single precision above NONE
+        (step, error), (group_step, group_error) = self.queries, self.groups
+        limits = torch.addcmul((cosines[:, None] - error - ROUNDING) / step, group_error, (-1 - error) / step)
+        limits = limits.div_(group_step).clamp_(min=NONE + 1024)  # to single precision above NONE
         rows, groups = (self.largest >= limits).nonzero(as_tuple=True)
-        lines = (groups // GROUPS * len(self.largest) + rows) * GROUPS + groups % GROUPS
-        inside = self.products.view(-1, GROUP).index_select(0, lines) >= limits[rows, groups][:, None]
-        found, members = inside.nonzero(as_tuple=True)
-        return rows[found], groups[found] * GROUP + members + self.start
+        tiles, places = groups // GROUPS, groups % GROUPS
+        members = ((tiles * len(self.largest) + rows) * TILE + places)[:, None] + torch.arange(0, TILE, GROUPS)
+        inside = self.products.view(-1).index_select(0, members.view(-1)).view(-1, GROUP)
+        found, members = (inside >= limits[rows, groups][:, None]).nonzero(as_tuple=True)
+        return rows[found], (tiles * TILE + places + self.start)[found] + members * GROUPS
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from modeling_mm_orient.presets import train_tokenizer
 
 from .timing import markdown
 
-POSTS, BATCH, ROUNDS = 96, 32, 2
+POSTS, BATCH, ROUNDS = 64, 32, 2
 WORDS = "when you finally fix the bug but nobody asked me at three in the morning and my boss says we are family".split
 
 

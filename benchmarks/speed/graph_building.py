@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from modeling_mm_orient.similarity_search import ExactSearch, threshold_graph, top_k_graph
+from modeling_mm_orient.similarity_search import TILE, CoarseVectors, ExactSearch, threshold_graph, top_k_graph
 
 from .memory_look_up import WIDTH, embeddings
 from .timing import markdown
 
 POSTS, LARGEST, SAMPLE, THRESHOLD, NEAREST = 20_000, 200_000, 4096, 0.8, 32
+QUERIES = 256
 
 
 def timed(call, *arguments):
@@ -37,6 +38,25 @@ def flat_index(vectors: torch.Tensor) -> faiss.Index:
 
 def unit(vectors: torch.Tensor) -> np.ndarray:
     return F.normalize(vectors.float(), dim=-1).numpy()
+
+
+def left_to_compare(vectors: torch.Tensor) -> str:
+    """The share of the posts that each bound leaves for a comparison in full, of queries for the nearest."""
+    rows = F.normalize(vectors.float(), dim=-1)
+    asked = rows[:QUERIES]
+    coarse = CoarseVectors(rows.split(TILE), torch.zeros(len(rows), dtype=torch.bool), WIDTH)
+    compared = coarse.compare(coarse.quantise(asked), 0, coarse.tiles)
+    found = {"the 8-bit bound": len(compared.at_least(compared.reached(NEAREST + 1))[0])}
+    least = (asked @ rows.T).topk(NEAREST + 1).values[:, -1:]
+    components = torch.linalg.eigh(rows.T @ rows).eigenvectors.flip(1)
+    for width in (64, 128, 256):
+        prefix = rows @ components[:, :width]
+        rest = (1 - prefix.square().sum(-1)).clamp(min=0).sqrt()
+        found[f"{width} principal components"] = (
+            prefix[:QUERIES] @ prefix.T + rest[:QUERIES, None] * rest >= least
+        ).sum()
+    shares = [f"{name} {100 * count / QUERIES / len(rows):.1f}%" for name, count in found.items()]
+    return f"Of {len(rows):,} posts these are left to compare in full for the {NEAREST} nearest: {', '.join(shares)}."
 
 
 def main(folder: Path) -> str:
@@ -71,7 +91,8 @@ def main(folder: Path) -> str:
     small.append((f"{POSTS:,}, {NEAREST} nearest", cosines.numel(), ours, theirs))
     rows = [[n, f"{e:,}", f"{o:.1f}", f"{t:.1f}", f"{t / o:.1f}"] for n, e, o, t in small + large]
     table = markdown(["posts, edges", "edges", "ours, s", "FAISS Flat, s", "ratio"], rows)
-    return f"{table}\n\nPeak memory grew by {grown:.0f} MiB over the largest; N x N cosines would take 160,000 MiB."
+    memory = f"Peak memory grew by {grown:.0f} MiB over the largest; N x N cosines would take 160,000 MiB."
+    return f"{table}\n\n{memory} {left_to_compare(vectors)}"
 
 
 if __name__ == "__main__":

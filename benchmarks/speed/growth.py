@@ -7,6 +7,7 @@ Batch: a forward pass of the fusion part on such features. Edges: message passin
 threshold graph. Look-up: 32 queries, exact.
 """
 
+import itertools
 import multiprocessing
 import resource
 import time
@@ -66,7 +67,7 @@ def training(posts: int, folder: Path) -> Callable[[], object]:
 def extraction(posts: int, folder: Path) -> Callable[[], object]:
     write_posts(folder / "posts")
     lines = (folder / "posts" / "labels.csv").read_text().splitlines()
-    rows = [f"{number},{line}" for number, line in zip(range(posts), lines[1:] * (posts // 90 + 1), strict=False)]
+    rows = [f"{number},{line}" for number, line in zip(range(posts), itertools.cycle(lines[1:]), strict=False)]
     (folder / "posts" / "labels.csv").write_text("\n".join([f"id,{lines[0]}", *rows]) + "\n")
     tokenizer = train_tokenizer(lines[1:], 300)
     small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -116,12 +117,12 @@ def look_up(entries: int, folder: Path) -> Callable[[], object]:
 
 
 SIZES = {
-    training: (2_000, 4_000, 8_000, 16_000),
-    extraction: (500, 1_000, 2_000, 4_000),
-    batch: (64, 128, 256, 512, 1024),
-    edges: (32_000, 128_000, 512_000, 2_048_000),
+    training: (2_000, 4_000, 8_000),
+    extraction: (500, 1_000, 2_000),
+    batch: (64, 256, 1024),
+    edges: (32_000, 256_000, 2_048_000),
     graph: (10_000, 20_000, 40_000),
-    look_up: (20_000, 40_000, 80_000, 160_000, 320_000),
+    look_up: (20_000, 80_000, 320_000),
 }
 
 

@@ -20,30 +20,38 @@ class Timing:
 
 
 def in_turn(ways: dict[str, Callable[[], object]], repeats: int, least_seconds: float = 0.0) -> dict[str, Timing]:
-    """Time every way `repeats` times, one after another in each round, after one untimed call of each.
+    """Time every way `repeats` times, one after another in rounds, every other round backwards: none always follows the
+    same one. A way that takes ten times as long as the fastest is timed once.
 
     Args:
-        least_seconds: a way that takes less is called several times per measurement.
+        least_seconds: a way that takes less is called several times per measurement, after one untimed call.
     """
-    calls = {}
+    calls, first = {}, {}
     for name, way in ways.items():
-        way()
-        start = time.perf_counter()
-        way()
-        calls[name] = max(1, round(least_seconds / max(1e-9, time.perf_counter() - start)))
+        first[name] = _seconds(way, 1)
+        if first[name] < least_seconds:  # what is made once was in that
+            first[name] = _seconds(way, 1)
+        calls[name] = max(1, round(least_seconds / max(1e-9, first[name])))
     times = {name: [] for name in ways}
     gc.collect()
     gc.disable()
     try:
-        for _ in range(repeats):
-            for name, way in ways.items():
-                start = time.perf_counter()
-                for _ in range(calls[name]):
-                    way()
-                times[name].append((time.perf_counter() - start) / calls[name])
+        for number in range(repeats):
+            for name in list(ways)[:: -1 if number % 2 else 1]:
+                if number == 0 or first[name] < 10 * min(first.values()):
+                    if calls[name] > 1:
+                        ways[name]()
+                    times[name].append(_seconds(ways[name], calls[name]))
     finally:
         gc.enable()
     return {name: Timing(statistics.median(t), max(t) - min(t)) for name, t in times.items()}
+
+
+def _seconds(way: Callable[[], object], calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        way()
+    return (time.perf_counter() - start) / calls
 
 
 def markdown(heads: list[str], rows: list[list[str]]) -> str:
