@@ -4,6 +4,7 @@
 Use with `TrainingArguments(remove_unused_columns=False)`. Shapes: B posts, L regions or tokens, D features, C labels.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ class FeatureCollator:
 
 
 class ReadAheadLoader(DataLoader):
-    """A `DataLoader` whose next batch a thread makes ready while the last one is in use.
+    """A `DataLoader` whose next two batches a thread makes ready while one is in use: a slow read of one does not show.
 
     For stored features, which are large and take little work: worker processes would pass them through shared memory, of
     which containers have 64 MiB by default.
@@ -86,9 +87,9 @@ class ReadAheadLoader(DataLoader):
     def __iter__(self) -> Iterator:
         batches = super().__iter__()
         with ThreadPoolExecutor(1) as thread:
-            following = thread.submit(next, batches, None)
-            while (batch := following.result()) is not None:
-                following = thread.submit(next, batches, None)
+            following = deque(thread.submit(next, batches, None) for _ in range(2))
+            while (batch := following.popleft().result()) is not None:
+                following.append(thread.submit(next, batches, None))
                 yield batch
 
 

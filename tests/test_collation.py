@@ -73,7 +73,7 @@ def test_reading_ahead_gives_the_same_batches_from_a_thread():
     reading = iter(ReadAheadLoader.in_place_of(DataLoader(dataset, 2)))
     next(reading)
     reading.close()  # ends the thread
-    assert len(dataset.threads) == 4 and threading.main_thread() not in dataset.threads  # the next batch was ready
+    assert len(dataset.threads) == 6 and threading.main_thread() not in dataset.threads  # two more batches were ready
     assert not any(thread.is_alive() for thread in dataset.threads)
 
 
