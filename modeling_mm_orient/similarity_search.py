@@ -8,6 +8,7 @@ Shapes: B queries, M entries, K results, D features.
 """
 
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -163,7 +164,7 @@ class ExactSearch:
             times.append(min(taken))
         return times[0] < times[1]
 
-    def _blocks(self, start: int, stop: int):
+    def _blocks(self, start: int, stop: int) -> Iterator[tuple[int, Tensor]]:
         """Rows from `start` to `stop` in float32, a tile at a time, in one buffer: fresh ones would fragment the heap."""
         buffer = torch.empty(TILE, self.vectors.shape[-1], device=self._scale.device)
         for first in range(start, stop, TILE):
@@ -183,8 +184,8 @@ class CoarseVectors:
         width: D.
     """
 
-    def __init__(self, tiles, absent: Tensor, width: int):
-        self.count, self.tiles, self.width = len(absent), -(-len(absent) // TILE), -(-width // TURNED) * TURNED
+    def __init__(self, tiles: Iterable[Tensor], absent: Tensor, width: int):
+        self.tiles, self.width = -(-len(absent) // TILE), -(-width // TURNED) * TURNED
         generator = torch.Generator().manual_seed(0)
         self._order = torch.randperm(self.width, generator=generator)
         signs = torch.randint(0, 2, (TURNED, 1), generator=generator) * 2 - 1
@@ -291,7 +292,8 @@ class CoarseCosines:
 
 @torch.no_grad()
 def threshold_graph(vectors: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """All pairs of `vectors` (N, D) whose cosine is above `threshold`, exactly, in memory for the edges and one tile.
+    """All pairs of `vectors` (N, D) whose cosine is above `threshold`, exactly, in memory for the edges, 8-bit copies
+    and one tile.
 
     The relation graph of a whole data set: only the pairs that the bound of `CoarseVectors` leaves are compared in full, or,
     where that was measured to be slower, tile by tile all of them.
