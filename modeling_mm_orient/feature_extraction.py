@@ -12,7 +12,6 @@ import copy
 import hashlib
 import json
 import os
-import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -29,7 +28,7 @@ from tqdm.auto import tqdm
 
 from .dataset_readers import DataDescription, Problem, stream_posts
 from .processing_mm_orient import post_key
-from .tables import write_json
+from .tables import own_partial, write_json
 from .task_features import task_features
 
 FORMAT = 2  # of the shards; part of the fingerprint
@@ -154,7 +153,7 @@ def process_state() -> PartialState:
     Raises:
         ValueError: several processes were started, and accelerate did not join them.
     """
-    # accelerate passes this variable on from `Accelerator` alone
+    # `PartialState` does not read this variable by itself, as `Accelerator` does
     state = PartialState(parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=timedelta(weeks=4))
     if state.num_processes < (started := int(os.environ.get("WORLD_SIZE", 1))):
         raise ValueError(
@@ -346,7 +345,7 @@ def _write_shard(path: Path, parts: list[dict], problems: list[Problem]) -> None
     table = feature_table(parts)
     content = {"posts": len(table), "problems": [{"where": p.where, "what": p.what} for p in problems]}
     table = table.replace_schema_metadata(table.schema.metadata | {b"mm_orient": json.dumps(content).encode()})
-    partial = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
+    partial = own_partial(path)
     try:
         with partial.open("wb") as file:
             with pa.ipc.new_stream(file, table.schema) as writer:
@@ -354,11 +353,11 @@ def _write_shard(path: Path, parts: list[dict], problems: list[Problem]) -> None
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except BaseException as error:
-        partial.unlink(missing_ok=True)
-        # another job has finished the same shard meanwhile, and tidied up
-        if not (isinstance(error, FileNotFoundError) and path.exists()):
+    except FileNotFoundError:
+        if not path.exists():  # or another job has finished the same shard meanwhile, and tidied up
             raise
+    finally:
+        partial.unlink(missing_ok=True)
     for leftover in path.parent.glob(f".{path.name}.*.partial"):  # of processes that were killed
         leftover.unlink(missing_ok=True)
 

@@ -302,10 +302,8 @@ def threshold_graph(vectors: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
         `edges` (2, E) int64, every pair in both directions and no self-loops, sorted by target, and their cosines (E,).
     """
     search = ExactSearch(vectors, torch.ones(len(vectors), dtype=torch.bool, device=vectors.device))
-    found, count = (
-        [torch.empty(0, dtype=kind, device=vectors.device) for kind in (torch.int64, torch.int64, torch.float32)],
-        0,
-    )
+    kinds, count = (torch.int64, torch.int64, torch.float32), 0
+    found = [torch.empty(0, dtype=kind, device=vectors.device) for kind in kinds]
     for start in range(0, len(vectors), MANY_QUERIES):
         queries = F.normalize(vectors[start : start + MANY_QUERIES].float(), dim=-1)
         pairs = [(t + start, s, c) for t, s, c in search.pairs_above(queries, threshold, start)]

@@ -102,10 +102,15 @@ def table_columns(path: Path, encoding: str = "utf-8") -> list[str]:
 
 
 def write_json(path: Path, content) -> None:
-    """Write JSON to a temporary name of this process's own and rename it."""
-    partial = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
+    """Write JSON to a temporary name and rename it."""
+    partial = own_partial(path)
     partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(partial, path)
+
+
+def own_partial(path: Path) -> Path:
+    """A temporary name beside `path` that no other process writes to."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
 
 
 def _parquet(path: Path) -> pyarrow.parquet.ParquetFile:

@@ -97,7 +97,7 @@ def tiles(request, monkeypatch):
 
 
 @pytest.mark.parametrize("width", [40, 128, 200])
-@pytest.mark.parametrize("queries, count", [(1, 1), (3, 40), (20, 8), (9, 120), (600, 3)])
+@pytest.mark.parametrize("queries, count", [(1, 1), (3, 40), (20, 8), (9, 120), (9, 300), (600, 3)])
 def test_the_coarse_comparison_loses_nothing(tiles, width, queries, count):
     vectors, present = crowded(5000, width), torch.rand(5000, generator=torch.Generator().manual_seed(1)) > 0.2
     search = ExactSearch(vectors, present)
