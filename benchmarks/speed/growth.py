@@ -12,6 +12,7 @@ import multiprocessing
 import resource
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -141,13 +142,14 @@ def main(folder: Path) -> str:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.5))
-    rows = []
+    context, rows = multiprocessing.get_context("forkserver"), []
+    context.set_forkserver_preload([__name__])  # the libraries are imported once
     for kind, sizes in SIZES.items():
         found = []
         for size in sizes:
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
+            with ProcessPoolExecutor(1, context) as pool:
                 place = folder / f"{kind.__name__}-{size}"
-                found.append(pool.apply(measure, (kind, size, place, torch.get_num_threads())))
+                found.append(pool.submit(measure, kind, size, place, torch.get_num_threads()).result())
         seconds, peaks = zip(*found, strict=True)
         exponent = np.polyfit(np.log(sizes), np.log(seconds), 1)[0]
         name = kind.__name__.replace("_", "-")

@@ -20,7 +20,7 @@ from modeling_mm_orient.relation_layers import STREAMS, RelationLayer
 from .timing import in_turn, markdown
 
 CELLS = ((32, 1.5), (120, 1.5), (120, 60), (512, 100), (2048, 1.5), (2048, 10), (2048, 100))
-WIDTH, ROUNDS = 512, 3
+WIDTH, ROUNDS = 512, 5
 OURS = [name for name in BACKENDS if name != "torch_scatter" or TORCH_SCATTER_AVAILABLE]
 
 
@@ -90,7 +90,7 @@ def main(folder: Path) -> str:
                 torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4, msg=name)
         for title, kind in (("forward", forward), ("forward + backward", forward_backward)):
             calls = {name: partial(kind, way, features, edges, layers[name]) for name, way in ways.items()}
-            times = in_turn(calls, ROUNDS, 0.02)
+            times = in_turn(calls, ROUNDS, 0.02, together=2)
             best = min(times[name].median for name in OURS)
             peer = min(times["PyG"].median, times["PyG sparse"].median)
             cells = [f"{times[name].median / best:.2f}" for name in OURS]

@@ -19,29 +19,36 @@ class Timing:
         return f"{self.median * 1000:.3g} ± {self.spread * 500:.2g} ms"
 
 
-def in_turn(ways: dict[str, Callable[[], object]], repeats: int, least_seconds: float = 0.0) -> dict[str, Timing]:
-    """Time every way `repeats` times, one after another in rounds, every other round backwards: none always follows the
-    same one. A way that takes ten times as long as the fastest is timed once.
+def in_turn(
+    ways: dict[str, Callable[[], object]], repeats: int, least_seconds: float = 0.0, together: float = 0.0
+) -> dict[str, Timing]:
+    """Time every way, one after another in rounds, every other round backwards: none always follows the same one.
+
+    A way that takes five times as long as the fastest is timed once.
 
     Args:
+        repeats: rounds, at least.
         least_seconds: a way that takes less is called several times per measurement, after one untimed call.
+        together: seconds that the rounds go on for, at least.
     """
-    calls, first = {}, {}
+    calls, times = {}, {}
     for name, way in ways.items():
-        first[name] = _seconds(way, 1)
-        if first[name] < least_seconds:  # what is made once was in that
-            first[name] = _seconds(way, 1)
-        calls[name] = max(1, round(least_seconds / max(1e-9, first[name])))
-    times = {name: [] for name in ways}
+        seconds = _seconds(way, 1)
+        if seconds < 1:  # what is made once was in that
+            seconds = _seconds(way, 1)
+        calls[name], times[name] = max(1, round(least_seconds / max(1e-9, seconds))), [seconds]
+    fast = [name for name in ways if times[name][0] < 5 * min(seconds for [seconds] in times.values())]
+    times |= {name: [] for name in fast}
+    number, start = 0, time.perf_counter()
     gc.collect()
     gc.disable()
     try:
-        for number in range(repeats):
-            for name in list(ways)[:: -1 if number % 2 else 1]:
-                if number == 0 or first[name] < 10 * min(first.values()):
-                    if calls[name] > 1:
-                        ways[name]()
-                    times[name].append(_seconds(ways[name], calls[name]))
+        while number < repeats or time.perf_counter() - start < together:
+            for name in fast[:: -1 if number % 2 else 1]:
+                if calls[name] > 1:
+                    ways[name]()
+                times[name].append(_seconds(ways[name], calls[name]))
+            number += 1
     finally:
         gc.enable()
     return {name: Timing(statistics.median(t), max(t) - min(t)) for name, t in times.items()}
