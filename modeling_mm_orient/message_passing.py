@@ -16,7 +16,7 @@ from .optional_dependencies import torch_scatter
 BACKENDS = ("auto", "fused", "torch_scatter", "index_add", "dense")
 MOST_DENSE = 64 * 64  # pairs of nodes up to which a dense product is the fastest on CPU, whatever the density
 MOST_DENSE_CUDA = 4096 * 4096
-HIGH_DENSITY = 0.3
+HIGH_DENSITY = 0.15
 
 
 class Graph:
