@@ -18,14 +18,14 @@ from tqdm.auto import tqdm
 from .collation import collate_labels
 from .dataset_readers import DataDescription, has_tables, read_posts
 from .feature_arrays import FeatureArrays
-from .graph_inspection import GraphStatistics, graph_statistics
+from .graph_inspection import GraphStatistics, graph_statistics, look_up_statistics
 from .metrics import multi_task_metrics
 from .modeling_mm_orient import MMOrientForMultiTaskClassification
 from .pipeline_mm_orient import neighbours_of, predictions_by_task
 from .processing_mm_orient import MMOrientProcessor
 from .tables import write_json
 from .task_heads import probabilities
-from .training import RUN_FILE, model_inputs, reads_pictures, training_embeds
+from .training import RUN_FILE, encoded_sample, model_inputs, reads_pictures, training_embeds
 
 
 def read_run(folder: str) -> dict:
@@ -166,15 +166,36 @@ def predict(
 def inspect_graph(
     run_folder: str, description: DataDescription, split: str | None, batch_size: int
 ) -> dict[str, GraphStatistics | None]:
-    """Statistics of a run's relation graphs among posts of `description`, by modality; labels are not looked at."""
+    """Statistics of the relation graphs that a run's predictions of posts of `description` rest on, by modality.
+
+    Those among batches of `batch_size` posts, or with a relation memory the neighbours there; labels are not looked at.
+    """
     model, processor = load_run(run_folder)
     description = replace(description, labels=None, split_column=description.split_column if split else None)
     _, inputs, collator = _unlabelled(model, processor, description, split)
+    if model.config.relation_scope != "batch":
+        return _memory_statistics(model.mm_orient, encoded_sample(inputs, model, collator))
     embeds = training_embeds(inputs, model, collator)
     return {
         modality: graph_statistics(rows, getattr(model.config, f"{modality}_threshold"), batch_size)
         for modality, rows in embeds.items()
     }
+
+
+def _memory_statistics(encoder, sample) -> dict[str, GraphStatistics | None]:
+    embeds, degrees = ({"image": [], "text": []} for _ in range(2))
+    for posts, keys in sample:
+        for modality, found in encoder.look_up_references(posts, keys, without_themselves=True).items():
+            here = posts[f"has_{modality}"]
+            embeds[modality].append(posts[f"{modality}_embeds"][here].cpu())
+            degrees[modality].append((found.entries >= 0).sum(1)[here].cpu())
+    config, memory, statistics = encoder.config, encoder.relation_memory.to(torch.device("cpu")), {}
+    for modality, present in memory.present.items():
+        threshold = None if config.memory_lookup == "top_k" else getattr(config, f"{modality}_threshold")
+        references = memory.embeds[modality][present]
+        rows = torch.cat(embeds[modality]), torch.cat(degrees[modality])
+        statistics[modality] = look_up_statistics(*rows, references, threshold)
+    return statistics
 
 
 def _unlabelled(model, processor, description: DataDescription, split: str | None, skip_bad_posts: bool = False):

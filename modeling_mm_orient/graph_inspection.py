@@ -18,21 +18,24 @@ NEARLY_ALL = 0.95
 
 @dataclass
 class GraphStatistics:
-    """One modality's relation graph among the posts of a batch, self-loops not counted.
+    """One modality's relation graph: the neighbours of posts among their batch or in the relation memory, themselves not
+    counted.
 
     Args:
         posts: posts with this modality that were looked at.
-        threshold: tau.
-        batch_size: posts among whom edges are drawn.
+        threshold: tau; None where the nearest are neighbours, however near.
+        batch_size: posts of a batch, among whom edges are drawn; None for a memory.
+        memory_size: reference posts with this modality; None for a batch.
         mean_degree, median_degree, largest_degree: neighbours per post.
         isolated: share of posts without a neighbour.
         density: share of possible edges that are there.
-        similarity_quantiles: quantile -> cosine, over pairs of different posts.
+        similarity_quantiles: quantile -> cosine, over pairs of different posts, or of posts and reference posts.
     """
 
     posts: int
-    threshold: float
-    batch_size: int
+    threshold: float | None
+    batch_size: int | None
+    memory_size: int | None
     mean_degree: float
     median_degree: float
     largest_degree: int
@@ -83,12 +86,39 @@ def graph_statistics(embeds: Tensor, threshold: float, batch_size: int) -> Graph
         for batch in embeds.split(batch_size)
     ]
     pairs = sum(len(batch) * (len(batch) - 1) for batch in degrees)
-    degrees = torch.cat(degrees)
-    similarities = pair_similarities(embeds).sort().values
+    return _statistics(torch.cat(degrees), pairs, pair_similarities(embeds), threshold, batch_size=batch_size)
+
+
+def look_up_statistics(
+    embeds: Tensor, degrees: Tensor, references: Tensor, threshold: float | None
+) -> GraphStatistics | None:
+    """Statistics of look-ups in a relation memory; None without posts or reference posts.
+
+    Args:
+        embeds: (N, D), the posts'. degrees: (N,), how many neighbours each has. references: (M, D), the memory's.
+        threshold: as in `GraphStatistics`.
+    """
+    if not len(embeds) or not len(references):
+        return None
+    similarities = cosine_similarity(embeds, _sample(references)).flatten()
+    pairs = len(embeds) * len(references)
+    return _statistics(degrees, pairs, similarities, threshold, memory_size=len(references))
+
+
+def _statistics(
+    degrees: Tensor,
+    pairs: int,
+    similarities: Tensor,
+    threshold: float | None,
+    batch_size: int | None = None,
+    memory_size: int | None = None,
+) -> GraphStatistics:
+    similarities = similarities.sort().values
     return GraphStatistics(
-        posts=len(embeds),
+        posts=len(degrees),
         threshold=threshold,
         batch_size=batch_size,
+        memory_size=memory_size,
         mean_degree=float(degrees.float().mean()),
         median_degree=float(degrees.float().median()),
         largest_degree=int(degrees.max()),
@@ -100,13 +130,14 @@ def graph_statistics(embeds: Tensor, threshold: float, batch_size: int) -> Graph
 
 def statistics_table(statistics: dict[str, GraphStatistics | None]) -> str:
     """A Markdown table, a row per modality."""
-    heads = ["modality", "posts", "threshold", "batch", "mean degree", "median", "largest", "isolated", "density"]
+    heads = ["modality", "posts", "threshold", "among", "mean degree", "median", "largest", "isolated", "density"]
     heads += [f"cosine q{q:g}" for q in QUANTILES]
     lines = [f"| {' | '.join(heads)} |", "|---|" + "--:|" * (len(heads) - 1)]
     for modality, values in statistics.items():
         if values is not None:
-            cells = [f"{values.posts}", f"{values.threshold:.3f}", f"{values.batch_size}", f"{values.mean_degree:.2f}"]
-            cells += [f"{values.median_degree:.0f}", f"{values.largest_degree}"]
+            among = f"memory of {values.memory_size}" if values.batch_size is None else f"batch of {values.batch_size}"
+            cells = [f"{values.posts}", "none" if values.threshold is None else f"{values.threshold:.3f}", among]
+            cells += [f"{values.mean_degree:.2f}", f"{values.median_degree:.0f}", f"{values.largest_degree}"]
             cells += [f"{values.isolated:.1%}", f"{values.density:.2%}"]
             cells += [f"{values.similarity_quantiles[str(q)]:.3f}" for q in QUANTILES]
             lines.append(f"| {modality} | {' | '.join(cells)} |")

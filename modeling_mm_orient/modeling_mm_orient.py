@@ -493,7 +493,9 @@ class MMOrientModel(MMOrientPreTrainedModel):
         merged, graphs = [region_vector, word_vector], {}
         relation_features = None
         embeds = {"image": posts.image_embeds, "text": posts.text_embeds}
-        references = {} if self.config.relation_scope == "batch" else self._references(posts, post_keys)
+        references = {}
+        if self.config.relation_scope != "batch":
+            references = self.look_up_references(posts, post_keys, without_themselves=self.training)
         if self.relations is not None:
             graphs, present = self._relation_graphs(posts, batch)
             relation_features = self.relations(embeds, graphs, present, batch, references)
@@ -520,6 +522,44 @@ class MMOrientModel(MMOrientPreTrainedModel):
             parts |= {f"{modality}_neighbours": found.entries for modality, found in references.items()}
             parts |= {f"{modality}_similarities": found.similarity for modality, found in references.items()}
         return MMOrientOutput(**parts)
+
+    @torch.compiler.disable
+    def look_up_references(
+        self, posts: PostFeatures, post_keys: Tensor | None = None, without_themselves: bool = False
+    ) -> dict[str, ReferencePosts]:
+        """The neighbours of `posts` in the relation memory, by modality; without the posts themselves and their exact
+        duplicates, by `post_keys` (see `forward`) and embeddings, if so asked.
+
+        Raises:
+            ValueError: there is no memory, or in `eval()` it was made by other encoders.
+        """
+        self._check_relation_memory(post_keys)
+        config, memory = self.config, self.relation_memory
+        embeds = {modality: posts[f"{modality}_embeds"] for modality in ("image", "text")}
+        present = {modality: posts[f"has_{modality}"] for modality in ("image", "text")}
+        found = {}
+        for modality in ("image", "text"):
+            neighbours = memory.look_up(
+                modality,
+                embeds[modality],
+                present[modality],
+                None if config.memory_lookup == "threshold" else config.memory_top_k,
+                None if config.memory_lookup == "top_k" else getattr(config, f"{modality}_threshold"),
+                (lambda entries: memory.same_posts(entries, post_keys, embeds, present))
+                if without_themselves
+                else None,
+            )
+            theirs = {m: memory.embeds_of(m, neighbours.entries) for m in ("image", "text")}
+            similarity = listed_cosines(embeds[modality], theirs[modality][0])
+            weights = edge_weights_of(similarity, config.edge_weights, config.edge_temperature)
+            found[modality] = ReferencePosts(
+                {m: values.to(embeds[m].dtype) for m, (values, _) in theirs.items()},
+                {m: here for m, (_, here) in theirs.items()},
+                weights * (neighbours.entries >= 0),
+                neighbours.entries,
+                similarity.detach(),
+            )
+        return found
 
     def _read_images(self, pixel_values, pixel_mask, joint_pixel_values, features) -> "_Reading":
         embeds, regions, mask = (features.get(name) for name in ("image_embeds", "region_features", "region_mask"))
@@ -652,35 +692,6 @@ class MMOrientModel(MMOrientPreTrainedModel):
                     "`build_relation_memory`"
                 )
             self._checked_weights = weights
-
-    @torch.compiler.disable
-    def _references(self, posts: PostFeatures, post_keys: Tensor | None) -> dict[str, ReferencePosts]:
-        """The neighbours in the relation memory by modality."""
-        self._check_relation_memory(post_keys)
-        config, memory = self.config, self.relation_memory
-        embeds = {modality: posts[f"{modality}_embeds"] for modality in ("image", "text")}
-        present = {modality: posts[f"has_{modality}"] for modality in ("image", "text")}
-        found = {}
-        for modality in ("image", "text"):
-            neighbours = memory.look_up(
-                modality,
-                embeds[modality],
-                present[modality],
-                None if config.memory_lookup == "threshold" else config.memory_top_k,
-                None if config.memory_lookup == "top_k" else getattr(config, f"{modality}_threshold"),
-                (lambda entries: memory.same_posts(entries, post_keys, embeds, present)) if self.training else None,
-            )
-            theirs = {m: memory.embeds_of(m, neighbours.entries) for m in ("image", "text")}
-            similarity = listed_cosines(embeds[modality], theirs[modality][0])
-            weights = edge_weights_of(similarity, config.edge_weights, config.edge_temperature)
-            found[modality] = ReferencePosts(
-                {m: values.to(embeds[m].dtype) for m, (values, _) in theirs.items()},
-                {m: here for m, (_, here) in theirs.items()},
-                weights * (neighbours.entries >= 0),
-                neighbours.entries,
-                similarity.detach(),
-            )
-        return found
 
 
 class MMOrientForMultiTaskClassification(MMOrientPreTrainedModel):

@@ -233,7 +233,8 @@ class RelationMemory:
             if entry >= 0 and (most is None or len(found) < most):
                 labels = {task["name"]: self.label(task, entry) for task in self.tasks}
                 labels = {name: label for name, label in labels.items() if label is not None}
-                found.append({"id": self.ids[entry], "similarity": cosine, "labels": labels})
+                # a rounded cosine can exceed 1
+                found.append({"id": self.ids[entry], "similarity": min(cosine, 1.0), "labels": labels})
         return found
 
     def add(self, other: "RelationMemory") -> None:
@@ -373,7 +374,7 @@ class RelationMemory:
         if missing := [task["name"] for task in self.tasks if task["name"] not in self.labels]:
             raise ValueError(f"the relation memory has no labels for its task {missing[0]!r}")
         if len(set(self.ids)) != count:
-            twice = next(name for name in self.ids if self.ids.count(name) > 1)
+            twice = Counter(self.ids).most_common(1)[0][0]
             raise ValueError(f"the relation memory has the id {twice!r} twice")
 
 

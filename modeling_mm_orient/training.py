@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from .hub_export import save_for_hub
 from .image_augmentation import AugmentedPosts, ImageAugmentation
 from .metrics import multi_task_metrics
 from .model_card import model_card
+from .modeling_mm_orient import PostFeatures
 from .presets import build_model, load_preset, treat_as
 from .processing_mm_orient import post_key
 from .relation_memory import LARGE_MEMORY
@@ -367,21 +369,28 @@ def _stored_features(model, processor, posts: datasets.DatasetDict, feature_cach
     return {split: CachedPosts(rows, keys[split], cache) for split, rows in posts.items()}
 
 
-@torch.inference_mode()
 def training_embeds(posts, model, collator) -> dict[str, torch.Tensor]:
-    """E_img and E_txt, modality -> (N, D), of up to `MOST_POSTS` posts that have the modality, in a reproducible sample."""
+    """E_img and E_txt, modality -> (N, D), of those posts of `encoded_sample` that have the modality."""
+    found = {"image": [], "text": []}
+    for encoded, _ in encoded_sample(posts, model, collator):
+        for modality, rows in found.items():
+            rows.append(encoded[f"{modality}_embeds"][encoded[f"has_{modality}"]].cpu())
+    return {modality: torch.cat(rows) for modality, rows in found.items()}
+
+
+@torch.inference_mode()
+def encoded_sample(posts, model, collator) -> Iterator[tuple[PostFeatures, torch.Tensor | None]]:
+    """Up to `MOST_POSTS` posts, a reproducible sample, 32 at a time: their features and the `post_keys` of `forward`."""
     order = torch.randperm(len(posts), generator=torch.Generator().manual_seed(0))[:MOST_POSTS].tolist()
-    encoder, found = getattr(model, "mm_orient", model), {"image": [], "text": []}
+    encoder = getattr(model, "mm_orient", model)
     encoder.eval()
     for start in range(0, len(order), 32):
         batch = collator([posts[index] for index in order[start : start + 32]])
         inputs = {
             name: value.to(encoder.device) for name, value in batch.items() if name not in ("labels", "task_features")
         }
-        encoded = encoder.encode_posts(**inputs)
-        for modality, rows in found.items():
-            rows.append(encoded[f"{modality}_embeds"][encoded[f"has_{modality}"]].cpu())
-    return {modality: torch.cat(rows) for modality, rows in found.items()}
+        keys = inputs.pop("post_keys", None)
+        yield encoder.encode_posts(**inputs), keys
 
 
 def _fit_graphs(config, embeds: dict[str, torch.Tensor], settings: TrainingSettings) -> None:

@@ -148,12 +148,30 @@ def test_inspect_graph(trained, memes, tmp_path, capsys):
     found = json.loads((tmp_path / "graphs.json").read_text())
     assert set(found) == {"image", "text"}
     assert (found["image"]["posts"], found["image"]["batch_size"], found["text"]["threshold"]) == (84, 20, 0.9)
-    assert "| image | 84 | 0.900 | 20 |" in capsys.readouterr().out
+    assert "| image | 84 | 0.900 | batch of 20 |" in capsys.readouterr().out
 
 
 @pytest.fixture
 def run_copy(trained, tmp_path):
     return shutil.copytree(trained, tmp_path / "run")
+
+
+def test_inspect_graph_of_a_memory(run_copy, memes, tmp_path, capsys):
+    def inspected() -> dict:
+        command = ["inspect-graph", run_copy, "--data", memes, "--split", "train", "--json", tmp_path / "graphs.json"]
+        assert run(*command) == 0
+        return json.loads((tmp_path / "graphs.json").read_text())["text"]
+
+    assert run("memory", "build", run_copy, "--data", memes, "--split", "train", "--lookup", "top_k", "--top-k", 5) == 0
+    found = inspected()
+    assert (found["posts"], found["memory_size"], found["batch_size"], found["threshold"]) == (84, 84, None, None)
+    assert found["mean_degree"] >= 5 and found["isolated"] == 0
+    assert "| text | 84 | none | memory of 84 |" in capsys.readouterr().out
+    config = json.loads((run_copy / "config.json").read_text())
+    config |= {"memory_lookup": "threshold", "text_threshold": 0.99999}
+    (run_copy / "config.json").write_text(json.dumps(config))
+    found = inspected()
+    assert found["threshold"] == 0.99999 and found["isolated"] > 0.5  # 0 if a post were its own neighbour
 
 
 def predictions(run_folder, memes, output, *extra) -> dict[str, dict]:
