@@ -103,7 +103,12 @@ class MMOrientTrainer(Trainer):
         self._task_losses, self._task_loss_count = {}, 0
 
     def get_train_dataloader(self):
-        loader = super().get_train_dataloader()
+        return self._reading_ahead(super().get_train_dataloader())
+
+    def get_eval_dataloader(self, *args, **kwargs):
+        return self._reading_ahead(super().get_eval_dataloader(*args, **kwargs))
+
+    def _reading_ahead(self, loader):
         base = getattr(loader, "base_dataloader", None)  # what Accelerate iterates over
         if type(base) is DataLoader and base.num_workers == 0 and isinstance(self.data_collator, FeatureCollator):
             loader.base_dataloader = ReadAheadLoader.in_place_of(base)

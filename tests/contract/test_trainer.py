@@ -100,9 +100,15 @@ def test_reading_ahead_changes_no_step(tmp_path):
         train(tmp_path, posts(14), tiny_model(learner_dropout=0.3), kind, **STEPS, per_device_train_batch_size=4)
         for kind in (Trainer, MMOrientTrainer)
     ]
-    assert type(runs[1].get_train_dataloader().base_dataloader) is ReadAheadLoader
+    loaders = runs[1].get_train_dataloader(), runs[1].get_eval_dataloader()
+    assert all(type(loader.base_dataloader) is ReadAheadLoader for loader in loaders)
     losses = [[entry["loss"] for entry in run.state.log_history if "loss" in entry] for run in runs]
     assert len(losses[0]) == 4 and losses[0] == losses[1]
+    plain, ahead = (
+        {name: value for name, value in run.evaluate().items() if not name.endswith(("_runtime", "_per_second"))}
+        for run in runs
+    )
+    assert plain == pytest.approx(ahead, rel=0, abs=0, nan_ok=True)
     for first, second in zip(runs[0].model.parameters(), runs[1].model.parameters(), strict=True):
         torch.testing.assert_close(first, second, atol=0, rtol=0)
 
