@@ -1,7 +1,7 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """How time and peak memory grow with posts, batch, edges and relation memory: the exponent p of time ~ size ** p.
 
-Every measurement is a process of its own, whose peak memory, of it 400 to 500 MiB the libraries', is that measurement's.
+Every measurement is a process of its own, whose peak memory, of it some 350 MiB the libraries', is that measurement's.
 Training: an epoch on feature arrays of 49 x 64 regions and 32 x 64 tokens. Extraction: encoders of two layers and width 32.
 Batch: a forward pass of the fusion part on such features. Edges: message passing between 4,096 posts. Graph: the exact
 threshold graph. Look-up: 32 queries, exact.
