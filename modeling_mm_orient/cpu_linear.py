@@ -54,6 +54,7 @@ def _suits(features, weight, bias=None) -> bool:
         all(type(x) in (Tensor, nn.Parameter) and x.dtype == torch.float32 for x in (features, weight))
         and features.device.type == "cpu"
         and weight.dim() == 2
+        and len(weight) > 1  # a product with a vector waits for memory, which MKL reads faster
         and not torch.jit.is_tracing()
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._are_functorch_transforms_active()

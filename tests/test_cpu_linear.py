@@ -74,6 +74,7 @@ def test_what_it_is_not_made_for_runs_as_it_would(everywhere):
     run = with_fast_linear(lambda layer, features: layer(features))
     run(layer, features)
     assert len(everywhere) == 1
+    run(nn.Linear(4, 1), features)
     run(layer.double(), features.double())
     run(nn.Linear(4, 4, device="meta"), torch.ones(2, 4, device="meta"))
     with torch.autocast("cpu", torch.bfloat16):

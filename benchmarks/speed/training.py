@@ -79,7 +79,9 @@ def ours(arrays: dict[str, np.ndarray], bf16: bool) -> dict[str, list[float]]:
 
 def bound(arrays: dict[str, np.ndarray]) -> float:
     """Seconds of the dense layers' products and the optimiser's pass."""
-    weights = [torch.tensor(v.T) for name, v in arrays.items() if name.endswith(".weight") and v.shape[1] > 1]
+    weights = [
+        torch.tensor(v.T).contiguous() for name, v in arrays.items() if name.endswith(".weight") and v.shape[1] > 1
+    ]
     inputs = [torch.randn(BATCH, weight.shape[1]) for weight in weights]
     outputs = [torch.randn(BATCH, weight.shape[0]) for weight in weights]
     parameters = [torch.nn.Parameter(weight) for weight in weights]
