@@ -12,6 +12,7 @@ from accelerate import PartialState
 
 from .caption_paraphrases import Paraphraser, paraphrase
 from .configuration_mm_orient import CHOICES, ENCODER_NAMES, MMOrientConfig
+from .cpu_memory import reuse_memory
 from .dataset_readers import MOST_SHOWN, DataDescription, account_for_rows, read_posts
 from .demo_memes import demo
 from .evaluation import choose_split, describe_data, evaluate, inspect_graph, load_run, predict, read_run, write_report
@@ -33,8 +34,7 @@ from .training import DEFAULT_FEATURE_CACHE, METRICS_FILE, TrainingSettings, tra
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit status. Errors of the user's are one message, not a traceback."""
     options = parser().parse_args(arguments)
-    # large tensors of the CPU in large pages, before PyTorch's first: fresh memory costs up to a quarter of a training step
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    reuse_memory()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:

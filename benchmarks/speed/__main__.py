@@ -18,6 +18,8 @@ from pathlib import Path
 
 import torch
 
+from modeling_mm_orient.cpu_memory import reuse_memory
+
 FUNCTIONS = ("message_passing", "memory_look_up", "graph_building")
 COMMANDS = ("training", "feature_reading", "prediction", "extraction", "processes", "growth")
 NAMES = FUNCTIONS + COMMANDS
@@ -26,7 +28,7 @@ NAMES = FUNCTIONS + COMMANDS
 def run(name: str, output: Path) -> None:
     """One benchmark, in this process."""
     if name in COMMANDS:
-        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as `mm-orient` does
+        reuse_memory()  # as `mm-orient` does
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     benchmark = importlib.import_module(f"benchmarks.speed.{name}")
     output.mkdir(parents=True, exist_ok=True)

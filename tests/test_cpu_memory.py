@@ -1,0 +1,30 @@
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+FAULTS = """
+import resource
+import torch
+from modeling_mm_orient.cpu_memory import reuse_memory
+
+def faults():
+    for _ in range(12):  # until small tensors have found their places
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(2**25)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+fresh = faults()
+reuse_memory()
+print(fresh, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep memory")
+def test_a_large_tensor_takes_the_memory_of_the_one_before():
+    environment = os.environ | {"THP_MEM_ALLOC_ENABLE": "1"}
+    done = subprocess.run([sys.executable, "-c", FAULTS], env=environment, check=True, capture_output=True, text=True)
+    fresh, reused = map(int, done.stdout.split())
+    assert reused < fresh / 4
