@@ -12,7 +12,8 @@ def reuse_memory() -> None:
     """Have this process, before PyTorch's first tensor, take large tensors in large pages and keep what they leave.
 
     By default glibc gives every tensor above 32 MiB back to the system when it is freed, and asks for the next one anew.
-    Memory in use is the same; what was in use once stays with the process. Without glibc (macOS, musl) nothing is kept.
+    Kept memory is split for smaller tensors too: peaks were up to a third higher, and did not grow with the number of posts.
+    Without glibc (macOS, musl) nothing is kept.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if platform.libc_ver()[0] == "glibc":
