@@ -1,19 +1,24 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
-"""Linear layers by oneDNN on CPUs where PyTorch's own choice, MKL, leaves half of the machine unused (ours).
+"""Linear layers on CPUs where PyTorch's own choice leaves much of the machine unused (ours); the rest runs as it would.
 
-MKL takes no AVX-512 path on AMD processors: on a Zen 5 float32 products were 2.1 to 2.3 times as fast by oneDNN, forward and
-backward, at the same precision. Everything else runs as it would.
+- MKL takes no AVX-512 path on AMD processors: on a Zen 5 float32 products were 2.1 to 2.3 times as fast by oneDNN, forward
+  and backward, at the same precision.
+- With AMX bfloat16 products are so fast that under autocast the copies of gradients into float32 took longer: here the
+  product itself writes float32, and the gradient of a weight is not rounded to bfloat16.
 """
 
 import functools
 import threading
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 FEWEST_PRODUCTS = 2**21  # multiplications below which calling oneDNN costs more than it saves
+FEW_ROWS = 64  # up to which MKL is faster with the weight as the left factor
 _active = threading.local()
 
 
@@ -25,12 +30,23 @@ def onednn_pays() -> bool:
     return has_layer and bool(found.get("avx512_f")) and "AMD" in found.get("cpu_name", "")
 
 
+@functools.cache
+def amx_multiplies() -> bool:
+    """Whether this processor multiplies bfloat16 matrices by AMX and this PyTorch lets float32 products use it."""
+    found = torch.cpu.get_capabilities()
+    return (
+        bool(found.get("amx_bf16"))
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.backends.mkldnn, "matmul")
+    )
+
+
 def with_fast_linear(function):
     """Decorate a function: the linear layers called in it, also those of encoders from elsewhere, take the faster way."""
 
     @functools.wraps(function)
     def faster(*args, **kwargs):
-        if getattr(_active, "now", False) or torch.compiler.is_compiling() or not onednn_pays():
+        if getattr(_active, "now", False) or not _plainly_run() or not _pays():
             return function(*args, **kwargs)
         _active.now = True
         try:
@@ -45,21 +61,53 @@ def with_fast_linear(function):
 class _FastLinear(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function is F.linear and not kwargs and _suits(*args):
-            return fast_linear(*args)
+            if not torch.is_autocast_enabled("cpu"):
+                return fast_linear(*args) if onednn_pays() and args[0].dtype == torch.float32 else function(*args)
+            if amx_multiplies() and args[1].requires_grad and torch.is_grad_enabled() and _casts_to_bfloat16():
+                return mixed_linear(*args)
         return function(*args, **(kwargs or {}))
+
+
+def _plainly_run() -> bool:
+    """Not compiled, exported, traced or transformed, which want the plain linear layer."""
+    return not (torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active())
+
+
+def _pays() -> bool:
+    return onednn_pays() or (torch.is_autocast_enabled("cpu") and amx_multiplies())
+
+
+def _casts_to_bfloat16() -> bool:
+    return torch.get_autocast_dtype("cpu") == torch.bfloat16
 
 
 def _suits(features, weight, bias=None) -> bool:
     return (
-        all(type(x) in (Tensor, nn.Parameter) and x.dtype == torch.float32 for x in (features, weight))
+        all(type(x) in (Tensor, nn.Parameter) for x in (features, weight))
+        and features.dtype in (torch.float32, torch.bfloat16)
+        and weight.dtype == torch.float32
         and features.device.type == "cpu"
         and weight.dim() == 2
         and len(weight) > 1  # a product with a vector waits for memory, which MKL reads faster
-        and not torch.jit.is_tracing()
-        and not torch.is_autocast_enabled("cpu")
-        and not torch._C._are_functorch_transforms_active()
+        and _plainly_run()
         and features.numel() * len(weight) >= FEWEST_PRODUCTS
     )
+
+
+def linear_of_two(first: Tensor, second: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear(torch.cat([first, second], -1), weight, bias)`; without gradients by MKL, faster than `cat` lets it be."""
+    by_mkl = _plainly_run() and not onednn_pays() and first.device.type == "cpu"
+    joined = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or not by_mkl
+    if joined or not first.dtype == second.dtype == weight.dtype == torch.float32:
+        return F.linear(torch.cat([first, second], -1), weight, bias)
+    of_first, of_second = weight.split([first.shape[-1], second.shape[-1]], 1)
+    rows, others = first.flatten(0, -2), second.flatten(0, -2)
+    if len(rows) > FEW_ROWS:
+        output = F.linear(rows, of_first, bias).addmm_(others, of_second.T)
+    else:
+        output = (of_first @ rows.T).addmm_(of_second, others.T).T.contiguous()
+        output = output if bias is None else output.add_(bias)
+    return output.view(*first.shape[:-1], len(weight))
 
 
 def fast_linear(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -87,3 +135,45 @@ class _Linear(torch.autograd.Function):
             fast_linear(rows.T, features.reshape(-1, features.shape[-1]).T) if wanted[1] else None,
             rows.sum(0) if wanted[2] else None,
         )
+
+
+def mixed_linear(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear` as autocast to bfloat16 has it: (..., I) of either precision, float32 (O, I), (O,) -> bfloat16 (..., O).
+
+    The weight's gradient is float32, of products of bfloat16. There are no second derivatives.
+    """
+    return _MixedLinear.apply(features, weight, bias)
+
+
+class _MixedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, features: Tensor, weight: Tensor, bias: Tensor | None):
+        half = weight.bfloat16()
+        ctx.save_for_backward(features, half)
+        return F.linear(features.bfloat16(), half, None if bias is None else bias.bfloat16())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor):
+        features, half = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        rows = gradient.reshape(-1, len(half))
+        with _float32_products_by_bfloat16():
+            weights = rows.float().T @ features.reshape(-1, features.shape[-1]).float() if wanted[1] else None
+        return (
+            (gradient @ half).to(features.dtype) if wanted[0] else None,
+            weights,
+            rows.sum(0, dtype=torch.float32) if wanted[2] else None,
+        )
+
+
+@contextmanager
+def _float32_products_by_bfloat16():
+    """Inputs of float32 products are rounded to bfloat16, as autocast does; sums and results stay float32."""
+    products = torch.backends.mkldnn.matmul
+    before = products.fp32_precision
+    products.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        products.fp32_precision = before

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .cpu_linear import linear_of_two
 from .global_batch import GlobalBatch
 from .message_passing import Graph, aggregate_neighbours
 from .relation_graph import listed_cosines
@@ -73,7 +74,12 @@ class RelationLayer(nn.Module):
 
     def combine(self, own: Tensor, neighbourhood: Tensor) -> Tensor:
         """`own` and `neighbourhood` (..., D) -> (..., out_features)."""
-        hidden = self.linear(torch.cat([own, neighbourhood], -1))
+        layer = self.linear
+        hooked = layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
+        if type(layer) is nn.Linear and not hooked:
+            hidden = linear_of_two(own, neighbourhood, layer.weight, layer.bias)
+        else:  # adapters and sharding want the layer itself to be called
+            hidden = layer(torch.cat([own, neighbourhood], -1))
         return F.normalize(hidden, dim=-1, eps=1e-6) if self.normalize else hidden
 
     def _share_listened_to(self, own: Tensor, neighbourhood: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from modeling_mm_orient import cpu_linear
-from modeling_mm_orient.cpu_linear import fast_linear, with_fast_linear
+from modeling_mm_orient.cpu_linear import fast_linear, linear_of_two, mixed_linear, with_fast_linear
 
 from .conftest import feature_batch, tiny_model
 
@@ -87,3 +87,71 @@ def test_what_it_is_not_made_for_runs_as_it_would(everywhere):
         run(layer, torch.ones(2, 5))
     run(layer, features)  # an error leaves nothing behind
     assert len(everywhere) == 3
+
+
+@pytest.fixture
+def by_mkl(monkeypatch):
+    monkeypatch.setattr(cpu_linear, "onednn_pays", lambda: False)
+    monkeypatch.setattr(cpu_linear, "FEW_ROWS", 4)
+
+
+@pytest.mark.parametrize("shape", [(3,), (9,), (2, 5), (2, 2)])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("gradients", [True, False])
+def test_the_layer_of_two_is_that_of_both_joined(by_mkl, shape, bias, gradients):
+    torch.manual_seed(0)
+    first, second, weight = torch.randn(*shape, 2), torch.randn(*shape, 5), torch.randn(3, 7)
+    bias = torch.randn(3) if bias else None
+    expected = F.linear(torch.cat([first, second], -1), weight, bias)
+    with torch.set_grad_enabled(gradients):
+        found = linear_of_two(first, second, weight.requires_grad_(), bias)
+    assert found.requires_grad is gradients and found.is_contiguous()
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("features_dtype", [torch.float32, torch.bfloat16])
+def test_mixed_precision_is_autocast_with_gradients_in_single_precision(features_dtype):
+    torch.manual_seed(0)
+    arguments = [torch.randn(6, 5, 64).to(features_dtype), torch.randn(32, 64), torch.randn(32)]
+    slope, sides = torch.randn(6, 5, 32).bfloat16(), []
+    for function in (F.linear, mixed_linear):
+        inputs = [value.clone().requires_grad_() for value in arguments]
+        with torch.autocast("cpu", torch.bfloat16):
+            output = function(*inputs)
+        output.backward(slope)
+        sides.append((output, *(value.grad for value in inputs)))
+    for expected, found, value in zip(*sides, [None, *arguments], strict=True):
+        assert value is None or found.dtype == value.dtype
+        torch.testing.assert_close(found, expected, atol=0.05, rtol=0.02)
+    rows, features = slope.view(-1, 32).double(), arguments[0].bfloat16().view(-1, 64).double()
+    torch.testing.assert_close(sides[1][2].double(), rows.T @ features, atol=1e-4, rtol=1e-4)
+    assert torch.backends.mkldnn.matmul.fp32_precision == "none"
+
+
+def test_mixed_precision_where_amx_multiplies(monkeypatch):
+    calls = []
+
+    def watched(*arguments):
+        calls.append(arguments)
+        return mixed_linear(*arguments)
+
+    monkeypatch.setattr(cpu_linear, "FEWEST_PRODUCTS", 1)
+    monkeypatch.setattr(cpu_linear, "onednn_pays", lambda: False)
+    monkeypatch.setattr(cpu_linear, "mixed_linear", watched)
+    torch.manual_seed(0)
+    model, found = tiny_model().train(), []
+    batch = feature_batch() | {"labels": {"offensive": torch.tensor([0, 1, 1, 0, 1, 0, 0, 1, 1])}}
+    for amx in (False, True):
+        monkeypatch.setattr(cpu_linear, "amx_multiplies", lambda amx=amx: amx)
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(**batch).loss
+        loss.backward()
+        found.append((loss.detach(), model.mm_orient.learner[0].dense.weight.grad))
+        assert bool(calls) is amx
+    torch.testing.assert_close(found[1], found[0], atol=2e-2, rtol=5e-2)
+    calls.clear()
+    model(**batch)  # without autocast
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        model(**batch)
+    assert not calls

@@ -31,6 +31,20 @@ def test_layer_is_graphsage():
         torch.testing.assert_close(found[i], F.normalize(hidden, dim=0))
 
 
+@torch.no_grad()
+def test_an_adapter_or_a_hook_on_the_linear_layer_is_not_passed_by():
+    layer, own = RelationLayer(tiny_config(), 8, 7), torch.randn(3, 8)
+    layer.linear.register_forward_hook(lambda module, inputs, output: torch.zeros_like(output))
+    assert not layer.combine(own, own).any()
+
+    class Adapter(torch.nn.Linear):
+        def forward(self, features):
+            return super().forward(features) * 0
+
+    layer.linear = Adapter(16, 7)
+    assert not layer.combine(own, own).any()
+
+
 def test_cross_modal_streams_take_one_modality_over_the_others_graph():
     torch.manual_seed(0)
     relations, (embeds, graphs, present) = CrossModalRelations(tiny_config()), inputs()
