@@ -27,7 +27,7 @@ class Graph:
     """
 
     def __init__(self, adjacency: Tensor):
-        self.adjacency, self.made_of_edges = adjacency, False
+        self.adjacency, self.made_of_edges, self.weighted = adjacency, False, True
         self.num_targets, self.num_sources = adjacency.shape
 
     @classmethod
@@ -35,10 +35,12 @@ class Graph:
         """A graph from `edges` (2, E) int64, sources and targets, none twice, and their `weights` (E,), default 1."""
         graph = cls.__new__(cls)
         graph.num_targets, graph.num_sources, graph.made_of_edges = num_targets, num_sources, True
-        order = torch.argsort(edges[1], stable=True)
-        sources, targets = edges[:, order]
-        weights = torch.ones(len(order), device=edges.device) if weights is None else weights[order]
-        graph.__dict__["listed"] = targets, sources, weights
+        graph.weighted = weights is not None
+        weights = torch.ones(edges.shape[1], device=edges.device) if weights is None else weights
+        if bool((edges[1, 1:] < edges[1, :-1]).any()):
+            order = torch.argsort(edges[1], stable=True)
+            edges, weights = edges[:, order], weights[order]
+        graph.__dict__["listed"] = edges[1], edges[0], weights
         return graph
 
     @cached_property
@@ -67,9 +69,22 @@ class Graph:
         return _sparse_rows(sources[order], targets[order], weights.detach()[order], shape)
 
     @cached_property
-    def shares(self) -> Tensor:
-        """(N, 1), what turns a target's sum into its mean."""
-        return _shares(_weight_sums(self, "dense" if not self.made_of_edges else "fused", None))
+    def dense_mean(self) -> "Graph":
+        """The same edges, their weights divided by their sum at the target: a sum over it is the mean."""
+        adjacency = _exact(self.adjacency)
+        return Graph(adjacency * _shares(adjacency.sum(-1, keepdim=True)))
+
+    @cached_property
+    def listed_mean(self) -> "Graph":
+        """The same from the list of edges."""
+        targets, sources, weights = self.listed
+        weights = _exact(weights)
+        shares = _shares(weights.new_zeros(self.num_targets).index_add(0, targets, weights))
+        graph = Graph.__new__(Graph)
+        graph.num_targets, graph.num_sources = self.num_targets, self.num_sources
+        graph.made_of_edges, graph.weighted = True, True
+        graph.__dict__["listed"] = targets, sources, weights * shares.index_select(0, targets)
+        return graph
 
     def best_backend(self) -> str:
         """The back-end measured to be the fastest for this size, density and device (`benchmarks/speed`).
@@ -108,7 +123,10 @@ def sum_by_product(features: Tensor, graph: Graph) -> Tensor:
 
 def sum_fused(features: Tensor, graph: Graph) -> Tensor:
     """The same as one sparse product, on CPU: no message is ever stored."""
-    return _FusedSum.apply(features, graph.listed[2], graph)
+    weights = graph.listed[2]
+    if torch.is_grad_enabled() and (features.requires_grad or weights.requires_grad):
+        return _FusedSum.apply(features, weights, graph)
+    return _sparse_product(graph.rows, features)
 
 
 SUMS = {"torch_scatter": sum_by_scatter, "index_add": sum_by_index_add, "dense": sum_by_product, "fused": sum_fused}
@@ -146,11 +164,12 @@ def aggregate_neighbours(
         raise ImportError("message passing by torch_scatter was asked for, and torch-scatter is not installed")
     if backend == "auto" or torch.compiler.is_compiling():
         backend = graph.best_backend()
-    dtype = features.dtype
-    exact = features if dtype.itemsize >= 4 else features.float()
+    dtype, exact = features.dtype, _exact(features)
+    if backend == "fused" and not graph.weighted and present is None and listed is None:
+        return _sparse_product(graph.rows, exact, "mean").to(dtype)
     with torch.autocast(features.device.type, enabled=False):
         if present is None and listed is None and not torch.compiler.is_compiling():
-            return (SUMS[backend](exact, graph) * graph.shares.to(exact.dtype)).to(dtype)
+            return SUMS[backend](exact, graph.dense_mean if backend == "dense" else graph.listed_mean).to(dtype)
         if present is not None:
             exact = exact * present.unsqueeze(-1).to(exact.dtype)
         total = SUMS[backend](exact, graph)
@@ -158,7 +177,7 @@ def aggregate_neighbours(
         if listed is not None:
             total = total + torch.einsum("nk,nkd->nd", listed_weights.to(total.dtype), listed.to(total.dtype))
             weight_sum = weight_sum + listed_weights.sum(-1)
-        return (total * _shares(weight_sum).to(total.dtype)).to(dtype)
+        return (total * _shares(weight_sum).unsqueeze(-1).to(total.dtype)).to(dtype)
 
 
 class _FusedSum(torch.autograd.Function):
@@ -168,7 +187,7 @@ class _FusedSum(torch.autograd.Function):
     def forward(ctx, features: Tensor, weights: Tensor, graph: Graph) -> Tensor:
         ctx.graph = graph
         ctx.save_for_backward(features if ctx.needs_input_grad[1] else None)
-        return torch.sparse.mm(graph.rows.to(features.dtype), features, reduce="sum")
+        return _sparse_product(graph.rows, features)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
@@ -179,12 +198,20 @@ class _FusedSum(torch.autograd.Function):
             of_weights = (gradient[targets] * features[sources]).sum(-1).to(graph.listed[2].dtype)
         of_features = None
         if ctx.needs_input_grad[0]:
-            of_features = torch.sparse.mm(graph.columns.to(gradient.dtype), gradient, reduce="sum")
+            of_features = _sparse_product(graph.columns, gradient)
         return of_features, of_weights, None
 
 
+def _sparse_product(rows: Tensor, features: Tensor, reduce: str = "sum") -> Tensor:
+    return torch.sparse.mm(rows.to(features.dtype), features, reduce=reduce)
+
+
 def _shares(weight_sums: Tensor) -> Tensor:
-    return torch.where(weight_sums > 0, weight_sums, torch.ones_like(weight_sums)).reciprocal().unsqueeze(-1)
+    return torch.where(weight_sums > 0, weight_sums, 1).reciprocal()
+
+
+def _exact(values: Tensor) -> Tensor:
+    return values if values.dtype.itemsize >= 4 else values.float()
 
 
 def _weight_sums(graph: Graph, backend: str, present: Tensor | None) -> Tensor:

@@ -51,6 +51,23 @@ def test_every_backend_is_the_weighted_mean(backend, targets, sources, density, 
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_edges_without_weights(backend):
+    adjacency, features = adjacency_and_features(70, 90, 4, 0.03, False, 5)
+    targets, sources = adjacency.nonzero(as_tuple=True)
+    shuffled = torch.randperm(len(targets), generator=torch.Generator().manual_seed(0))
+    graph = Graph.from_edges(torch.stack([sources, targets])[:, shuffled], 70, 90)
+    assert (adjacency.sum(1) == 0).any()
+    gradients = []
+    for edges, name in ((Graph(adjacency), "dense"), (graph, backend)):
+        inputs = features.clone().requires_grad_()
+        found = aggregate_neighbours(inputs, edges, name)
+        torch.testing.assert_close(found, mean_by_definition(features, adjacency), atol=1e-6, rtol=1e-5)
+        (found**2).sum().backward()
+        gradients.append(inputs.grad)
+    torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_gradients_agree(backend):
     adjacency, features = adjacency_and_features(7, 9, 4, 0.4, True, 1)
     gradients = []

@@ -20,8 +20,8 @@ import torch
 
 from modeling_mm_orient.cpu_memory import reuse_memory
 
-FUNCTIONS = ("message_passing", "memory_look_up", "graph_building")
-COMMANDS = ("training", "feature_reading", "prediction", "extraction", "processes", "growth")
+FUNCTIONS = ("memory_look_up", "graph_building")
+COMMANDS = ("message_passing", "training", "feature_reading", "prediction", "extraction", "processes", "growth")
 NAMES = FUNCTIONS + COMMANDS
 
 
