@@ -224,8 +224,10 @@ class CoarseVectors:
         tiles, count = self.vectors[first:last], len(coarse)
         absent = {number - first: mask for number, mask in self._absent.items() if first <= number < last}
         if count < FEW_QUERIES:  # these products are faster with many rows than with many columns
-            products = torch._int_mm(tiles.view(-1, self.width), coarse.T.contiguous())
-            products = products.view(len(tiles), TILE, count).transpose(1, 2).contiguous()
+            products, columns = torch.empty(len(tiles), TILE, count, dtype=torch.int32), coarse.T.contiguous()
+            for tile, found in zip(tiles, products, strict=True):  # they read a tile twice: at once, from the cache
+                torch._int_mm(tile, columns, out=found)
+            products = products.transpose(1, 2).contiguous()
             for number, mask in absent.items():
                 products[number].masked_fill_(mask, NONE)
             largest = products.view(len(tiles), count, GROUP, GROUPS).amax(2)
