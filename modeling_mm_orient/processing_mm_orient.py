@@ -230,7 +230,10 @@ class MMOrientProcessor(ProcessorMixin):
             if self.image_processor is not None:
                 data |= self.image_processor(pictures, **images_kwargs)
             if self.joint_processor is not None:
-                data |= _joint(self.joint_processor.image_processor(pictures))
+                prepare = self.joint_processor.image_processor
+                # both encoders may well be of one kind: then its pictures are resized once
+                prepared = data and not images_kwargs and _alike(prepare, self.image_processor)
+                data |= _joint(dict(data) if prepared else prepare(pictures))
         if any(text):
             if self.tokenizer is not None:
                 data |= self.tokenizer(text, **({"max_length": self.max_tokens} | text_kwargs))
@@ -365,6 +368,10 @@ def _as_list(images) -> list:
             raise ValueError("`images` must have one picture per post")
         images = [image[0] for image in images]
     return images
+
+
+def _alike(one, other) -> bool:
+    return type(one) is type(other) and one.to_dict() == other.to_dict()
 
 
 def _joint(data) -> dict:

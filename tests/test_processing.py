@@ -1,3 +1,4 @@
+import copy
 import io
 
 import numpy as np
@@ -50,6 +51,23 @@ def test_one_call_prepares_all_three_encoders():
     assert shapes["input_ids"] == shapes["attention_mask"] and shapes["joint_input_ids"][0] == 2
     assert inputs["has_image"].tolist() == inputs["has_text"].tolist() == [True, True]
     assert set(inputs) == set(make_processor(joint=True).model_input_names)
+
+
+def test_pictures_are_prepared_once_for_encoders_that_want_the_same(monkeypatch):
+    processor, calls = make_processor(joint=True), []
+    processor.joint_processor.image_processor = copy.deepcopy(processor.image_processor)
+    kind = type(processor.image_processor)
+    prepare = kind.__call__
+    monkeypatch.setattr(
+        kind, "__call__", lambda self, *args, **kwargs: calls.append(1) or prepare(self, *args, **kwargs)
+    )
+    noise = Image.effect_noise((40, 30), 90).convert("RGB")
+    inputs = processor(images=noise, text=TEXTS[0], return_tensors="pt")
+    assert len(calls) == 1 and torch.equal(inputs["joint_pixel_values"], inputs["pixel_values"])
+    inputs["pixel_values"].zero_()
+    assert inputs["joint_pixel_values"].any()
+    inputs = processor(images=noise, text=TEXTS[0], return_tensors="pt", images_kwargs={"do_normalize": False})
+    assert len(calls) == 3 and not torch.equal(inputs["joint_pixel_values"], inputs["pixel_values"])
 
 
 def test_one_post_without_lists():
