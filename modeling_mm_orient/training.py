@@ -444,6 +444,7 @@ def _training_arguments(output: Path, settings: TrainingSettings) -> MMOrientTra
         weight_decay=settings.weight_decay,
         warmup_steps=settings.warmup,
         bf16=settings.bf16,
+        use_cpu=settings.bf16 and not torch.accelerator.is_available(),  # else they refuse bfloat16 without a GPU
         seed=settings.seed,
         eval_strategy="epoch",
         save_strategy="epoch",

@@ -11,7 +11,9 @@ import sys
 import numpy as np
 import pyarrow.parquet
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification, pipeline
 
 from modeling_mm_orient import relation_memory, similarity_search, training
@@ -298,6 +300,14 @@ def test_training_with_a_memory(memes, tmp_path, frozen, monkeypatch):
     found = json.loads((tmp_path / "e.json").read_text())["offensive"]
     assert found["macro_f1"] == pytest.approx(expected["macro_f1"], abs=1e-3)
     assert found["auroc"] == pytest.approx(expected["auroc"], abs=1e-3)
+
+
+def test_training_in_bfloat16_on_any_machine(memes, tmp_path):
+    command = ["train", "--data", memes, "--labels", *LABELS, "--split-column", "split", "--preset", "tiny", "--bf16"]
+    assert run(*command, "--epochs", 1, "--output", tmp_path / "run") == 0
+    weights = load_file(tmp_path / "run" / "model.safetensors")
+    assert {value.dtype for value in weights.values() if value.is_floating_point()} == {torch.float32}
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]["offensive"]["macro_f1"] > 0
 
 
 def test_every_row_is_accounted_for(memes, tmp_path, capsys):
