@@ -2,7 +2,8 @@
 """Feature extraction against a bare loop of forward passes over tensors that lie ready.
 
 Both run the same encoders (CLIP ViT-B/32 and BERT-base of random weights) over the same batches; extraction also reads and
-decodes JPEG files, tokenises, and writes the features to the disk, with as many workers as it takes by default.
+decodes JPEG files, tokenises, and writes the features to the disk, with as many workers as it takes by default. Where the
+processor multiplies bfloat16, once more in that.
 """
 
 import tempfile
@@ -60,10 +61,23 @@ def own_forward(model: MMOrientModel, inputs: dict) -> object:
 
 
 @torch.inference_mode()
-def bare_loop(encode, model: MMOrientModel, batches: list[dict]) -> tuple[list[PostFeatures], float]:
+def bare_loop(encode, model: MMOrientModel, batches: list[dict], bf16: bool) -> tuple[list[PostFeatures], float]:
     """Features and seconds."""
     start = time.perf_counter()
-    return [encode(model, batch) for batch in batches], time.perf_counter() - start
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        return [encode(model, batch) for batch in batches], time.perf_counter() - start
+
+
+def worst_deviation(stored: datasets.Dataset, prepared: list, encoded: list[PostFeatures]) -> float:
+    """Of embeddings in `stored` from those of the bare loop, relative to a post's largest value."""
+    worst = 0.0
+    for batch, features in zip(prepared, encoded, strict=True):
+        for row, position in enumerate(batch.positions):
+            for name in ("image_embeds", "text_embeds"):
+                values = features[name][row].float().numpy()
+                difference = np.abs(np.array(stored[position][name]) - values).max() / np.abs(values).max()
+                worst = max(worst, float(difference))
+    return worst
 
 
 def main(folder: Path) -> str:
@@ -74,38 +88,29 @@ def main(folder: Path) -> str:
     shards = DataShards(description, 0, 1, frozenset())
     prepared = list(ShardBatches(shards, processor, BATCH))
     loops = {"bare loop": own_forward, "bare loop, faster products": lambda model, inputs: model.encode_posts(**inputs)}
-    times, fingerprints, stored = {name: [] for name in (*loops, "extraction")}, [], None
-    for number in range(ROUNDS):
-        for name, encode in loops.items():
-            expected, seconds = bare_loop(encode, model, [batch.inputs for batch in prepared])
-            times[name].append(seconds)
-        start = time.perf_counter()
-        encoder_fingerprint(model, processor)
-        fingerprints.append(time.perf_counter() - start)
-        start = time.perf_counter()
-        report = extract_features(description, model, processor, folder / str(number), BATCH)
-        times["extraction"].append(time.perf_counter() - start - fingerprints[-1])
-        stored = datasets.load_from_disk(report["folder"])
-    worst = 0.0
-    for batch, encoded in zip(prepared, expected, strict=True):
-        for row, position in enumerate(batch.positions):
-            for name in ("image_embeds", "text_embeds"):
-                values = encoded[name][row].numpy()
-                difference = np.abs(np.array(stored[position][name]) - values).max() / np.abs(values).max()
-                worst = max(worst, float(difference))
-    assert worst < 2e-3, worst
-    rates = {name: [POSTS / seconds for seconds in values] for name, values in times.items()}
-    median = {name: float(np.median(values)) for name, values in rates.items()}
-    rows = [
-        [
-            name,
-            f"{median[name]:.2f}",
-            f"{max(rates[name]) - min(rates[name]):.2f}",
-            f"{median[name] / median['bare loop']:.3f}",
-        ]
-        for name in rates
-    ]
-    table = markdown([f"{POSTS} posts, worst deviation {worst:.0e}", "posts/s", "spread", "of the bare loop"], rows)
+    capable = torch.cpu.get_capabilities()
+    rows, fingerprints = [], []
+    for bf16 in (False, True)[: 1 + bool(capable.get("avx512_bf16"))]:
+        times = {name: [] for name in (*loops, "extraction")}
+        for number in range(ROUNDS):
+            for name, encode in loops.items():
+                encoded, seconds = bare_loop(encode, model, [batch.inputs for batch in prepared], bf16)
+                times[name].append(seconds)
+            start = time.perf_counter()
+            encoder_fingerprint(model, processor)
+            fingerprints.append(time.perf_counter() - start)
+            start = time.perf_counter()
+            output = folder / f"{number} {bf16}"
+            report = extract_features(description, model, processor, output, BATCH, bf16=bf16)
+            times["extraction"].append(time.perf_counter() - start - fingerprints[-1])
+        worst = worst_deviation(datasets.load_from_disk(report["folder"]), prepared, encoded)
+        assert worst < (0.05 if bf16 else 2e-3), worst
+        rates = {name: POSTS / np.array(seconds) for name, seconds in times.items()}
+        for name, values in rates.items():
+            share = np.median(values) / np.median(rates["bare loop"])
+            cells = [f"{np.median(values):.2f}", f"{np.ptp(values):.2f}", f"{share:.3f}"]
+            rows.append([name + ", bfloat16" * bf16, *cells, f"{worst:.0e}" if name == "extraction" else ""])
+    table = markdown([f"{POSTS} posts", "posts/s", "spread", "of the bare loop", "worst deviation from it"], rows)
     return f"{table}\n\nNot counted: {np.median(fingerprints):.1f} s, once, to tell the encoders apart."
 
 
