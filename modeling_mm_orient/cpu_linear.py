@@ -62,8 +62,9 @@ class _FastLinear(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function is F.linear and not kwargs and _suits(*args):
             if not torch.is_autocast_enabled("cpu"):
-                return fast_linear(*args) if onednn_pays() and args[0].dtype == torch.float32 else function(*args)
-            if amx_multiplies() and args[1].requires_grad and torch.is_grad_enabled() and _casts_to_bfloat16():
+                if onednn_pays() and args[0].dtype == torch.float32:
+                    return fast_linear(*args)
+            elif _casts_to_bfloat16() and amx_multiplies() and torch.is_grad_enabled() and args[1].requires_grad:
                 return mixed_linear(*args)
         return function(*args, **(kwargs or {}))
 

@@ -165,10 +165,10 @@ def aggregate_neighbours(
     if backend == "auto" or torch.compiler.is_compiling():
         backend = graph.best_backend()
     dtype, exact = features.dtype, _exact(features)
-    if backend == "fused" and not graph.weighted and present is None and listed is None:
-        return _sparse_product(graph.rows, exact, "mean").to(dtype)
     with torch.autocast(features.device.type, enabled=False):
         if present is None and listed is None and not torch.compiler.is_compiling():
+            if backend == "fused" and not graph.weighted:
+                return _sparse_product(graph.rows, exact, "mean").to(dtype)
             return SUMS[backend](exact, graph.dense_mean if backend == "dense" else graph.listed_mean).to(dtype)
         if present is not None:
             exact = exact * present.unsqueeze(-1).to(exact.dtype)

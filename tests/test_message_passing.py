@@ -86,6 +86,10 @@ def test_half_precision_is_summed_exactly(backend, autocast):
     features = features.bfloat16()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         found = aggregate_neighbours(features, Graph(adjacency), backend)
+        rows, columns = (adjacency > 0).nonzero(as_tuple=True)
+        unweighted = Graph.from_edges(torch.stack([columns, rows]), 64, 64)
+        single = aggregate_neighbours(features.float(), unweighted, backend)
+    torch.testing.assert_close(single, mean_by_definition(features.float(), (adjacency > 0).float()))
     assert found.dtype == torch.bfloat16
     expected = mean_by_definition(features.float(), adjacency)
     torch.testing.assert_close(found.float(), expected.bfloat16().float(), atol=1e-6, rtol=2**-8)
