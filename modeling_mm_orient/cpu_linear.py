@@ -149,21 +149,22 @@ def mixed_linear(features: Tensor, weight: Tensor, bias: Tensor | None = None) -
 class _MixedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, features: Tensor, weight: Tensor, bias: Tensor | None):
-        half = weight.bfloat16()
-        ctx.save_for_backward(features, half)
-        return F.linear(features.bfloat16(), half, None if bias is None else bias.bfloat16())
+        rounded, half = features.bfloat16(), weight.bfloat16()
+        ctx.save_for_backward(rounded, half)
+        ctx.dtype = features.dtype
+        return F.linear(rounded, half, None if bias is None else bias.bfloat16())
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor):
-        features, half = ctx.saved_tensors
+        rounded, half = ctx.saved_tensors
         wanted = ctx.needs_input_grad
         rows = gradient.reshape(-1, len(half))
         with _float32_products_by_bfloat16():
-            weights = rows.float().T @ features.reshape(-1, features.shape[-1]).float() if wanted[1] else None
+            of_weight = rows.float().T @ rounded.reshape(-1, rounded.shape[-1]).float() if wanted[1] else None
         return (
-            (gradient @ half).to(features.dtype) if wanted[0] else None,
-            weights,
+            (gradient @ half).to(ctx.dtype) if wanted[0] else None,
+            of_weight,
             rows.sum(0, dtype=torch.float32) if wanted[2] else None,
         )
 

@@ -181,6 +181,8 @@ class MMOrientPreTrainedModel(PreTrainedModel):
             try:
                 model.set_relation_memory(RelationMemory.load(path))
             except ValueError as error:
+                if str(path) in str(error):
+                    raise
                 raise ValueError(f"{path}: {error}") from error
         return loaded
 

@@ -233,7 +233,9 @@ def test_a_memory_may_lie_elsewhere(run_copy, memes, tmp_path, capsys):
     content = bytearray((elsewhere / "relation_memory.safetensors").read_bytes())
     content[-9] ^= 1
     (elsewhere / "relation_memory.safetensors").write_bytes(content)
-    assert run("memory", "inspect", run_copy) == 1 and "is damaged" in capsys.readouterr().err
+    assert run("memory", "inspect", run_copy) == 1
+    message = capsys.readouterr().err
+    assert "is damaged" in message and message.count(str(elsewhere)) == 1
     assert run("memory", "build", run_copy, "--data", memes, "--split", "test", "--output", run_copy) == 0
     assert json.loads((run_copy / "config.json").read_text())["relation_memory"] is None
     assert run("memory", "inspect", run_copy) == 0 and "posts: 24" in capsys.readouterr().out
