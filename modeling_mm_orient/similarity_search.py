@@ -7,10 +7,13 @@ every entry: HNSW up to 300,000 (fastest, but each entry is linked in one by one
 Shapes: B queries, M entries, K results, D features.
 """
 
+import math
+import mmap
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,11 +26,12 @@ MOST_HNSW = 300_000
 BLOCK = 65_536  # similarities at a time
 LEAST_COARSE = 4096  # entries from which a coarse comparison may be worth it
 MEASURED = 32  # queries and neighbours to find that out
-PAIRS = 2**17  # values of entries compared in full at a time: more do not stay in the processor's cache
+PAIRS = 256  # entries compared in full at a time: more do not stay in the processor's cache
 TURNED = 64
 TILE, GROUP = 2048, 16  # entries at a time, and of those the ones with one scale
 GROUPS = TILE // GROUP
-FEW_QUERIES, MANY_QUERIES = 8, 512
+MANY_QUERIES = 512
+STAYS_IN_CACHE = 2**24  # bytes that a processor is sure to keep near between two look-ups
 TILES, PRODUCTS = 12, 2**21  # compared at a time, whichever is more: what many queries write stays near the processor
 LISTED = 64  # queries whose pairs are listed together
 NONE = torch.iinfo(torch.int32).min  # less than any product
@@ -60,7 +64,7 @@ class ExactSearch:
             blocks = self._blocks(0, len(vectors))
             units = (block.mul_(self._scale[first : first + len(block), None]) for first, block in blocks)
             self._coarse = CoarseVectors(units, self._absent, vectors.shape[-1])
-            self._coarse_for = {few: self._coarse_is_faster(1 if few else MEASURED) for few in (True, False)}
+            self._coarse_for = {alone: self._coarse_is_faster(1 if alone else MEASURED) for alone in (True, False)}
             if not any(self._coarse_for.values()):
                 self._coarse = None
 
@@ -69,10 +73,12 @@ class ExactSearch:
 
         A cosine is -inf where there are not that many entries.
         """
-        few = len(queries) < FEW_QUERIES
+        alone = len(queries) == 1
         fits = queries.device.type == "cpu" and count <= min(len(self.vectors) // (2 * GROUP), TILES * GROUPS)
-        coarsely = self._coarse is not None and fits and len(queries) > 0 and self._coarse_for[few]
-        room = self._coarse.room(min(len(queries), MANY_QUERIES)) if coarsely and not few else None
+        coarsely = self._coarse is not None and fits and len(queries) > 0 and self._coarse_for[alone]
+        if coarsely and alone:
+            return self._nearest_of_one(queries.detach().float()[0], count)
+        room = self._coarse.room(min(len(queries), MANY_QUERIES)) if coarsely else None
         parts = []
         for part in queries.split(MANY_QUERIES):
             unit = F.normalize(part.float(), dim=-1)
@@ -114,6 +120,18 @@ class ExactSearch:
             best = _better(best, (found, entries + start), count)
         return best
 
+    def _nearest_of_one(self, query: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """`nearest` of one query (D,), in few steps: they take as long as the products of 10,000 entries."""
+        unit = query.numpy()
+        unit = unit * np.float32(1 / max(1e-12, math.sqrt(unit @ unit)))
+        entries, unit = self._coarse.can_be_nearest(unit, count), torch.from_numpy(unit)
+        parts = [torch.mv(self.vectors.index_select(0, some).float(), unit) for some in entries.split(PAIRS)]
+        cosines = (parts[0] if len(parts) == 1 else torch.cat(parts)).mul_(self._scale.index_select(0, entries))
+        if (missing := count - len(entries)) > 0:
+            cosines, entries = F.pad(cosines, (0, missing), value=-torch.inf), F.pad(entries, (0, missing))
+        cosines, order = cosines.topk(count)
+        return cosines[None], entries.index_select(0, order)[None]
+
     def _nearest_by_bound(self, queries: Tensor, count: int, room: Tensor | None = None) -> tuple[Tensor, Tensor]:
         coarse, best = self._coarse.quantise(queries), None
         tiles = self._coarse.tiles_at_a_time(len(queries))
@@ -128,8 +146,6 @@ class ExactSearch:
         """Of pairs of a query and an entry, (P,) each and in order of queries, cosines and entries as lists (B, `count` or
         more) with the `count` nearest of each query; -inf where it has fewer."""
         cosines = self._cosines(queries, rows, entries)
-        if len(queries) == 1 and len(entries) >= count:
-            return cosines[None], entries[None]
         counts = torch.bincount(rows, minlength=len(queries))
         places = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]
         lists, done = [], 0
@@ -144,8 +160,8 @@ class ExactSearch:
 
     def _cosines(self, queries: Tensor, rows: Tensor, entries: Tensor) -> Tensor:
         """Cosines (P,) of pairs of a unit query and an entry."""
-        found, most = queries.new_empty(len(rows)), max(1, PAIRS // queries.shape[-1])
-        for r, e, out in zip(rows.split(most), entries.split(most), found.split(most), strict=True):
+        found = queries.new_empty(len(rows))
+        for r, e, out in zip(rows.split(PAIRS), entries.split(PAIRS), found.split(PAIRS), strict=True):
             # index_select: an index in brackets is several times slower
             products = self.vectors.index_select(0, e).float().mul_(queries.index_select(0, r))
             torch.sum(products, -1, out=out)
@@ -155,7 +171,8 @@ class ExactSearch:
         """Whether the coarse comparison answers a sample of the entries first."""
         sample = self.vectors[:: max(1, len(self.vectors) // queries)][:queries].float()
         sample, times = F.normalize(sample, dim=-1), []
-        for way in (self._nearest_by_bound, self._nearest_of_all):
+        coarsely = (lambda one, count: self._nearest_of_one(one[0], count)) if queries == 1 else self._nearest_by_bound
+        for way in (coarsely, self._nearest_of_all):
             taken = []
             for _ in range(3):
                 start = time.perf_counter()
@@ -190,7 +207,8 @@ class CoarseVectors:
         self._order = torch.randperm(self.width, generator=generator)
         signs = torch.randint(0, 2, (TURNED, 1), generator=generator) * 2 - 1
         self._turn = signs * _hadamard(TURNED) / TURNED**0.5
-        self.vectors = torch.zeros(self.tiles, TILE, self.width, dtype=torch.int8)
+        self.vectors = _in_large_pages(self.tiles, TILE, self.width)
+        self._far = self.vectors.numel() > STAYS_IN_CACHE
         self.step, self.error = torch.ones(2, self.tiles, GROUPS)
         self.error.zero_()
         for number, rows in enumerate(tiles):
@@ -198,8 +216,9 @@ class CoarseVectors:
             self.step[number] = _step(turned.view(GROUP, GROUPS, -1).abs().amax((0, 2)))
             coarse, errors = _rounded(turned, self.step[number].repeat(GROUP))
             self.vectors[number], self.error[number] = coarse, errors.view(GROUP, GROUPS).amax(0)
+        self._arrays = [values.numpy() for values in (self._order, self._turn, self.step, self.error)]
         absent = F.pad(absent, (0, -len(absent) % TILE), value=True).view(self.tiles, TILE)
-        self._absent = {number: absent[number] for number in absent.any(1).nonzero().flatten().tolist()}
+        self._absent = {number: absent[number].numpy() for number in absent.any(1).nonzero().flatten().tolist()}
 
     def quantise(self, unit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Unit rows (B, D) in 8 bits, their steps (B,) and errors (B,)."""
@@ -223,30 +242,57 @@ class CoarseVectors:
         coarse, step, errors = queries
         tiles, count = self.vectors[first:last], len(coarse)
         absent = {number - first: mask for number, mask in self._absent.items() if first <= number < last}
-        if count < FEW_QUERIES:  # these products are faster with many rows than with many columns
-            products, columns = torch.empty(len(tiles), TILE, count, dtype=torch.int32), coarse.T.contiguous()
-            for tile, found in zip(tiles, products, strict=True):  # they read a tile twice: at once, from the cache
-                torch._int_mm(tile, columns, out=found)
-            products = products.transpose(1, 2).contiguous()
-            for number, mask in absent.items():
-                products[number].masked_fill_(mask, NONE)
-            largest = products.view(len(tiles), count, GROUP, GROUPS).amax(2)
-        else:  # the largest while the products are in the processor's cache
-            size = len(tiles) * count * TILE
-            products = torch.empty(size, dtype=torch.int32) if room is None else room[:size]
-            products = products.view(len(tiles), count, TILE)
-            largest = torch.empty(len(tiles), count, GROUPS, dtype=torch.int32)
-            for number, tile in enumerate(tiles):
-                torch._int_mm(coarse, tile.T, out=products[number])
-                if number in absent:
-                    products[number].masked_fill_(absent[number], NONE)
-                torch.amax(products[number].view(count, GROUP, GROUPS), 1, out=largest[number])
+        size = len(tiles) * count * TILE
+        products = (torch.empty(size, dtype=torch.int32) if room is None else room[:size]).view(len(tiles), count, TILE)
+        largest = torch.empty(len(tiles), count, GROUPS, dtype=torch.int32)
+        for number, tile in enumerate(tiles):
+            self._fetch(tile)
+            torch._int_mm(coarse, tile.T, out=products[number])
+            if number in absent:
+                np.copyto(products[number].numpy(), NONE, where=absent[number])
+            # while the products are in the processor's cache
+            torch.amax(products[number].view(count, GROUP, GROUPS), 1, out=largest[number])
         largest = largest.transpose(0, 1).reshape(count, -1)
         entries = self.step[first:last].view(-1), self.error[first:last].view(-1)
         return CoarseCosines(products, largest, (step[:, None], errors[:, None]), entries, first * TILE)
 
+    def can_be_nearest(self, unit: np.ndarray, count: int) -> Tensor:
+        """Entries (P,), in order, that can be among the `count` nearest of one unit row (D,), as `compare` finds them."""
+        order, turn, group_step, group_error = self._arrays
+        if len(unit) < self.width:
+            unit = np.pad(unit, (0, self.width - len(unit)))
+        turned = (unit[order].reshape(-1, TURNED) @ turn).ravel()
+        step = max(0.01, float(turned.max()), -float(turned.min())) / 127
+        steps = turned * np.float32(1 / step)
+        coarse = np.rint(steps)
+        steps -= coarse
+        error = step * math.sqrt(steps @ steps)
+        products = np.empty((self.tiles, GROUP, GROUPS), np.int32)
+        column, found = torch.from_numpy(coarse.astype(np.int8))[:, None], torch.from_numpy(products).view(-1, 1)
+        if self._far:
+            for tile, part in zip(self.vectors, found.split(TILE), strict=True):
+                self._fetch(tile)
+                torch._int_mm(tile, column, out=part)
+        else:
+            torch._int_mm(self.vectors.view(-1, self.width), column, out=found)
+        for number, mask in self._absent.items():
+            np.copyto(products[number], NONE, where=mask.reshape(GROUP, GROUPS))
+        # all in steps of the query
+        doubts = group_error * np.float32((1 + error) / step)
+        reached = (products.max(1) * group_step - doubts).ravel()
+        least = float(np.partition(reached, -count)[-count]) if count <= len(reached) else -np.inf
+        limits = _whole(np.float32(least - 2 * (error + ROUNDING) / step) - doubts, group_step)
+        return torch.from_numpy(np.flatnonzero(products >= limits[:, None]))
+
+    def _fetch(self, tile: Tensor) -> None:
+        """Read a tile in order, as products do not read it: what is not near comes twice as fast."""
+        if self._far:
+            tile.view(torch.int32).amax()
+
     def _turned(self, unit: Tensor) -> Tensor:
-        shuffled = F.pad(unit, (0, self.width - unit.shape[-1])).index_select(1, self._order)
+        if unit.shape[-1] < self.width:
+            unit = F.pad(unit, (0, self.width - unit.shape[-1]))
+        shuffled = unit.index_select(1, self._order)
         return (shuffled.view(-1, TURNED) @ self._turn).view(len(unit), self.width)
 
 
@@ -283,13 +329,15 @@ class CoarseCosines:
         """Rows, in order, and entries of all pairs whose cosine can be `cosines` (B,) or more."""
         (step, error), (group_step, group_error) = self.queries, self.groups
         limits = torch.addcmul((cosines[:, None] - error - ROUNDING) / step, group_error, (-1 - error) / step)
-        limits = limits.div_(group_step).clamp_(min=NONE + 1024)  # to single precision above NONE
-        rows, groups = (self.largest >= limits).nonzero(as_tuple=True)
-        tiles, places = groups // GROUPS, groups % GROUPS
-        members = ((tiles * len(self.largest) + rows) * TILE + places)[:, None] + torch.arange(0, TILE, GROUPS)
-        inside = self.products.view(-1).index_select(0, members.view(-1)).view(-1, GROUP)
-        found, members = (inside >= limits[rows, groups][:, None]).nonzero(as_tuple=True)
-        return rows[found], (tiles * TILE + places + self.start)[found] + members * GROUPS
+        limits = _whole(limits.numpy(), group_step.numpy())
+        near = np.flatnonzero(self.largest.numpy() >= limits)
+        rows, groups = np.divmod(near, limits.shape[1])
+        tiles, places = np.divmod(groups, GROUPS)
+        members = ((tiles * len(limits) + rows) * TILE + places)[:, None] + np.arange(0, TILE, GROUPS)
+        inside = self.products.numpy().ravel().take(members) >= limits.ravel().take(near)[:, None]
+        found, members = np.divmod(np.flatnonzero(inside), GROUP)
+        entries = (tiles * TILE + places + self.start)[found] + members * GROUPS
+        return torch.from_numpy(rows[found]), torch.from_numpy(entries)
 
 
 @torch.no_grad()
@@ -437,11 +485,26 @@ def _step(largest: Tensor) -> Tensor:
     return largest.clamp(min=0.01) / 127
 
 
+def _whole(limits: np.ndarray, group_step: np.ndarray) -> np.ndarray:
+    """The least products, int32, that reach `limits` in steps of groups: whole numbers compare as such; above `NONE`."""
+    return np.ceil(np.maximum(limits / group_step, NONE + 1024)).astype(np.int32)  # to single precision above it
+
+
 def _rounded(turned: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
     """Rows (N, D) in whole steps (N,), and the length of what is lost, (N,)."""
     steps = turned / step[:, None]
     coarse = steps.round()
     return coarse.to(torch.int8), torch.linalg.vector_norm(steps.sub_(coarse), dim=-1).mul_(step)
+
+
+def _in_large_pages(*shape: int) -> Tensor:
+    """8-bit zeros of that shape, in large pages where the system has them: small ones are as slow to look up as to read."""
+    size = math.prod(shape)
+    if not size or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.zeros(shape, dtype=torch.int8)
+    pages = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    pages.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(pages, dtype=torch.int8).view(shape)
 
 
 def _hadamard(size: int) -> Tensor:

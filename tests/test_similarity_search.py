@@ -90,7 +90,9 @@ def crowded(count: int, width: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.fixture(params=[1, 32], ids=["tile by tile", "at once"])
 def tiles(request, monkeypatch):
-    """Tiles that many queries are compared with at a time; and whatever is measured to be faster here, the bound is used."""
+    """Tiles that many queries are compared with at a time, and whether each is fetched into the cache first; whatever is
+    measured to be faster here, the bound is used."""
+    monkeypatch.setattr(similarity_search, "STAYS_IN_CACHE", 0 if request.param == 1 else 2**24)
     monkeypatch.setattr(similarity_search, "TILES", request.param)
     monkeypatch.setattr(similarity_search, "PRODUCTS", request.param * 2048)
     monkeypatch.setattr(ExactSearch, "_coarse_is_faster", lambda search, queries: True)
