@@ -60,13 +60,20 @@ def with_fast_linear(function):
 
 class _FastLinear(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is F.linear and not kwargs and _suits(*args):
-            if not torch.is_autocast_enabled("cpu"):
-                if onednn_pays() and args[0].dtype == torch.float32:
-                    return fast_linear(*args)
-            elif _casts_to_bfloat16() and amx_multiplies() and torch.is_grad_enabled() and args[1].requires_grad:
-                return mixed_linear(*args)
+        if function is F.linear and not kwargs:
+            return fastest_linear(*args)
         return function(*args, **(kwargs or {}))
+
+
+def fastest_linear(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear`, the faster way where there is one; for few layers, since `with_fast_linear` sees every function called."""
+    if _plainly_run() and _pays() and _suits(features, weight, bias):
+        if not torch.is_autocast_enabled("cpu"):
+            if onednn_pays() and features.dtype == torch.float32:
+                return fast_linear(features, weight, bias)
+        elif _casts_to_bfloat16() and amx_multiplies() and torch.is_grad_enabled() and weight.requires_grad:
+            return mixed_linear(features, weight, bias)
+    return F.linear(features, weight, bias)
 
 
 def _plainly_run() -> bool:
@@ -82,7 +89,7 @@ def _casts_to_bfloat16() -> bool:
     return torch.get_autocast_dtype("cpu") == torch.bfloat16
 
 
-def _suits(features, weight, bias=None) -> bool:
+def _suits(features, weight, bias) -> bool:
     return (
         all(type(x) in (Tensor, nn.Parameter) for x in (features, weight))
         and features.dtype in (torch.float32, torch.bfloat16)
@@ -90,17 +97,16 @@ def _suits(features, weight, bias=None) -> bool:
         and features.device.type == "cpu"
         and weight.dim() == 2
         and len(weight) > 1  # a product with a vector waits for memory, which MKL reads faster
-        and _plainly_run()
         and features.numel() * len(weight) >= FEWEST_PRODUCTS
     )
 
 
 def linear_of_two(first: Tensor, second: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear(torch.cat([first, second], -1), weight, bias)`; without gradients by MKL, faster than `cat` lets it be."""
+    """`F.linear(torch.cat([first, second], -1), weight, bias)`, the faster way; without gradients by MKL, of both apart."""
     by_mkl = _plainly_run() and not onednn_pays() and first.device.type == "cpu"
     joined = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or not by_mkl
     if joined or not first.dtype == second.dtype == weight.dtype == torch.float32:
-        return F.linear(torch.cat([first, second], -1), weight, bias)
+        return fastest_linear(torch.cat([first, second], -1), weight, bias)
     of_first, of_second = weight.split([first.shape[-1], second.shape[-1]], 1)
     rows, others = first.flatten(0, -2), second.flatten(0, -2)
     if len(rows) > FEW_ROWS:
@@ -117,7 +123,12 @@ def fast_linear(features: Tensor, weight: Tensor, bias: Tensor | None = None) ->
 
 
 def _product(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(features, weight, bias, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise(features, without_gaps(weight), bias, "none", [], "")
+
+
+def without_gaps(weight: Tensor) -> Tensor:
+    """A matrix by rows or by columns: oneDNN takes a thousand times as long for a part of a larger one."""
+    return weight if weight.is_contiguous() or weight.T.is_contiguous() else weight.contiguous()
 
 
 class _Linear(torch.autograd.Function):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from .optional_dependencies import torch_scatter
 
 BACKENDS = ("auto", "fused", "torch_scatter", "index_add", "dense")
-MOST_DENSE = 64 * 64  # pairs of nodes up to which a dense product is the fastest on CPU, whatever the density
+MOST_DENSE = 64 * 64  # pairs of nodes up to which a dense product of a matrix at hand is the fastest on CPU
 MOST_DENSE_CUDA = 4096 * 4096
 HIGH_DENSITY = 0.15
 
@@ -99,7 +99,9 @@ class Graph:
             # not measured: the sizes at which a dense product is certainly cheap
             sparse = "index_add" if torch_scatter is None else "torch_scatter"
             return "dense" if pairs <= MOST_DENSE_CUDA else sparse
-        return "dense" if pairs <= MOST_DENSE or len(self.listed[0]) > HIGH_DENSITY * pairs else "fused"
+        if pairs <= MOST_DENSE and not self.made_of_edges:
+            return "dense"
+        return "dense" if len(self.listed[0]) > HIGH_DENSITY * pairs else "fused"
 
 
 def sum_by_scatter(features: Tensor, graph: Graph) -> Tensor:

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .cpu_linear import linear_of_two
+from .cpu_linear import fastest_linear, linear_of_two
 from .global_batch import GlobalBatch
 from .message_passing import Graph, aggregate_neighbours
 from .relation_graph import listed_cosines
+
+CHEAP_WEIGHTS = 12  # features that travel per weight from which both are projected apart, measured
 
 
 class RelationStreamKind(NamedTuple):
@@ -66,20 +68,37 @@ class RelationLayer(nn.Module):
     ) -> Tensor:
         """`own` (B, D); `sources` (S, D), `graph`, `present` (S,), `listed` (B, K, D) and `listed_weights` (B, K) as
         `aggregate_neighbours` takes them -> (B, out_features)."""
+        chosen = self.gate is not None or (self.training and self.dropout)
+        if listed is None and not chosen and self._projects_first(own, sources, graph):
+            of_own, of_neighbours = self.linear.weight.chunk(2, 1)
+            messages = aggregate_neighbours(fastest_linear(sources, of_neighbours), graph, self.backend, present)
+            return self._normalised(fastest_linear(own, of_own, self.linear.bias) + messages)
         neighbourhood = aggregate_neighbours(sources, graph, self.backend, present, listed, listed_weights)
-        if self.gate is not None or (self.training and self.dropout):
+        if chosen:
             share = self._share_listened_to(own, neighbourhood)
             neighbourhood = own + share * (neighbourhood - own)
         return self.combine(own, neighbourhood)
 
     def combine(self, own: Tensor, neighbourhood: Tensor) -> Tensor:
         """`own` and `neighbourhood` (..., D) -> (..., out_features)."""
+        if self._is_plain():
+            return self._normalised(linear_of_two(own, neighbourhood, self.linear.weight, self.linear.bias))
+        return self._normalised(self.linear(torch.cat([own, neighbourhood], -1)))
+
+    def _is_plain(self) -> bool:
+        """Whether the weight may be used by itself: adapters and sharding want the layer to be called."""
         layer = self.linear
         hooked = layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
-        if type(layer) is nn.Linear and not hooked:
-            hidden = linear_of_two(own, neighbourhood, layer.weight, layer.bias)
-        else:  # adapters and sharding want the layer itself to be called
-            hidden = layer(torch.cat([own, neighbourhood], -1))
+        return type(layer) is nn.Linear and not hooked
+
+    def _projects_first(self, own: Tensor, sources: Tensor, graph: Graph) -> bool:
+        """Whether fewer features travel far enough to pay for the projections of own and neighbours apart."""
+        saved = sources.shape[-1] - self.linear.out_features
+        if torch.compiler.is_compiling() or saved <= 0 or len(sources) != len(own) or not self._is_plain():
+            return False
+        return len(graph.listed[0]) * saved > CHEAP_WEIGHTS * self.linear.weight.numel()
+
+    def _normalised(self, hidden: Tensor) -> Tensor:
         return F.normalize(hidden, dim=-1, eps=1e-6) if self.normalize else hidden
 
     def _share_listened_to(self, own: Tensor, neighbourhood: Tensor) -> Tensor:

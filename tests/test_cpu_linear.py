@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from modeling_mm_orient import cpu_linear
-from modeling_mm_orient.cpu_linear import fast_linear, linear_of_two, mixed_linear, with_fast_linear
+from modeling_mm_orient.cpu_linear import fast_linear, linear_of_two, mixed_linear, with_fast_linear, without_gaps
 
 from .conftest import feature_batch, tiny_model
 
@@ -27,6 +27,21 @@ def test_it_is_the_linear_layer_with_its_gradients(shape, bias):
         assert function(*arguments).requires_grad is False
     for expected, found in zip(*sides, strict=True):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_part_of_a_weight_reaches_onednn_without_gaps():
+    whole = torch.randn(6, 10)
+    for weight, copied in (
+        (whole, False),
+        (whole.T, False),
+        (whole[:2], False),
+        (whole[:, :4], True),
+        (whole.T[::2], True),
+    ):
+        assert (without_gaps(weight) is not weight) == copied
+        torch.testing.assert_close(without_gaps(weight), weight)
+        features = torch.randn(3, weight.shape[1])
+        torch.testing.assert_close(fast_linear(features, weight), features @ weight.T)
 
 
 def test_second_derivatives():

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from modeling_mm_orient import relation_layers
 from modeling_mm_orient.global_batch import GlobalBatch
-from modeling_mm_orient.message_passing import Graph
+from modeling_mm_orient.message_passing import Graph, aggregate_neighbours
 from modeling_mm_orient.relation_layers import CrossModalRelations, ReferencePosts, RelationLayer, neighbour_votes
 
 from .conftest import tiny_config
@@ -29,6 +30,27 @@ def test_layer_is_graphsage():
         mean = embeds["image"][graphs["text"][i] > 0].mean(0)
         hidden = layer.linear(torch.cat([embeds["image"][i], mean]))
         torch.testing.assert_close(found[i], F.normalize(hidden, dim=0))
+
+
+@pytest.mark.parametrize("backend", ["fused", "index_add", "dense"])
+def test_neighbours_projected_first_are_the_same(monkeypatch, backend):
+    layer, (embeds, graphs, _) = RelationLayer(tiny_config(message_passing_backend=backend), 8, 3), inputs()
+    present, widths, sides = torch.tensor([True] * 5 + [False]), [], []
+
+    def watched(features, *others):
+        widths.append(features.shape[-1])
+        return aggregate_neighbours(features, *others)
+
+    monkeypatch.setattr(relation_layers, "aggregate_neighbours", watched)
+    for weights in (10**9, 0):
+        monkeypatch.setattr(relation_layers, "CHEAP_WEIGHTS", weights)
+        own = embeds["image"].clone().requires_grad_()
+        output = layer(own, own, Graph(graphs["text"]), present)
+        gradients = torch.autograd.grad((output * torch.arange(3)).sum(), [own, *layer.parameters()])
+        sides.append((output, *gradients))
+    assert widths == [8, 3]
+    for expected, found in zip(*sides, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
 
 
 @torch.no_grad()

@@ -12,7 +12,6 @@ import torch
 from torch_geometric.nn import SAGEConv
 
 from modeling_mm_orient import MMOrientConfig
-from modeling_mm_orient.cpu_linear import with_fast_linear
 from modeling_mm_orient.message_passing import BACKENDS, Graph
 from modeling_mm_orient.optional_dependencies import TORCH_SCATTER_AVAILABLE
 from modeling_mm_orient.relation_layers import STREAMS, RelationLayer
@@ -24,7 +23,6 @@ WIDTH, ROUNDS = 512, 5
 OURS = [name for name in BACKENDS if name != "torch_scatter" or TORCH_SCATTER_AVAILABLE]
 
 
-@with_fast_linear
 def ours(features, edges, layers, backend: str) -> list[torch.Tensor]:
     """The streams by one of our back-ends."""
     nodes = len(features["image"])
