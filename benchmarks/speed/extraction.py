@@ -22,7 +22,7 @@ from modeling_mm_orient.feature_extraction import DataShards, ShardBatches, enco
 from modeling_mm_orient.modeling_mm_orient import PostFeatures
 from modeling_mm_orient.presets import train_tokenizer
 
-from .timing import markdown
+from .timing import markdown, plot_bars
 
 POSTS, BATCH, ROUNDS = 64, 32, 2
 WORDS = "when you finally fix the bug but nobody asked me at three in the morning and my boss says we are family".split
@@ -89,7 +89,7 @@ def main(folder: Path) -> str:
     prepared = list(ShardBatches(shards, processor, BATCH))
     loops = {"bare loop": own_forward, "bare loop, faster products": lambda model, inputs: model.encode_posts(**inputs)}
     capable = torch.cpu.get_capabilities()
-    rows, fingerprints = [], []
+    rows, plotted, fingerprints = [], {}, []
     for bf16 in (False, True)[: 1 + bool(capable.get("avx512_bf16"))]:
         times = {name: [] for name in (*loops, "extraction")}
         for number in range(ROUNDS):
@@ -106,10 +106,12 @@ def main(folder: Path) -> str:
         worst = worst_deviation(datasets.load_from_disk(report["folder"]), prepared, encoded)
         assert worst < (0.05 if bf16 else 2e-3), worst
         rates = {name: POSTS / np.array(seconds) for name, seconds in times.items()}
+        plotted["bfloat16" if bf16 else "float32"] = {name: np.median(values) for name, values in rates.items()}
         for name, values in rates.items():
             share = np.median(values) / np.median(rates["bare loop"])
             cells = [f"{np.median(values):.2f}", f"{np.ptp(values):.2f}", f"{share:.3f}"]
             rows.append([name + ", bfloat16" * bf16, *cells, f"{worst:.0e}" if name == "extraction" else ""])
+    plot_bars(folder / "extraction.png", plotted, "posts/s")
     table = markdown([f"{POSTS} posts", "posts/s", "spread", "of the bare loop", "worst deviation from it"], rows)
     return f"{table}\n\nNot counted: {np.median(fingerprints):.1f} s, once, to tell the encoders apart."
 

@@ -16,7 +16,7 @@ from modeling_mm_orient.message_passing import BACKENDS, Graph
 from modeling_mm_orient.optional_dependencies import TORCH_SCATTER_AVAILABLE
 from modeling_mm_orient.relation_layers import STREAMS, RelationLayer
 
-from .timing import in_turn, markdown
+from .timing import in_turn, markdown, plot_bars
 
 CELLS = ((32, 1.5), (120, 1.5), (120, 60), (512, 100), (2048, 1.5), (2048, 10), (2048, 100))
 WIDTH, ROUNDS = 512, 5
@@ -71,7 +71,7 @@ def forward_backward(way, features, edges, layers) -> None:
 def main(folder: Path) -> str:
     """The benchmark's table: times relative to the fastest of our back-ends in the row."""
     torch.manual_seed(0)
-    rows = []
+    rows, plotted = [], {}
     ways = {name: partial(ours, backend=name) for name in OURS}
     ways |= {"PyG": partial(geometric, sparse=False), "PyG sparse": partial(geometric, sparse=True)}
     for nodes, degree in CELLS:
@@ -93,4 +93,7 @@ def main(folder: Path) -> str:
             peer = min(times["PyG"].median, times["PyG sparse"].median)
             cells = [f"{times[name].median / best:.2f}" for name in OURS]
             rows.append([f"{nodes}, {degree}, {title}", str(times["auto"]), *cells, f"{peer / best:.2f}"])
+            plotted[f"{nodes}, {degree}, {title}"] = {name: times[name].median / best for name in OURS}
+            plotted[f"{nodes}, {degree}, {title}"]["SAGEConv"] = peer / best
+    plot_bars(folder / "message_passing.png", plotted, "time relative to the fastest back-end")
     return markdown(["nodes, mean degree", "auto", *OURS, "SAGEConv"], rows)

@@ -17,7 +17,7 @@ from modeling_mm_orient.presets import load_preset
 from modeling_mm_orient.relation_memory import RelationMemory
 
 from .extraction import build, own_forward, write_posts
-from .timing import in_turn, markdown
+from .timing import in_turn, markdown, plot_bars
 
 BATCHES, ENTRIES, ROUNDS = (1, 8), 10_000, 3
 
@@ -46,7 +46,7 @@ def main(folder: Path) -> str:
     write_posts(folder / "posts")
     lines = (folder / "posts" / "labels.csv").read_text().splitlines()[1:]
     posts = [(str(folder / "posts" / "images" / name), text) for name, text in (line.split(",") for line in lines)]
-    names, rows = encoders.config.encoder_names, []
+    names, rows, plotted = encoders.config.encoder_names, [], {}
     for preset in ("paper", "modern"):
         fields = {"learner_hidden_sizes": load_preset(preset)["config"]["learner_hidden_sizes"]}
         fields |= {"relation_scope": "memory", "edge_weights": "softmax", "neighbour_labels": True}
@@ -73,9 +73,11 @@ def main(folder: Path) -> str:
             ways["8 bits"] = lambda small=small: predict(small)
             times = in_turn(ways, ROUNDS, 0.2)
             own = times["encoders"].median
+            plotted[f"{preset}, {count} posts"] = {name: timing.median / own for name, timing in times.items()}
             ratios = [f"{times[name].median / own:.3f}" for name in ("end to end", "8 bits")]
             ratios.insert(1, f"{times['end to end'].median / times['faster'].median:.3f}")
             rows.append([f"{preset} learner, {count} post(s)", *map(str, times.values()), *ratios])
+    plot_bars(folder / "prediction.png", plotted, "time relative to the encoders alone")
     heads = ["", "encoders alone", "with our products", "model", "end to end", "in 8 bits"]
     heads += ["end to end / encoders alone", "/ with our products", "in 8 bits / encoders alone"]
     return markdown(heads, rows)

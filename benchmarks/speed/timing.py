@@ -1,16 +1,17 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
-"""Times of several ways to do the same thing, taken in turn within one run."""
+"""Times of several ways to do the same thing, taken in turn within one run, as tables and plots."""
 
 import gc
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Median and spread (largest minus smallest) in seconds."""
+    """Median and spread (largest minus smallest; of more than 10 without the tenth at either end) in seconds."""
 
     median: float
     spread: float
@@ -51,7 +52,22 @@ def in_turn(
             number += 1
     finally:
         gc.enable()
-    return {name: Timing(statistics.median(t), max(t) - min(t)) for name, t in times.items()}
+    return {name: timing_of(t) for name, t in times.items()}
+
+
+def again(way: Callable[[], object], repeats: int, together: float) -> Timing:
+    """Time a way by itself, call by call, after a first one that does not count; for `together` seconds at least."""
+    way()
+    times = []
+    while len(times) < repeats or sum(times) < together:
+        times.append(_seconds(way, 1))
+    return timing_of(times)
+
+
+def timing_of(times: list[float]) -> Timing:
+    """Of single measurements in seconds."""
+    times, outer = sorted(times), len(times) // 10 if len(times) > 10 else 0
+    return Timing(statistics.median(times), times[-1 - outer] - times[outer])
 
 
 def _seconds(way: Callable[[], object], calls: int) -> float:
@@ -59,6 +75,25 @@ def _seconds(way: Callable[[], object], calls: int) -> float:
     for _ in range(calls):
         way()
     return (time.perf_counter() - start) / calls
+
+
+def plot_bars(path: Path, groups: dict[str, dict[str, float]], axis: str, logarithmic: bool = False) -> None:
+    """Write a picture with a group of bars per key, in each a bar per way."""
+    from matplotlib import pyplot
+
+    names = list(dict.fromkeys(name for group in groups.values() for name in group))
+    height = 0.8 / len(names)
+    figure, axes = pyplot.subplots(figsize=(8, 1 + 0.25 * len(names) * len(groups)))
+    for number, name in enumerate(names):
+        places = [row + number * height for row, group in enumerate(groups.values()) if name in group]
+        axes.barh(places, [group[name] for group in groups.values() if name in group], height, label=name)
+    axes.set_yticks([row + 0.4 - height / 2 for row in range(len(groups))], groups)
+    axes.set(xlabel=axis, xscale="log" if logarithmic else "linear")
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
 
 
 def markdown(heads: list[str], rows: list[list[str]]) -> str:

@@ -21,7 +21,7 @@ from modeling_mm_orient.configuration_mm_orient import STREAM_NAMES
 from modeling_mm_orient.cpu_linear import with_fast_linear
 from modeling_mm_orient.reference_converter import INPUTS, convert_reference_weights
 
-from .timing import in_turn, markdown
+from .timing import in_turn, markdown, plot_bars
 
 BATCH, BATCHES, STEPS, THRESHOLD, RATE = 120, 2, 16, 0.1, 1e-4
 SHAPES = {
@@ -122,14 +122,17 @@ def main(folder: Path) -> str:
         np.savez(folder / "arrays.npz", **arrays)
         for name, bf16 in (("Keras and Spektral", False), ("Keras and Spektral, bfloat16", True)):
             found[name] = peer(folder / "arrays.npz", bf16, torch.get_num_threads())
-    rows, least = [], bound(arrays)
+    rows, rates, least = [], {}, bound(arrays)
     for name, values in found.items():
         tolerance = 1e-2 if "bfloat16" in name else 1e-3
         np.testing.assert_allclose(values["losses"], found["ours"]["losses"], rtol=tolerance)
         seconds = np.array(values["seconds"][2:])
-        rate = BATCH / np.median(seconds)
+        rate = rates[name] = BATCH / np.median(seconds)
         spread = BATCH / seconds.min() - BATCH / seconds.max()
         losses = " ".join(f"{loss:.4f}" for loss in values["losses"][:4])
         share = "" if "bfloat16" in name else f"{least / np.median(seconds):.2f}"
         rows.append([name, f"{rate:.0f}", f"{spread:.0f}", share, losses])
+    plot_bars(
+        folder / "training.png", {"": rates | {"bound of the products and the optimiser": BATCH / least}}, "posts/s"
+    )
     return markdown(["", "posts/s", "spread", "of the bound", "first losses"], rows)
