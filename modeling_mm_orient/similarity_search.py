@@ -59,14 +59,14 @@ class ExactSearch:
         for first, block in self._blocks(0, len(vectors)):
             torch.linalg.vector_norm(block, dim=-1, out=self._scale[first : first + len(block)])
         self._scale.clamp_(min=1e-12).reciprocal_()
-        self._coarse: CoarseVectors | None = None
+        self.coarse: CoarseVectors | None = None
         if len(vectors) >= LEAST_COARSE and vectors.device.type == "cpu":
             blocks = self._blocks(0, len(vectors))
             units = (block.mul_(self._scale[first : first + len(block), None]) for first, block in blocks)
-            self._coarse = CoarseVectors(units, self._absent, vectors.shape[-1])
+            self.coarse = CoarseVectors(units, self._absent, vectors.shape[-1])
             self._coarse_for = {alone: self._coarse_is_faster(1 if alone else MEASURED) for alone in (True, False)}
             if not any(self._coarse_for.values()):
-                self._coarse = None
+                self.coarse = None
 
     def nearest(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The `count` nearest entries of `queries` (B, D), best first: cosines and entries (B, count).
@@ -75,10 +75,10 @@ class ExactSearch:
         """
         alone = len(queries) == 1
         fits = queries.device.type == "cpu" and count <= min(len(self.vectors) // (2 * GROUP), TILES * GROUPS)
-        coarsely = self._coarse is not None and fits and len(queries) > 0 and self._coarse_for[alone]
+        coarsely = self.coarse is not None and fits and len(queries) > 0 and self._coarse_for[alone]
         if coarsely and alone:
             return self._nearest_of_one(queries.detach().float()[0], count)
-        room = self._coarse.room(min(len(queries), MANY_QUERIES)) if coarsely else None
+        room = self.coarse.room(min(len(queries), MANY_QUERIES)) if coarsely else None
         parts = []
         for part in queries.split(MANY_QUERIES):
             unit = F.normalize(part.float(), dim=-1)
@@ -89,10 +89,10 @@ class ExactSearch:
         """Pairs of a unit query (B, D) and a later entry, its own place being `first` and its row, with a cosine above
         `threshold`: queries' rows, entries and cosines, tile by tile."""
         places = torch.arange(first, first + len(queries), device=queries.device)
-        coarse = None if self._coarse is None else self._coarse.quantise(queries)
+        coarse = None if self.coarse is None else self.coarse.quantise(queries)
         for start in range(first - first % TILE, len(self.vectors), TILE):
             if coarse is not None:
-                compared = self._coarse.compare(coarse, start // TILE, start // TILE + 1)
+                compared = self.coarse.compare(coarse, start // TILE, start // TILE + 1)
                 rows, entries = compared.at_least(queries.new_full((len(queries),), threshold))
             else:
                 stop = min(start + TILE, len(self.vectors))
@@ -117,14 +117,14 @@ class ExactSearch:
                 similarity[:, first - start : first - start + len(block)] = F.linear(queries, block)
             similarity.mul_(self._scale[start:stop]).masked_fill_(self._absent[start:stop], -torch.inf)
             found, entries = similarity.topk(min(count, stop - start))
-            best = _better(best, (found, entries + start), count)
+            best = better(best, (found, entries + start), count)
         return best
 
     def _nearest_of_one(self, query: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """`nearest` of one query (D,), in few steps: they take as long as the products of 10,000 entries."""
         unit = query.numpy()
         unit = unit * np.float32(1 / max(1e-12, math.sqrt(unit @ unit)))
-        entries, unit = self._coarse.can_be_nearest(unit, count), torch.from_numpy(unit)
+        entries, unit = self.coarse.can_be_nearest(unit, count), torch.from_numpy(unit)
         parts = [torch.mv(self.vectors.index_select(0, some).float(), unit) for some in entries.split(PAIRS)]
         cosines = (parts[0] if len(parts) == 1 else torch.cat(parts)).mul_(self._scale.index_select(0, entries))
         if (missing := count - len(entries)) > 0:
@@ -133,18 +133,18 @@ class ExactSearch:
         return cosines[None], entries.index_select(0, order)[None]
 
     def _nearest_by_bound(self, queries: Tensor, count: int, room: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        coarse, best = self._coarse.quantise(queries), None
-        tiles = self._coarse.tiles_at_a_time(len(queries))
-        for first in range(0, self._coarse.tiles, tiles):
-            compared = self._coarse.compare(coarse, first, min(first + tiles, self._coarse.tiles), room)
+        coarse, best = self.coarse.quantise(queries), None
+        tiles = self.coarse.tiles_at_a_time(len(queries))
+        for first in range(0, self.coarse.tiles, tiles):
+            compared = self.coarse.compare(coarse, first, min(first + tiles, self.coarse.tiles), room)
             known = best is not None and bool(best[0].isfinite().all())
             least = best[0][:, -1] if known else compared.reached(count)
-            best = _better(best, self._compared(queries, *compared.at_least(least), count), count)
+            best = better(best, self.nearest_of(queries, *compared.at_least(least), count), count)
         return best
 
-    def _compared(self, queries: Tensor, rows: Tensor, entries: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Of pairs of a query and an entry, (P,) each and in order of queries, cosines and entries as lists (B, `count` or
-        more) with the `count` nearest of each query; -inf where it has fewer."""
+    def nearest_of(self, queries: Tensor, rows: Tensor, entries: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Of pairs of a unit query and an entry, (P,) each and in order of queries, the `count` nearest of each query, best
+        first: cosines and entries (B, `count`); -inf where it has fewer."""
         cosines = self._cosines(queries, rows, entries)
         counts = torch.bincount(rows, minlength=len(queries))
         places = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]
@@ -155,7 +155,7 @@ class ExactSearch:
             similarity = cosines.new_full((len(members), max(int(members.max()), count)), -torch.inf)
             listed = torch.zeros_like(similarity, dtype=torch.int64)
             similarity[where], listed[where] = cosines[pairs], entries[pairs]
-            lists.append(_better(None, (similarity, listed), count))
+            lists.append(better(None, (similarity, listed), count))
         return tuple(map(torch.cat, zip(*lists, strict=True)))
 
     def _cosines(self, queries: Tensor, rows: Tensor, entries: Tensor) -> Tensor:
@@ -281,7 +281,7 @@ class CoarseVectors:
         doubts = group_error * np.float32((1 + error) / step)
         reached = (products.max(1) * group_step - doubts).ravel()
         least = float(np.partition(reached, -count)[-count]) if count <= len(reached) else -np.inf
-        limits = _whole(np.float32(least - 2 * (error + ROUNDING) / step) - doubts, group_step)
+        limits = whole_limits(np.float32(least - 2 * (error + ROUNDING) / step) - doubts, group_step)
         return torch.from_numpy(np.flatnonzero(products >= limits[:, None]))
 
     def _fetch(self, tile: Tensor) -> None:
@@ -329,7 +329,7 @@ class CoarseCosines:
         """Rows, in order, and entries of all pairs whose cosine can be `cosines` (B,) or more."""
         (step, error), (group_step, group_error) = self.queries, self.groups
         limits = torch.addcmul((cosines[:, None] - error - ROUNDING) / step, group_error, (-1 - error) / step)
-        limits = _whole(limits.numpy(), group_step.numpy())
+        limits = whole_limits(limits.numpy(), group_step.numpy())
         near = np.flatnonzero(self.largest.numpy() >= limits)
         rows, groups = np.divmod(near, limits.shape[1])
         tiles, places = np.divmod(groups, GROUPS)
@@ -338,52 +338,6 @@ class CoarseCosines:
         found, members = np.divmod(np.flatnonzero(inside), GROUP)
         entries = (tiles * TILE + places + self.start)[found] + members * GROUPS
         return torch.from_numpy(rows[found]), torch.from_numpy(entries)
-
-
-@torch.no_grad()
-def threshold_graph(vectors: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """All pairs of `vectors` (N, D) whose cosine is above `threshold`, exactly, in memory for the edges, 8-bit copies
-    and one tile.
-
-    The relation graph of a whole data set: only the pairs that the bound of `CoarseVectors` leaves are compared in full, or,
-    where that was measured to be slower, tile by tile all of them.
-
-    Returns:
-        `edges` (2, E) int64, every pair in both directions and no self-loops, sorted by target, and their cosines (E,).
-    """
-    search = ExactSearch(vectors, torch.ones(len(vectors), dtype=torch.bool, device=vectors.device))
-    kinds, count = (torch.int64, torch.int64, torch.float32), 0
-    found = [torch.empty(0, dtype=kind, device=vectors.device) for kind in kinds]
-    for start in range(0, len(vectors), MANY_QUERIES):
-        queries = F.normalize(vectors[start : start + MANY_QUERIES].float(), dim=-1)
-        pairs = [(t + start, s, c) for t, s, c in search.pairs_above(queries, threshold, start)]
-        # into one place that doubles: many small tensors kept between large ones would fragment the heap
-        for kept, parts in zip(found, zip(*pairs, strict=True), strict=True):
-            new = torch.cat(parts)
-            if count + len(new) > len(kept):
-                kept.resize_(max(2 * len(kept), count + len(new)))
-            kept[count : count + len(new)] = new
-        count += len(new)
-    targets, sources, cosines = (kept[:count] for kept in found)
-    order = torch.argsort(torch.cat([targets, sources]), stable=True)
-    edges = torch.stack([torch.cat([sources, targets]), torch.cat([targets, sources])])
-    return edges[:, order], torch.cat([cosines, cosines])[order]
-
-
-def top_k_graph(vectors: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """The `top_k` nearest others of every row of `vectors` (N, D), exactly.
-
-    Returns:
-        Sources (N, top_k) of every target's edges, nearest first, and their cosines.
-    """
-    search = ExactSearch(vectors, torch.ones(len(vectors), dtype=torch.bool, device=vectors.device))
-    if not 0 < top_k < len(vectors):
-        raise ValueError(f"`top_k` must be from 1 to {len(vectors) - 1}, the number of other rows, got {top_k}")
-    cosines, entries = search.nearest(vectors, top_k + 1)
-    itself = entries == torch.arange(len(vectors), device=entries.device)[:, None]
-    itself[:, -1] |= ~itself.any(-1)  # crowded out by equals
-    kept = (~itself).nonzero(as_tuple=True)[1].view(len(vectors), top_k)
-    return entries.gather(-1, kept), cosines.gather(-1, kept)
 
 
 class IndexSearch:
@@ -472,7 +426,7 @@ def index_kind(entries: int) -> str:
     return "hnsw" if entries <= MOST_HNSW else "ivf"
 
 
-def _better(first: tuple[Tensor, Tensor] | None, second: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
+def better(first: tuple[Tensor, Tensor] | None, second: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
     """The `count` best of two lists of cosines and entries, best first; there may be no first list."""
     if first is not None:
         second = tuple(torch.cat(parts, -1) for parts in zip(first, second, strict=True))
@@ -485,9 +439,11 @@ def _step(largest: Tensor) -> Tensor:
     return largest.clamp(min=0.01) / 127
 
 
-def _whole(limits: np.ndarray, group_step: np.ndarray) -> np.ndarray:
+def whole_limits(limits: np.ndarray, group_step: np.ndarray) -> np.ndarray:
     """The least products, int32, that reach `limits` in steps of groups: whole numbers compare as such; above `NONE`."""
-    return np.ceil(np.maximum(limits / group_step, NONE + 1024)).astype(np.int32)  # to single precision above it
+    return np.ceil(np.clip(limits / group_step, NONE + 1024, -NONE - 1024)).astype(
+        np.int32
+    )  # as far as float32 is exact
 
 
 def _rounded(turned: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ index its recall of the exact 32 nearest and the seconds it took to build.
 """
 
 import time
+from functools import partial
 from pathlib import Path
 
 import faiss
@@ -65,7 +66,7 @@ def main(folder: Path) -> str:
         ):
             times = {}
             for asked in (1, QUERIES):
-                times[asked] = again(lambda search=search, asked=asked: search(queries[:asked]), 5, 0.5)
+                times[asked] = again(partial(search, queries[:asked]), 5, 0.5)
                 plotted.setdefault(f"{count:,}, {asked} queries", {})[name] = 1000 * times[asked].median
             quality = [f"{recall:.3f}", f"{seconds:.0f}"] if recall else ["", ""]
             rows.append([f"{count:,}, {name}", *map(str, times.values()), f"{size / MIB:.0f}", *quality])

@@ -1,0 +1,236 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""Exact relation graphs of a whole data set (ours), in memory for its edges: all pairs above a threshold, or the nearest of
+every post.
+
+Each pair is compared once, coarsely, for both of its posts, and in full only where it can be an edge.
+
+Shapes: N posts, K neighbours, D features.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .similarity_search import (
+    GROUP,
+    GROUPS,
+    MANY_QUERIES,
+    NONE,
+    ROUNDING,
+    TILE,
+    CoarseVectors,
+    ExactSearch,
+    better,
+    whole_limits,
+)
+
+FIRST = 8  # tiles that all posts are compared with first
+LEAST_MUTUAL = 4 * FIRST * TILE  # posts from which comparing each pair once pays
+SPARE = 32  # places in a list that one more tile may fill
+
+
+@torch.no_grad()
+def threshold_graph(vectors: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """All pairs of `vectors` (N, D) whose cosine is above `threshold`, exactly, in memory for the edges, 8-bit copies
+    and one tile.
+
+    The relation graph of a whole data set: only the pairs that the bound of `CoarseVectors` leaves are compared in full, or,
+    where that was measured to be slower, tile by tile all of them.
+
+    Returns:
+        `edges` (2, E) int64, every pair in both directions and no self-loops, sorted by target, and their cosines (E,).
+    """
+    search = ExactSearch(vectors, torch.ones(len(vectors), dtype=torch.bool, device=vectors.device))
+    kinds, count = (torch.int64, torch.int64, torch.float32), 0
+    found = [torch.empty(0, dtype=kind, device=vectors.device) for kind in kinds]
+    for start in range(0, len(vectors), MANY_QUERIES):
+        queries = F.normalize(vectors[start : start + MANY_QUERIES].float(), dim=-1)
+        pairs = [(t + start, s, c) for t, s, c in search.pairs_above(queries, threshold, start)]
+        # into one place that doubles: many small tensors kept between large ones would fragment the heap
+        for kept, parts in zip(found, zip(*pairs, strict=True), strict=True):
+            new = torch.cat(parts)
+            if count + len(new) > len(kept):
+                kept.resize_(max(2 * len(kept), count + len(new)))
+            kept[count : count + len(new)] = new
+        count += len(new)
+    targets, sources, cosines = (kept[:count] for kept in found)
+    order = torch.argsort(torch.cat([targets, sources]), stable=True)
+    edges = torch.stack([torch.cat([sources, targets]), torch.cat([targets, sources])])
+    return edges[:, order], torch.cat([cosines, cosines])[order]
+
+
+@torch.no_grad()
+def top_k_graph(vectors: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """The `top_k` nearest others of every row of `vectors` (N, D), exactly.
+
+    Returns:
+        Sources (N, top_k) of every target's edges, nearest first, and their cosines.
+    """
+    if not 0 < top_k < len(vectors):
+        raise ValueError(f"`top_k` must be from 1 to {len(vectors) - 1}, the number of other rows, got {top_k}")
+    search = ExactSearch(vectors, torch.ones(len(vectors), dtype=torch.bool, device=vectors.device))
+    sources = torch.empty(len(vectors), top_k, dtype=torch.int64, device=vectors.device)
+    cosines = torch.empty(len(vectors), top_k, device=vectors.device)
+    alone = torch.ones(len(vectors), dtype=torch.bool)
+    if search.coarse is not None and len(vectors) >= LEAST_MUTUAL and top_k <= TILE // 8:
+        candidates = MutualCandidates(search.coarse, len(vectors), top_k)
+        alone = torch.from_numpy(candidates.crowded)
+        for targets in (~alone).nonzero().squeeze(-1).split(MANY_QUERIES):
+            queries = F.normalize(vectors[targets].float(), dim=-1)
+            nearest = search.nearest_of(queries, *candidates.likeliest(targets), top_k)
+            others = search.nearest_of(queries, *candidates.others(targets, nearest[0][:, -1]), top_k)
+            cosines[targets], sources[targets] = better(nearest, others, top_k)
+    for targets in alone.nonzero().squeeze(-1).split(MANY_QUERIES):
+        near, entries = search.nearest(vectors[targets], top_k + 1)
+        itself = entries == targets.to(entries.device)[:, None]
+        itself[:, -1] |= ~itself.any(-1)  # crowded out by equals
+        kept = (~itself).nonzero(as_tuple=True)[1].view(len(targets), top_k)
+        sources[targets], cosines[targets] = entries.gather(-1, kept), near.gather(-1, kept)
+    return sources, cosines
+
+
+class MutualCandidates:
+    """For every post the others that can be among its `top_k` nearest, by products of 8-bit copies, each pair's taken once.
+
+    With e the length of an error, the cosine of posts i and j is within e_i (1 + e_j) + e_j of their product: where L is the
+    K-th largest product less e_j, post i needs look no further than products of L - 2 e_i (1 + e) - e_j. Lists hold what is
+    above that, and are cut to it again whenever they have grown by half.
+
+    Attributes:
+        crowded: (N,) bool, posts with more candidates than a list holds: these are to be searched for one by one.
+    """
+
+    def __init__(self, coarse: CoarseVectors, count: int, top_k: int):
+        self.coarse, self.posts, self.top_k = coarse, count, top_k
+        self.room = 4 * top_k + 2 * SPARE
+        self.step, self.error = (np.tile(x.numpy(), (1, GROUP)).ravel() for x in (coarse.step, coarse.error))
+        self.doubt = 2 * (self.error * (1 + self.error.max()) + np.float32(ROUNDING))
+        self.products = torch.empty(FIRST, MANY_QUERIES, TILE, dtype=torch.int32)
+        self.near = np.empty((MANY_QUERIES, TILE), bool)
+        places = len(self.step)
+        self.values = np.full((places, self.room), -np.inf, np.float32)  # products less the other's error
+        self.entries = np.zeros((places, self.room), np.int32)
+        self.count, self.full = np.zeros(places, np.int32), np.full(places, top_k + SPARE, np.int32)
+        self.crowded, self.least = np.zeros(places, bool), np.full(places, np.inf, np.float32)
+        for tile in range(coarse.tiles):
+            self._compare(tile, range(FIRST), mutually=tile >= FIRST)
+        for tile in range(FIRST, coarse.tiles):
+            for other in range(tile, coarse.tiles):
+                self._compare(tile, range(other, other + 1), mutually=other > tile)
+        self._cut(np.flatnonzero(~self.crowded[:count]), closely=True)
+        self.crowded = self.crowded[:count]
+
+    def likeliest(self, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows of `targets` (P,), in order, and K candidates of each, those of the largest products (P K,)."""
+        return self._listed(targets, lambda values, errors: self._largest(values))
+
+    def others(self, targets: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of all other candidates whose cosine can be more than `least` (P,)."""
+        sure = (least.numpy() - self.doubt[targets.numpy()] / 2)[:, None]
+        return self._listed(targets, lambda values, errors: (values + 2 * errors > sure) & ~self._largest(values))
+
+    def _listed(self, targets: Tensor, chosen) -> tuple[Tensor, Tensor]:
+        values, entries = self.values[targets.numpy()], self.entries[targets.numpy()]
+        rows, columns = np.nonzero(chosen(values, self.error[entries]))
+        return torch.from_numpy(rows), torch.from_numpy(entries[rows, columns].astype(np.int64))
+
+    def _largest(self, values: np.ndarray) -> np.ndarray:
+        largest = np.zeros(values.shape, bool)
+        places = np.argpartition(values, self.room - self.top_k, axis=1)[:, self.room - self.top_k :]
+        np.put_along_axis(largest, places, True, axis=1)
+        return largest
+
+    def _compare(self, tile: int, others: range, mutually: bool) -> None:
+        """Posts of a tile with those of `others`; `mutually`: also these with them."""
+        if mutually:
+            group = slice(tile * TILE, tile * TILE + GROUPS)
+            limits = [self._limits(_posts(other)).T - self.error[group][:, None] for other in others]
+            limits = [
+                whole_limits(least, self.step[group][:, None] * self.step[_posts(other)])
+                for least, other in zip(limits, others, strict=True)
+            ]
+        for start in range(tile * TILE, min((tile + 1) * TILE, self.posts), MANY_QUERIES):
+            rows = slice(start, start + MANY_QUERIES)
+            mine = self.coarse.vectors.view(-1, self.coarse.width)[rows]
+            for other, products in zip(others, self.products, strict=False):
+                torch._int_mm(mine, self.coarse.vectors[other].T, out=products)
+                if (other + 1) * TILE > self.posts:  # what fills the last tile is no post
+                    products[:, self.posts - other * TILE :] = NONE
+                products[max(0, self.posts - start) :] = NONE
+                if other == tile:
+                    products[:, start % TILE :].fill_diagonal_(NONE)
+            if others == range(FIRST):
+                self._begin(rows)
+            for number, other in enumerate(others):
+                products = self.products[number].numpy()
+                group = slice(other * TILE, other * TILE + GROUPS)
+                least = self._limits(rows) - self.error[group]
+                least = whole_limits(least, self.step[rows][:, None] * self.step[group])
+                near = self._reached(products.reshape(-1, GROUP, GROUPS), least[:, None])
+                self._list(near, products, start, other * TILE)
+                if mutually:
+                    near = self._reached(products.reshape(-1, GROUPS, TILE), limits[number])
+                    near = near[np.argsort((near % TILE).astype(np.int16), kind="stable")]
+                    self._list(near, products, start, other * TILE, of_columns=True)
+
+    def _reached(self, products: np.ndarray, least: np.ndarray) -> np.ndarray:
+        near = np.greater_equal(products, least, out=self.near.reshape(products.shape))
+        return np.flatnonzero(near)
+
+    def _limits(self, posts: slice) -> np.ndarray:
+        """What products of `posts` must reach, but for the other's error, as a column."""
+        return (self.least[posts] - self.doubt[posts])[:, None]
+
+    def _begin(self, rows: slice) -> None:
+        """A first L of posts, of the largest products of groups of the first tiles."""
+        largest = self.products.view(FIRST, MANY_QUERIES, GROUP, GROUPS).amax(2).transpose(0, 1)
+        largest = largest * self.coarse.step[:FIRST] * torch.from_numpy(self.step[rows])[:, None, None]
+        largest = (largest - self.coarse.error[:FIRST]).flatten(1)
+        self.least[rows] = largest.topk(self.top_k, sorted=False).values.amin(-1).numpy()
+        self.least[self.posts :] = np.inf
+
+    def _list(self, near: np.ndarray, products: np.ndarray, row: int, column: int, of_columns: bool = False) -> None:
+        """Put the products at the places `near` into the lists of rows, or of columns; these are in order.
+
+        `row` and `column`: the posts of the first.
+        """
+        if not len(near):
+            return
+        owners, entries = near // TILE + row, near % TILE + column
+        if of_columns:
+            owners, entries = entries, owners
+        values = products.ravel()[near] * self.step[owners] * self.step[entries] - self.error[entries]
+        firsts = np.flatnonzero(np.concatenate([[True], owners[1:] != owners[:-1]]))
+        counts, listed = np.diff(np.append(firsts, len(owners))), owners[firsts]
+        places = np.repeat(self.count[listed] - firsts, counts) + np.arange(len(owners))
+        fits = places < self.room
+        owners, places = owners[fits], places[fits]
+        self.values[owners, places], self.entries[owners, places] = values[fits], entries[fits]
+        self.count[listed] += counts
+        crowded = listed[self.count[listed] > self.room]
+        self.crowded[crowded], self.least[crowded], self.count[crowded] = True, np.inf, self.room
+        self._cut(listed[(self.count[listed] >= self.full[listed]) & ~self.crowded[listed]])
+
+    def _cut(self, owners: np.ndarray, closely: bool = False) -> None:
+        """Leave in the lists of `owners` what can still be among the nearest; not `closely`: by the largest error of all."""
+        if not len(owners):
+            return
+        values = self.values[owners]
+        least = np.partition(values, self.room - self.top_k, axis=1)[:, self.room - self.top_k]
+        self.least[owners] = least = np.maximum(least, self.least[owners])
+        errors = self.error[self.entries[owners]] if closely else self.error.max()
+        kept = np.flatnonzero(values >= (least - self.doubt[owners])[:, None] - 2 * errors)
+        row = kept // self.room
+        count = np.bincount(row, minlength=len(owners)).astype(np.int32)
+        first, theirs = owners * self.room, np.repeat(np.cumsum(count) - count, count)
+        entries = self.entries.ravel()[first[row] + kept % self.room]
+        self.values[owners] = -np.inf
+        places = first[row] + np.arange(len(row)) - theirs
+        self.values.ravel()[places], self.entries.ravel()[places] = values.ravel()[kept], entries
+        self.count[owners] = count
+        self.full[owners] = np.minimum(self.room - SPARE, count + np.maximum(SPARE, count // 2))
+
+
+def _posts(tile: int) -> slice:
+    return slice(tile * TILE, (tile + 1) * TILE)
