@@ -81,7 +81,7 @@ def top_k_graph(vectors: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
             nearest = search.nearest_of(queries, *candidates.likeliest(targets), top_k)
             others = search.nearest_of(queries, *candidates.others(targets, nearest[0][:, -1]), top_k)
             cosines[targets], sources[targets] = better(nearest, others, top_k)
-    for targets in alone.nonzero().squeeze(-1).split(MANY_QUERIES):
+    for targets in alone.nonzero().squeeze(-1).split(32 * MANY_QUERIES):
         near, entries = search.nearest(vectors[targets], top_k + 1)
         itself = entries == targets.to(entries.device)[:, None]
         itself[:, -1] |= ~itself.any(-1)  # crowded out by equals

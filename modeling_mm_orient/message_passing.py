@@ -16,7 +16,7 @@ from .optional_dependencies import torch_scatter
 BACKENDS = ("auto", "fused", "torch_scatter", "index_add", "dense")
 MOST_DENSE = 64 * 64  # pairs of nodes up to which a dense product of a matrix at hand is the fastest on CPU
 MOST_DENSE_CUDA = 4096 * 4096
-HIGH_DENSITY = 0.15
+HIGH_DENSITY, HIGH_DENSITY_FORWARD = 0.15, 0.3  # with gradients and without
 
 
 class Graph:
@@ -101,7 +101,8 @@ class Graph:
             return "dense" if pairs <= MOST_DENSE_CUDA else sparse
         if pairs <= MOST_DENSE and not self.made_of_edges:
             return "dense"
-        return "dense" if len(self.listed[0]) > HIGH_DENSITY * pairs else "fused"
+        high = HIGH_DENSITY if torch.is_grad_enabled() else HIGH_DENSITY_FORWARD
+        return "dense" if len(self.listed[0]) > high * pairs else "fused"
 
 
 def sum_by_scatter(features: Tensor, graph: Graph) -> Tensor:

@@ -105,11 +105,19 @@ def test_compiled_numbers_are_right():
         torch.testing.assert_close(found, mean_by_definition(features, adjacency), atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("nodes, degree, expected", [(32, 1.5, "dense"), (120, 1.5, "fused"), (120, 60, "dense")])
+@pytest.mark.parametrize(
+    "nodes, degree, expected",
+    [(32, 1.5, "dense dense"), (120, 1.5, "fused fused"), (120, 25, "dense fused"), (120, 60, "dense dense")],
+)
 def test_the_choice_by_size_and_density(nodes, degree, expected):
     adjacency, features = adjacency_and_features(nodes, nodes, 8, degree / nodes, False, 4)
     graph = Graph(adjacency)
-    assert graph.best_backend() == expected
+    with torch.no_grad():
+        forward = graph.best_backend()
+    assert f"{graph.best_backend()} {forward}" == expected
+    if nodes == 32:
+        targets, sources, _ = graph.listed
+        assert Graph.from_edges(torch.stack([sources, targets]), nodes, nodes).best_backend() == "fused"
     torch.testing.assert_close(
         aggregate_neighbours(features, graph), aggregate_neighbours(features, graph, "dense"), atol=1e-6, rtol=1e-5
     )

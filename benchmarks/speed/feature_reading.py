@@ -1,7 +1,7 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """Does reading stored features keep up with training? The share of an epoch that the Trainer waits for its next batch.
 
-4,800 posts of the paper's sizes (100 x 2048 regions, 128 x 768 tokens in half precision: 0.6 MB each) in the shards that
+3,600 posts of the paper's sizes (100 x 2048 regions, 128 x 768 tokens in half precision: 0.6 MB each) in the shards that
 `mm-orient extract` writes, which the system has forgotten since; shuffled, batches of 120, the paper's network and AdamW.
 Our Trainer reads the next batch while it computes, the plain one before it does; for the first both must wait.
 """
@@ -29,7 +29,7 @@ from modeling_mm_orient.training import MMOrientTrainer
 
 from .timing import markdown
 
-POSTS, BATCH = 4_800, 120
+POSTS, BATCH = 3_600, 120
 WIDTHS = {"image_embeds": 512, "text_embeds": 512, "region_features": 100 * 2048, "token_features": 128 * 768}
 TASKS = [{"name": "offensive", "labels": ["no", "yes"]}]
 

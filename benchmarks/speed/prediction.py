@@ -19,7 +19,7 @@ from modeling_mm_orient.relation_memory import RelationMemory
 from .extraction import build, own_forward, write_posts
 from .timing import in_turn, markdown, plot_bars
 
-BATCHES, ENTRIES, ROUNDS = (1, 8), 10_000, 3
+BATCHES, ENTRIES, ROUNDS = (1, 4), 10_000, 3
 
 
 def attach_memory(model) -> None:
