@@ -17,7 +17,7 @@ class Timing:
     spread: float
 
     def __str__(self) -> str:
-        return f"{self.median * 1000:.3g} ± {self.spread * 500:.2g} ms"
+        return f"{_three_digits(self.median * 1000)} ± {self.spread * 500:.2g} ms"
 
 
 def in_turn(
@@ -68,6 +68,10 @@ def timing_of(times: list[float]) -> Timing:
     """Of single measurements in seconds."""
     times, outer = sorted(times), len(times) // 10 if len(times) > 10 else 0
     return Timing(statistics.median(times), times[-1 - outer] - times[outer])
+
+
+def _three_digits(value: float) -> str:
+    return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _seconds(way: Callable[[], object], calls: int) -> float:
