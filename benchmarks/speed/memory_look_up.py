@@ -67,7 +67,7 @@ def main(folder: Path) -> str:
             times = {}
             for asked in (1, QUERIES):
                 times[asked] = again(partial(search, queries[:asked]), 5, 0.5)
-                plotted.setdefault(f"{count:,}, {asked} queries", {})[name] = 1000 * times[asked].median
+                plotted.setdefault(f"{count:,} entries, {asked} at once", {})[name] = 1000 * times[asked].median
             quality = [f"{recall:.3f}", f"{seconds:.0f}"] if recall else ["", ""]
             rows.append([f"{count:,}, {name}", *map(str, times.values()), f"{size / MIB:.0f}", *quality])
     plot_bars(folder / "memory_look_up.png", plotted, "milliseconds", logarithmic=True)

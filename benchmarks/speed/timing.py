@@ -95,9 +95,8 @@ def plot_bars(path: Path, groups: dict[str, dict[str, float]], axis: str, logari
     axes.set(xlabel=axis, xscale="log" if logarithmic else "linear")
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
+    figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
 def markdown(heads: list[str], rows: list[list[str]]) -> str:
