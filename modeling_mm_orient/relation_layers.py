@@ -68,13 +68,13 @@ class RelationLayer(nn.Module):
     ) -> Tensor:
         """`own` (B, D); `sources` (S, D), `graph`, `present` (S,), `listed` (B, K, D) and `listed_weights` (B, K) as
         `aggregate_neighbours` takes them -> (B, out_features)."""
-        chosen = self.gate is not None or (self.training and self.dropout)
-        if listed is None and not chosen and self._projects_first(own, sources, graph):
+        selective = self.gate is not None or (self.training and self.dropout)
+        if listed is None and not selective and self._projects_first(own, sources, graph):
             of_own, of_neighbours = self.linear.weight.chunk(2, 1)
             messages = aggregate_neighbours(fastest_linear(sources, of_neighbours), graph, self.backend, present)
             return self._normalised(fastest_linear(own, of_own, self.linear.bias) + messages)
         neighbourhood = aggregate_neighbours(sources, graph, self.backend, present, listed, listed_weights)
-        if chosen:
+        if selective:
             share = self._share_listened_to(own, neighbourhood)
             neighbourhood = own + share * (neighbourhood - own)
         return self.combine(own, neighbourhood)

@@ -77,7 +77,7 @@ class ExactSearch:
         fits = queries.device.type == "cpu" and count <= min(len(self.vectors) // (2 * GROUP), TILES * GROUPS)
         coarsely = self.coarse is not None and fits and len(queries) > 0 and self._coarse_for[alone]
         if coarsely and alone:
-            return self._nearest_of_one(queries.detach().float()[0], count)
+            return self._nearest_of_one(queries.detach().float(), count)
         room = self.coarse.room(min(len(queries), MANY_QUERIES)) if coarsely else None
         parts = []
         for part in queries.split(MANY_QUERIES):
@@ -121,8 +121,8 @@ class ExactSearch:
         return best
 
     def _nearest_of_one(self, query: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """`nearest` of one query (D,), in few steps: they take as long as the products of 10,000 entries."""
-        unit = query.numpy()
+        """`nearest` of one query (1, D), in few steps: with 10,000 entries they take as long as the products."""
+        unit = query[0].numpy()
         unit = unit * np.float32(1 / max(1e-12, math.sqrt(unit @ unit)))
         entries, unit = self.coarse.can_be_nearest(unit, count), torch.from_numpy(unit)
         parts = [torch.mv(self.vectors.index_select(0, some).float(), unit) for some in entries.split(PAIRS)]
@@ -171,8 +171,7 @@ class ExactSearch:
         """Whether the coarse comparison answers a sample of the entries first."""
         sample = self.vectors[:: max(1, len(self.vectors) // queries)][:queries].float()
         sample, times = F.normalize(sample, dim=-1), []
-        coarsely = (lambda one, count: self._nearest_of_one(one[0], count)) if queries == 1 else self._nearest_by_bound
-        for way in (coarsely, self._nearest_of_all):
+        for way in (self._nearest_of_one if queries == 1 else self._nearest_by_bound, self._nearest_of_all):
             taken = []
             for _ in range(3):
                 start = time.perf_counter()
@@ -441,9 +440,8 @@ def _step(largest: Tensor) -> Tensor:
 
 def whole_limits(limits: np.ndarray, group_step: np.ndarray) -> np.ndarray:
     """The least products, int32, that reach `limits` in steps of groups: whole numbers compare as such; above `NONE`."""
-    return np.ceil(np.clip(limits / group_step, NONE + 1024, -NONE - 1024)).astype(
-        np.int32
-    )  # as far as float32 is exact
+    # within int32 by what single precision can tell apart; a query that is not a number reaches nothing
+    return np.ceil(np.maximum(np.fmin(limits / group_step, -NONE - 1024), NONE + 1024)).astype(np.int32)
 
 
 def _rounded(turned: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:

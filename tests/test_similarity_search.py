@@ -135,6 +135,18 @@ def test_the_copies_leave_all_that_can_be_near_and_little_else(queries):
         assert not found[cosines < nearest[:, None] - 0.07].any()
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast")
+def test_a_query_that_is_not_a_number_finds_nothing_and_spoils_nothing(tiles):
+    vectors = crowded(5000, 64)
+    search = ExactSearch(vectors, torch.ones(5000, dtype=torch.bool))
+    queries = vectors[:3].float()
+    expected, _ = search.nearest(queries, 8)
+    queries[1, 5] = torch.nan
+    found, _ = search.nearest(queries, 8)
+    assert not found[1].isfinite().any() and not search.nearest(queries[1:2], 8)[0].isfinite().any()
+    torch.testing.assert_close(found[[0, 2]], expected[[0, 2]], atol=1e-6, rtol=0)
+
+
 def test_one_query_leaves_what_many_leave():
     vectors, absent = F.normalize(crowded(5000, 100).float(), dim=-1), torch.arange(5000) % 7 == 0
     coarse = CoarseVectors(vectors.split(2048), absent, 100)
