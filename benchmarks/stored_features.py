@@ -21,8 +21,8 @@ from modeling_mm_orient import (
     MMOrientProcessor,
     PostCollator,
 )
-from modeling_mm_orient.dataset_readers import DataDescription, read_posts
-from modeling_mm_orient.feature_cache import CachedPosts, FeatureCache
+from modeling_mm_orient.data.reading import DataDescription, read_posts
+from modeling_mm_orient.features.cache import CachedPosts, FeatureCache
 from modeling_mm_orient.processing_mm_orient import post_key
 
 EPOCHS = 3

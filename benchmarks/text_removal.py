@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from modeling_mm_orient.picture_files import pictures_below
+from modeling_mm_orient.data.picture_files import pictures_below
 from modeling_mm_orient.processing_mm_orient import read_image
 from modeling_mm_orient.text_removal import joined_text, read_text, remove_text, text_mask
 

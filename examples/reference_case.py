@@ -14,7 +14,7 @@ import numpy as np
 
 from modeling_mm_orient import save_for_hub
 from modeling_mm_orient.optional_dependencies import TORCH_SCATTER_AVAILABLE
-from modeling_mm_orient.reference_converter import convert_reference_weights, reference_deviations
+from modeling_mm_orient.runs.reference_converter import convert_reference_weights, reference_deviations
 
 TOLERANCE = 1e-5
 

@@ -17,7 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_mm_orient import ENCODER_NAMES, MMOrientConfig
-from .cpu_linear import with_fast_linear
+from .cpu_speed import with_fast_linear
 from .encoders import (
     build_encoder,
     encoder_fingerprints,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .cpu_linear import fastest_linear, linear_of_two
+from .cpu_speed import fastest_linear, linear_of_two
 from .global_batch import GlobalBatch
 from .message_passing import Graph, aggregate_neighbours
 from .relation_graph import listed_cosines

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .cpu_linear import with_fast_linear
+from .cpu_speed import with_fast_linear
 from .optional_dependencies import faiss
 
 MOST_EXACT = 100_000

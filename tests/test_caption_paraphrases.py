@@ -19,9 +19,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils.import_utils import is_serve_available
 
-from modeling_mm_orient.caption_paraphrases import Paraphraser, add_paraphrases, choose_variants, paraphrase, read_lines
+from modeling_mm_orient.data.paraphrases import Paraphraser, add_paraphrases, choose_variants, paraphrase, read_lines
 from modeling_mm_orient.cli import main
-from modeling_mm_orient.dataset_readers import read_posts
+from modeling_mm_orient.data.reading import read_posts
 
 from .test_dataset_readers import describe, write_folder
 
@@ -180,7 +180,7 @@ def test_useless_answers_are_paid_for_once_and_kept_as_such(tmp_path, answer):
 def test_the_rate_limit_spaces_requests(monkeypatch):
     waits, now = [], [0.0]
     paraphraser = Paraphraser("http://x", "m", requests_per_minute=30)
-    monkeypatch.setattr("modeling_mm_orient.caption_paraphrases.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("modeling_mm_orient.data.paraphrases.time.monotonic", lambda: now[0])
     stop = type("Stop", (), {"wait": lambda self, seconds: waits.append(seconds)})()
     for _ in range(3):
         paraphraser._wait_for_turn(stop)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from modeling_mm_orient.collation import FeatureCollator, ReadAheadLoader, collate_labels, pad_sequences
+from modeling_mm_orient.features.collation import FeatureCollator, ReadAheadLoader, collate_labels, pad_sequences
 from modeling_mm_orient.processing_mm_orient import key_number
 
 from .conftest import TASKS, tiny_model

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from modeling_mm_orient import cpu_linear
-from modeling_mm_orient.cpu_linear import fast_linear, linear_of_two, mixed_linear, with_fast_linear, without_gaps
+from modeling_mm_orient import cpu_speed as cpu_linear
+from modeling_mm_orient.cpu_speed import fast_linear, linear_of_two, mixed_linear, with_fast_linear, without_gaps
 
 from .conftest import feature_batch, tiny_model
 

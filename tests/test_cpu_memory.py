@@ -8,7 +8,7 @@ import pytest
 FAULTS = """
 import resource
 import torch
-from modeling_mm_orient.cpu_memory import reuse_memory
+from modeling_mm_orient.runs.cpu_memory import reuse_memory
 
 def faults():
     for _ in range(12):  # until small tensors have found their places

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from modeling_mm_orient import data_set_graphs
-from modeling_mm_orient.data_set_graphs import MutualCandidates, threshold_graph, top_k_graph
+from modeling_mm_orient.runs import data_set_graphs
+from modeling_mm_orient.runs.data_set_graphs import MutualCandidates, threshold_graph, top_k_graph
 from modeling_mm_orient.similarity_search import ExactSearch
 
 from .test_similarity_search import crowded

@@ -8,7 +8,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from modeling_mm_orient.dataset_readers import DataDescription, DataProblems, read_posts
+from modeling_mm_orient.data.reading import DataDescription, DataProblems, read_posts
 
 ROWS = [
     {"image": f"{i}.png", "text": f"caption {i}", "split": split, "mood": ["sad", "happy"][i % 2], "score": i / 4}

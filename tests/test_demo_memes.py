@@ -2,7 +2,7 @@ import csv
 
 import pytest
 
-from modeling_mm_orient.demo_memes import NEED_BOTH, TASKS, demo, make_memes
+from modeling_mm_orient.runs.demo import NEED_BOTH, TASKS, demo, make_memes
 
 
 def rows_of(folder):

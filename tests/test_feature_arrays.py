@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_mm_orient.collation import FeatureCollator
-from modeling_mm_orient.dataset_readers import DataDescription, read_posts
-from modeling_mm_orient.feature_arrays import ArrayPosts, FeatureArrays
+from modeling_mm_orient.features.collation import FeatureCollator
+from modeling_mm_orient.data.reading import DataDescription, read_posts
+from modeling_mm_orient.data.arrays import ArrayPosts, FeatureArrays
 
 from .test_dataset_readers import ROWS, write_folder
 

@@ -4,11 +4,11 @@ import torch
 from PIL import Image
 
 from modeling_mm_orient import MMOrientModel
-from modeling_mm_orient import feature_cache as module
-from modeling_mm_orient.collation import FeatureCollator, PostCollator
-from modeling_mm_orient.dataset_readers import DataDescription, read_posts
-from modeling_mm_orient.feature_cache import CachedPosts, FeatureCache
-from modeling_mm_orient.feature_extraction import encoder_fingerprint
+from modeling_mm_orient.features import cache as module
+from modeling_mm_orient.features.collation import FeatureCollator, PostCollator
+from modeling_mm_orient.data.reading import DataDescription, read_posts
+from modeling_mm_orient.features.cache import CachedPosts, FeatureCache
+from modeling_mm_orient.features.extraction import encoder_fingerprint
 from modeling_mm_orient.processing_mm_orient import post_key
 
 from .test_dataset_readers import ROWS, write_folder

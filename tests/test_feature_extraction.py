@@ -12,11 +12,11 @@ from PIL import Image
 from transformers import AutoModel
 
 from modeling_mm_orient import MMOrientModel
-from modeling_mm_orient import feature_extraction as module
+from modeling_mm_orient.features import extraction as module
 from modeling_mm_orient.cli import main
-from modeling_mm_orient.dataset_readers import DataDescription, read_posts
-from modeling_mm_orient.feature_cache import FeatureCache
-from modeling_mm_orient.feature_extraction import extract_features
+from modeling_mm_orient.data.reading import DataDescription, read_posts
+from modeling_mm_orient.features.cache import FeatureCache
+from modeling_mm_orient.features.extraction import extract_features
 from modeling_mm_orient.processing_mm_orient import post_key
 
 from .test_dataset_readers import write_folder

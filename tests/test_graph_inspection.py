@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from modeling_mm_orient.graph_inspection import graph_statistics, pair_similarities, threshold_at_quantile
+from modeling_mm_orient.runs.graph_inspection import graph_statistics, pair_similarities, threshold_at_quantile
 from modeling_mm_orient.relation_graph import relation_adjacency
 
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_mm_orient.collation import PostCollator
-from modeling_mm_orient.image_augmentation import AugmentedPosts, ImageAugmentation
+from modeling_mm_orient.features.collation import PostCollator
+from modeling_mm_orient.data.augmentation import AugmentedPosts, ImageAugmentation
 
 from .test_processing import as_bytes, make_processor
 

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
-from modeling_mm_orient import metrics as module
-from modeling_mm_orient.metrics import multi_task_metrics, single_label_metrics
+from modeling_mm_orient.runs import metrics as module
+from modeling_mm_orient.runs.metrics import multi_task_metrics, single_label_metrics
 
 from .conftest import TASKS
 

@@ -3,8 +3,8 @@ import json
 import pytest
 
 from modeling_mm_orient import MMOrientConfig
-from modeling_mm_orient.dataset_readers import DataDescription, read_posts
-from modeling_mm_orient.presets import build_on_meta, load_preset, preset_names, train_tokenizer
+from modeling_mm_orient.data.reading import DataDescription, read_posts
+from modeling_mm_orient.runs.presets import build_on_meta, load_preset, preset_names, train_tokenizer
 from modeling_mm_orient.task_features import check_sources
 
 from .conftest import shared

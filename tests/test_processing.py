@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from modeling_mm_orient import MMOrientModel, MMOrientProcessor
-from modeling_mm_orient.presets import train_tokenizer
+from modeling_mm_orient.runs.presets import train_tokenizer
 from modeling_mm_orient.processing_mm_orient import read_image
 
 TEXTS = ["a cat on a mat", "when the code compiles at once", "nobody: me:"]

@@ -6,8 +6,8 @@ import json
 import pytest
 from PIL import Image
 
-from modeling_mm_orient.dataset_readers import DataDescription, account_for_rows, read_posts
-from modeling_mm_orient.presets import load_preset
+from modeling_mm_orient.data.reading import DataDescription, account_for_rows, read_posts
+from modeling_mm_orient.runs.presets import load_preset
 
 from .conftest import shared
 

@@ -4,7 +4,7 @@ from transformers import BertConfig, BertForSequenceClassification, GPT2Config, 
 
 from modeling_mm_orient import MMOrientConfig, MMOrientProcessor
 from modeling_mm_orient.optional_dependencies import nrclex
-from modeling_mm_orient.presets import train_tokenizer
+from modeling_mm_orient.runs.presets import train_tokenizer
 from modeling_mm_orient.task_features import (
     NRC_EMOTIONS,
     check_sources,

@@ -22,7 +22,7 @@ from modeling_mm_orient.text_removal import (
     remove_text,
     text_mask,
 )
-from modeling_mm_orient.text_removal_batch import TEXTS_FILE, remove_text_from_folder
+from modeling_mm_orient.data.folder_text_removal import TEXTS_FILE, remove_text_from_folder
 
 from .test_processing import make_processor
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from modeling_mm_orient.cpu_memory import reuse_memory
+from modeling_mm_orient.runs.cpu_memory import reuse_memory
 
 FUNCTIONS = ("memory_look_up", "graph_building")
 COMMANDS = ("message_passing", "training", "feature_reading", "prediction", "extraction", "processes", "growth")

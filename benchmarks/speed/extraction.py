@@ -17,10 +17,10 @@ from PIL import Image
 from transformers import BertConfig, CLIPConfig, CLIPImageProcessorPil, CLIPProcessor
 
 from modeling_mm_orient import MMOrientConfig, MMOrientModel, MMOrientProcessor
-from modeling_mm_orient.dataset_readers import DataDescription
-from modeling_mm_orient.feature_extraction import DataShards, ShardBatches, encoder_fingerprint, extract_features
+from modeling_mm_orient.data.reading import DataDescription
+from modeling_mm_orient.features.extraction import DataShards, ShardBatches, encoder_fingerprint, extract_features
 from modeling_mm_orient.modeling_mm_orient import PostFeatures
-from modeling_mm_orient.presets import train_tokenizer
+from modeling_mm_orient.runs.presets import train_tokenizer
 
 from .timing import markdown, plot_bars
 

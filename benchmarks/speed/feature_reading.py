@@ -23,9 +23,9 @@ from modeling_mm_orient import (
     MMOrientModel,
     MMOrientProcessor,
 )
-from modeling_mm_orient.feature_cache import CachedPosts, FeatureCache
-from modeling_mm_orient.feature_extraction import SHARD_POSTS, feature_table
-from modeling_mm_orient.training import MMOrientTrainer
+from modeling_mm_orient.features.cache import CachedPosts, FeatureCache
+from modeling_mm_orient.features.extraction import SHARD_POSTS, feature_table
+from modeling_mm_orient.runs.training import MMOrientTrainer
 
 from .timing import markdown
 

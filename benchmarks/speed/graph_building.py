@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from modeling_mm_orient.data_set_graphs import threshold_graph, top_k_graph
+from modeling_mm_orient.runs.data_set_graphs import threshold_graph, top_k_graph
 from modeling_mm_orient.similarity_search import TILE, CoarseVectors
 
 from .memory_look_up import WIDTH, embeddings

@@ -13,7 +13,7 @@ import torch
 
 from modeling_mm_orient import MMOrientForMultiTaskClassification
 from modeling_mm_orient.pipeline_mm_orient import predictions_by_task
-from modeling_mm_orient.presets import load_preset
+from modeling_mm_orient.runs.presets import load_preset
 from modeling_mm_orient.relation_memory import RelationMemory
 
 from .extraction import build, own_forward, write_posts

@@ -18,8 +18,8 @@ import torch
 from torch.nn import functional as F
 
 from modeling_mm_orient.configuration_mm_orient import STREAM_NAMES
-from modeling_mm_orient.cpu_linear import with_fast_linear
-from modeling_mm_orient.reference_converter import INPUTS, convert_reference_weights
+from modeling_mm_orient.cpu_speed import with_fast_linear
+from modeling_mm_orient.runs.reference_converter import INPUTS, convert_reference_weights
 
 from .timing import in_turn, markdown, plot_bars
 

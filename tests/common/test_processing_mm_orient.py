@@ -7,7 +7,7 @@ from transformers import ViTImageProcessorPil
 from transformers.testing_utils import require_vision
 
 from modeling_mm_orient import MMOrientProcessor
-from modeling_mm_orient.presets import train_tokenizer
+from modeling_mm_orient.runs.presets import train_tokenizer
 
 from ...test_processing_common import ProcessorTesterMixin
 

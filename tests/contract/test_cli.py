@@ -16,9 +16,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification, pipeline
 
-from modeling_mm_orient import relation_memory, similarity_search, training
+from modeling_mm_orient import relation_memory
+from modeling_mm_orient import similarity_search
+from modeling_mm_orient.runs import training
 from modeling_mm_orient.cli import main
-from modeling_mm_orient.demo_memes import make_memes
+from modeling_mm_orient.runs.demo import make_memes
 
 from ..conftest import shared
 from ..test_modeling import small_towers

@@ -17,12 +17,12 @@ from PIL import Image
 
 from modeling_mm_orient import MMOrientForMultiTaskClassification
 from modeling_mm_orient.cli import main
-from modeling_mm_orient.dataset_readers import DataDescription, read_posts
-from modeling_mm_orient.evaluation import load_run, prediction_schema
-from modeling_mm_orient.feature_cache import FeatureCache
-from modeling_mm_orient.presets import encoders_alone, load_preset
+from modeling_mm_orient.data.reading import DataDescription, read_posts
+from modeling_mm_orient.runs.evaluation import load_run, prediction_schema
+from modeling_mm_orient.features.cache import FeatureCache
+from modeling_mm_orient.runs.presets import encoders_alone, load_preset
 from modeling_mm_orient.processing_mm_orient import post_key
-from modeling_mm_orient.ray_jobs import Worker, predict_batch
+from modeling_mm_orient.runs.ray_jobs import Worker, predict_batch
 
 from ..test_feature_extraction import save_encoders
 from ..test_modeling import small_towers

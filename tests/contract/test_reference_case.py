@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from modeling_mm_orient.optional_dependencies import TORCH_SCATTER_AVAILABLE
-from modeling_mm_orient.reference_converter import convert_reference_weights, reference_deviations
+from modeling_mm_orient.runs.reference_converter import convert_reference_weights, reference_deviations
 
 from ..conftest import shared
 

@@ -15,10 +15,10 @@ from transformers import TrainerCallback
 
 from modeling_mm_orient import MMOrientForMultiTaskClassification, MultimodalClassificationPipeline
 from modeling_mm_orient import relation_memory as memory_module
-from modeling_mm_orient.collation import PostCollator
+from modeling_mm_orient.features.collation import PostCollator
 from modeling_mm_orient.processing_mm_orient import key_number
 from modeling_mm_orient.relation_memory import MEMORY_FILE, RelationMemory
-from modeling_mm_orient.training import MMOrientTrainer, RefreshRelationMemory
+from modeling_mm_orient.runs.training import MMOrientTrainer, RefreshRelationMemory
 
 from ..conftest import feature_batch, reference_posts, tiny_model
 from ..test_modeling import small_towers

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from modeling_mm_orient import MMOrientForMultiTaskClassification, MMOrientProcessor, save_for_hub
-from modeling_mm_orient.hub_export import TRAVELLING_FILES
+from modeling_mm_orient.runs.hub import TRAVELLING_FILES
 
 from ..conftest import TASKS
 from ..test_modeling import small_towers
@@ -140,7 +140,7 @@ def test_a_relation_memory_travels_too(tmp_path):
 def test_travelling_files_are_all_that_they_import():
     from transformers.dynamic_module_utils import get_imports, get_relative_import_files
 
-    import modeling_mm_orient.hub_export as module
+    import modeling_mm_orient.runs.hub as module
 
     here = os.path.dirname(module.__file__)
     faces = ("modeling_mm_orient.py", "processing_mm_orient.py", "pipeline_mm_orient.py")
@@ -174,7 +174,7 @@ def test_an_export_over_an_existing_folder_and_a_failed_one(exported, tmp_path, 
     before = (folder / "config.json").read_bytes()
     save_for_hub(model, processor, folder)
     assert (folder / "joint_processor" / "tokenizer.json").is_file()
-    monkeypatch.setattr("modeling_mm_orient.hub_export.TRAVELLING_FILES", ("no_such_file.py",))
+    monkeypatch.setattr("modeling_mm_orient.runs.hub.TRAVELLING_FILES", ("no_such_file.py",))
     with pytest.raises(FileNotFoundError):
         save_for_hub(model, processor, folder)
     assert (folder / "config.json").read_bytes() == before

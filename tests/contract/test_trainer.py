@@ -8,8 +8,8 @@ import torch.multiprocessing as multiprocessing
 from transformers import Trainer, TrainingArguments
 
 from modeling_mm_orient import MMOrientForMultiTaskClassification
-from modeling_mm_orient.collation import FeatureCollator, ReadAheadLoader
-from modeling_mm_orient.training import MMOrientTrainer, MMOrientTrainingArguments, task_metrics_function
+from modeling_mm_orient.features.collation import FeatureCollator, ReadAheadLoader
+from modeling_mm_orient.runs.training import MMOrientTrainer, MMOrientTrainingArguments, task_metrics_function
 
 from ..conftest import TASKS, feature_batch, label_batch, tiny_model
 from ..test_modeling import small_towers

@@ -13,10 +13,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, ViTImageProcessorPil
 
-from .configuration_mm_orient import ENCODER_NAMES, MMOrientConfig
-from .modeling_mm_orient import MMOrientForMultiTaskClassification, MMOrientModel
-from .processing_mm_orient import MMOrientProcessor
-from .task_features import check_sources, feature_sizes
+from ..configuration_mm_orient import ENCODER_NAMES, MMOrientConfig
+from ..modeling_mm_orient import MMOrientForMultiTaskClassification, MMOrientModel
+from ..processing_mm_orient import MMOrientProcessor
+from ..task_features import check_sources, feature_sizes
 
 PARTS = ("description", "encoders", "revisions", "task_features", "config", "processor", "training", "data")
 SPECIAL_TOKENS = ["[PAD]", "[CLS]", "[SEP]"]
@@ -24,8 +24,9 @@ SPECIAL_TOKENS = ["[PAD]", "[CLS]", "[SEP]"]
 
 def preset_folder() -> Path:
     """`hub_configs/`: inside the package when installed from a wheel, beside it in a checkout."""
-    inside = Path(__file__).with_name("hub_configs")
-    return inside if inside.is_dir() else Path(__file__).parent.with_name("hub_configs")
+    package = Path(__file__).parents[1]
+    inside = package / "hub_configs"
+    return inside if inside.is_dir() else package.with_name("hub_configs")
 
 
 def preset_names() -> list[str]:

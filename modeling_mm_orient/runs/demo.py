@@ -12,10 +12,10 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from .dataset_readers import DataDescription
+from ..data.reading import DataDescription
 from .evaluation import load_run
-from .model_card import metrics_table
-from .pipeline_mm_orient import MultimodalClassificationPipeline
+from .card import metrics_table
+from ..pipeline_mm_orient import MultimodalClassificationPipeline
 from .presets import load_preset
 from .training import TrainingSettings, train
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import datasets
 
-from .dataset_readers import DataDescription, read_posts
+from ..data.reading import DataDescription, read_posts
 from .evaluation import choose_split, load_run, read_run
-from .feature_arrays import FeatureArrays
-from .optional_dependencies import FAISS_AVAILABLE
-from .relation_memory import LARGE_MEMORY, MODALITIES, RelationMemory, find_memory, remove_memory, verify_memory
-from .similarity_search import MOST_EXACT, require_faiss
-from .tables import write_json
+from ..data.arrays import FeatureArrays
+from ..optional_dependencies import FAISS_AVAILABLE
+from ..relation_memory import LARGE_MEMORY, MODALITIES, RelationMemory, find_memory, remove_memory, verify_memory
+from ..similarity_search import MOST_EXACT, require_faiss
+from ..data.tables import write_json
 from .training import model_inputs, reads_pictures
 
 

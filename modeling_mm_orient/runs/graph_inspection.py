@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from .relation_graph import cosine_similarity
+from ..relation_graph import cosine_similarity
 
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
 MOST_POSTS = 4096

@@ -24,24 +24,24 @@ from transformers import (
     set_seed,
 )
 
-from .caption_paraphrases import add_paraphrases
-from .collation import FeatureCollator, PostCollator, ReadAheadLoader
-from .configuration_mm_orient import ENCODER_NAMES
-from .dataset_readers import DataDescription, read_posts, without_pictures
-from .feature_arrays import ArrayPosts, FeatureArrays
-from .feature_cache import CachedPosts, FeatureCache
-from .feature_extraction import process_state
+from ..data.paraphrases import add_paraphrases
+from ..features.collation import FeatureCollator, PostCollator, ReadAheadLoader
+from ..configuration_mm_orient import ENCODER_NAMES
+from ..data.reading import DataDescription, read_posts, without_pictures
+from ..data.arrays import ArrayPosts, FeatureArrays
+from ..features.cache import CachedPosts, FeatureCache
+from ..features.extraction import process_state
 from .graph_inspection import MOST_POSTS, graph_statistics, threshold_at_quantile
-from .hub_export import save_for_hub
-from .image_augmentation import AugmentedPosts, ImageAugmentation
+from .hub import save_for_hub
+from ..data.augmentation import AugmentedPosts, ImageAugmentation
 from .metrics import multi_task_metrics
-from .model_card import model_card
-from .modeling_mm_orient import PostFeatures
+from .card import model_card
+from ..modeling_mm_orient import PostFeatures
 from .presets import build_model, load_preset, treat_as
-from .processing_mm_orient import post_key
-from .relation_memory import LARGE_MEMORY
-from .tables import write_json
-from .task_heads import probabilities
+from ..processing_mm_orient import post_key
+from ..relation_memory import LARGE_MEMORY
+from ..data.tables import write_json
+from ..task_heads import probabilities
 
 logger = logging.getLogger(__name__)
 

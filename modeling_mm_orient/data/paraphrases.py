@@ -24,7 +24,7 @@ from huggingface_hub import InferenceClient, constants
 from huggingface_hub.errors import HfHubHTTPError
 from tqdm.auto import tqdm
 
-from .processing_mm_orient import post_key
+from ..processing_mm_orient import post_key
 
 logger = logging.getLogger(__name__)
 

@@ -26,10 +26,10 @@ from accelerate.utils import gather_object, parse_flag_from_env
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 
-from .dataset_readers import DataDescription, Problem, stream_posts
-from .processing_mm_orient import post_key
-from .tables import own_partial, write_json
-from .task_features import task_features
+from ..data.reading import DataDescription, Problem, stream_posts
+from ..processing_mm_orient import post_key
+from ..data.tables import own_partial, write_json
+from ..task_features import task_features
 
 FORMAT = 2  # of the shards; part of the fingerprint
 SHARD_POSTS = 512

@@ -3,7 +3,7 @@
 
 from huggingface_hub import ModelCardData
 
-from .pipeline_mm_orient import TASK_NAME
+from ..pipeline_mm_orient import TASK_NAME
 
 TEMPLATE = """---
 {header}

@@ -6,31 +6,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from .pipeline_mm_orient import TASK_NAME
-from .relation_memory import LARGE_MEMORY, remove_memory
+from ..pipeline_mm_orient import TASK_NAME
+from ..relation_memory import LARGE_MEMORY, remove_memory
 
-# what travels, relative imports included; everything else of the package stays at home
-TRAVELLING_FILES = (
-    "configuration_mm_orient.py",
-    "cpu_linear.py",
-    "encoders.py",
-    "global_batch.py",
-    "hima.py",
-    "int8_linear.py",
-    "message_passing.py",
-    "modeling_mm_orient.py",
-    "optional_dependencies.py",
-    "pipeline_mm_orient.py",
-    "processing_mm_orient.py",
-    "relation_graph.py",
-    "relation_layers.py",
-    "relation_memory.py",
-    "similarity_search.py",
-    "task_features.py",
-    "task_heads.py",
-    "text_cleaning.py",
-    "text_removal.py",
-)
 # the configuration as the modelling file re-exports it: a second local directory then reloads both together
 AUTO_MAP = {
     "AutoConfig": "modeling_mm_orient.MMOrientConfig",
@@ -70,8 +48,8 @@ def save_for_hub(model, processor, folder, model_card: str | None = None) -> Pat
             processor.save_pretrained(scratch)
             auto_map = {"AutoProcessor": "processing_mm_orient.MMOrientProcessor"}
             _edit_json(scratch / "processor_config.json", auto_map=auto_map)
-        for name in TRAVELLING_FILES:
-            shutil.copyfile(Path(__file__).with_name(name), scratch / name)
+        for path in travelling_files():
+            shutil.copyfile(path, scratch / path.name)
         if model_card is not None:
             (scratch / "README.md").write_text(model_card, encoding="utf-8")
         folder.mkdir(exist_ok=True)
@@ -82,6 +60,12 @@ def save_for_hub(model, processor, folder, model_card: str | None = None) -> Pat
                 shutil.rmtree(target)
             path.replace(target)
     return folder
+
+
+def travelling_files() -> list[Path]:
+    """The code that goes with a checkpoint: every module directly in the package, which import each other alone."""
+    package = Path(__file__).parents[1]
+    return sorted(path for path in package.glob("*.py") if path.stem not in ("__init__", "__main__"))
 
 
 def _edit_json(path: Path, **entries) -> None:

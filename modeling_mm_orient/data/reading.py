@@ -17,7 +17,7 @@ from pathlib import Path
 import datasets
 from tqdm.auto import tqdm
 
-from .feature_arrays import FeatureArrays
+from .arrays import FeatureArrays
 from .picture_files import image_finder, image_problems, picture_name, pictures_below
 from .published_tables import READERS
 from .tables import TABLE_SUFFIXES, Row, table_columns, table_rows

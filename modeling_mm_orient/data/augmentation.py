@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .processing_mm_orient import post_key, read_image
+from ..processing_mm_orient import post_key, read_image
 
 
 @dataclass(frozen=True)

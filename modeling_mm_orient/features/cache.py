@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from .feature_extraction import COLUMNS, SEQUENCES, SHARD_POSTS, VECTORS, Shard, encoder_fingerprint, write_shards
+from .extraction import COLUMNS, SEQUENCES, SHARD_POSTS, VECTORS, Shard, encoder_fingerprint, write_shards
 
 MADVISE = ctypes.CDLL(None).madvise if os.name == "posix" else None
 FEW_POSTS = 128  # not worth starting workers for

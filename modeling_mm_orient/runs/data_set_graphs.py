@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .similarity_search import (
+from ..similarity_search import (
     GROUP,
     GROUPS,
     MANY_QUERIES,

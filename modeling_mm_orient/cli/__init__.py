@@ -10,25 +10,25 @@ from dataclasses import fields, replace
 
 from accelerate import PartialState
 
-from .caption_paraphrases import Paraphraser, paraphrase
-from .configuration_mm_orient import CHOICES, ENCODER_NAMES, MMOrientConfig
-from .cpu_memory import reuse_memory
-from .dataset_readers import MOST_SHOWN, DataDescription, account_for_rows, read_posts
-from .demo_memes import demo
-from .evaluation import choose_split, describe_data, evaluate, inspect_graph, load_run, predict, read_run, write_report
-from .feature_arrays import DIMENSIONS
-from .feature_extraction import REPORT_FILE, extract_features, process_state
-from .graph_inspection import as_json, statistics_table
-from .hub_export import save_for_hub
-from .memory_commands import add_to_memory, build_memory, inspect_memory, remove_from_memory
-from .model_card import metrics_table, model_card
-from .presets import encoders_alone, load_preset, preset_names
-from .ray_jobs import Workers, extract_with_ray, predict_with_ray
-from .similarity_search import INDEX_KINDS
-from .task_features import OUTPUTS
-from .text_cleaning import PAPER_STEPS, STEPS
-from .text_removal_batch import remove_text_from_folder
-from .training import DEFAULT_FEATURE_CACHE, METRICS_FILE, TrainingSettings, train
+from ..data.paraphrases import Paraphraser, paraphrase
+from ..configuration_mm_orient import CHOICES, ENCODER_NAMES, MMOrientConfig
+from ..runs.cpu_memory import reuse_memory
+from ..data.reading import MOST_SHOWN, DataDescription, account_for_rows, read_posts
+from ..runs.demo import demo
+from ..runs.evaluation import choose_split, describe_data, evaluate, inspect_graph, load_run, predict, read_run, write_report
+from ..data.arrays import DIMENSIONS
+from ..features.extraction import REPORT_FILE, extract_features, process_state
+from ..runs.graph_inspection import as_json, statistics_table
+from ..runs.hub import save_for_hub
+from ..runs.memory import add_to_memory, build_memory, inspect_memory, remove_from_memory
+from ..runs.card import metrics_table, model_card
+from ..runs.presets import encoders_alone, load_preset, preset_names
+from ..runs.ray_jobs import Workers, extract_with_ray, predict_with_ray
+from ..similarity_search import INDEX_KINDS
+from ..task_features import OUTPUTS
+from ..text_cleaning import PAPER_STEPS, STEPS
+from ..data.folder_text_removal import remove_text_from_folder
+from ..runs.training import DEFAULT_FEATURE_CACHE, METRICS_FILE, TrainingSettings, train
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.dataset
 import torch
 
-from .dataset_readers import DataDescription, read_post
+from ..data.reading import DataDescription, read_post
 from .evaluation import (
     describe_data,
     load_run,
@@ -26,7 +26,7 @@ from .evaluation import (
     prediction_schema,
     read_run,
 )
-from .feature_extraction import (
+from ..features.extraction import (
     COLUMNS,
     PreparedBatch,
     Shard,
@@ -35,10 +35,10 @@ from .feature_extraction import (
     encoder_fingerprint,
     feature_table,
 )
-from .picture_files import image_finder
+from ..data.picture_files import image_finder
 from .presets import encoders_alone
-from .tables import Row
-from .task_features import task_features
+from ..data.tables import Row
+from ..task_features import task_features
 
 try:
     import ray

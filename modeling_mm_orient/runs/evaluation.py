@@ -15,16 +15,16 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from .collation import collate_labels
-from .dataset_readers import DataDescription, has_tables, read_posts
-from .feature_arrays import FeatureArrays
+from ..features.collation import collate_labels
+from ..data.reading import DataDescription, has_tables, read_posts
+from ..data.arrays import FeatureArrays
 from .graph_inspection import GraphStatistics, graph_statistics, look_up_statistics
 from .metrics import multi_task_metrics
-from .modeling_mm_orient import MMOrientForMultiTaskClassification
-from .pipeline_mm_orient import neighbours_of, predictions_by_task
-from .processing_mm_orient import MMOrientProcessor
-from .tables import write_json
-from .task_heads import probabilities
+from ..modeling_mm_orient import MMOrientForMultiTaskClassification
+from ..pipeline_mm_orient import neighbours_of, predictions_by_task
+from ..processing_mm_orient import MMOrientProcessor
+from ..data.tables import write_json
+from ..task_heads import probabilities
 from .training import RUN_FILE, encoded_sample, model_inputs, reads_pictures, training_embeds
 
 

@@ -1,0 +1,12 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""Names that the configuration, the code and the command line share; imports nothing, so that `--help` costs nothing."""
+
+MODALITIES = ("image", "text")
+ENCODER_NAMES = ("joint", "text", "vision")
+STREAM_NAMES = ("image_over_image", "text_over_text", "image_over_text", "text_over_image")
+BACKENDS = ("auto", "fused", "torch_scatter", "index_add", "dense")
+INDEX_KINDS = ("hnsw", "ivf")
+LOOKUPS = ("top_k", "threshold", "both")
+RELATION_SCOPES = ("batch", "memory", "batch+memory")
+CLASSIFIER_OUTPUTS = ("probabilities", "hidden_state")
+PIPELINE_TASK = "multimodal-classification"
