@@ -1,21 +1,29 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """Installation. Lower bounds are tested by `make test-oldest`, the newest versions tested are in constraints.txt."""
 
+import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "modeling_mm_orient" / "__init__.py").read_text(encoding="utf-8"))[1]
 
 setup(
     name="modeling-mm-orient",
-    version="0.1.0",
+    version=VERSION,
     description="MM-ORIENT for the Hugging Face ecosystem: pictures and texts together, for several tasks at once",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=["modeling_mm_orient", "modeling_mm_orient.hub_configs"],
+    packages=[*find_packages(include=["modeling_mm_orient*"]), "modeling_mm_orient.hub_configs"],
     package_dir={"modeling_mm_orient.hub_configs": "hub_configs"},
-    package_data={"modeling_mm_orient.hub_configs": ["*.json"]},
+    package_data={
+        "modeling_mm_orient": ["py.typed"],
+        "modeling_mm_orient.hub_configs": ["*.json"],
+        "modeling_mm_orient.runs": ["*.md"],
+    },
     entry_points={"console_scripts": ["mm-orient=modeling_mm_orient.cli:main"]},
     install_requires=[
         "torch>=2.13",

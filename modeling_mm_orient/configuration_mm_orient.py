@@ -6,16 +6,16 @@ from numbers import Real
 
 from transformers import AutoConfig, PreTrainedConfig
 
-STREAM_NAMES = ("image_over_image", "text_over_text", "image_over_text", "text_over_image")
-ENCODER_NAMES = ("joint", "text", "vision")
+from .names import BACKENDS, ENCODER_NAMES, LOOKUPS, RELATION_SCOPES, STREAM_NAMES
+from .tasks import KINDS, SINGLE_LABEL, kind_of
 
 CHOICES = {
     "stage2_combine": ("sum", "concat"),
-    "relation_scope": ("batch", "memory", "batch+memory"),
-    "memory_lookup": ("top_k", "threshold", "both"),
+    "relation_scope": RELATION_SCOPES,
+    "memory_lookup": LOOKUPS,
     "edge_weights": ("binary", "similarity", "softmax"),
     "embedding_pooling": ("mean", "pooler"),
-    "message_passing_backend": ("auto", "fused", "torch_scatter", "index_add", "dense"),
+    "message_passing_backend": BACKENDS,
     "task_loss_weighting": ("uniform", "given", "uncertainty"),
 }
 SWITCHES = (
@@ -28,8 +28,7 @@ SWITCHES = (
     "neighbour_labels",
     "gather_global_batch",
 )
-TASK_DEFAULTS = {"kind": "single_label", "labels": [], "loss_weight": 1.0, "class_weights": None, "focal_gamma": 0.0}
-TASK_KINDS = ("single_label", "multi_label", "regression")
+TASK_DEFAULTS = {"kind": SINGLE_LABEL.name, "labels": [], "loss_weight": 1.0, "class_weights": None, "focal_gamma": 0.0}
 
 PAPER_SIZES = {
     "image_embed_dim": 512,
@@ -61,11 +60,10 @@ def feature_width(config: PreTrainedConfig) -> int | None:
     return getattr(config, "hidden_dim", None)
 
 
-def projection_width(config: PreTrainedConfig, side: str) -> int | None:
-    """Width of a dual encoder's embedding on one `side`, "vision" or "text"; None where the configuration does not say."""
+def projection_width(config: PreTrainedConfig, side_config: PreTrainedConfig | None) -> int | None:
+    """Width of a dual encoder's embedding on the side of `side_config`; None where the configuration does not say."""
     if getattr(config, "projection_dim", None) is not None:
         return config.projection_dim
-    side_config = getattr(config, f"{side}_config", None)
     for name in ("projection_size", "projection_dim", "hidden_size"):
         if isinstance(getattr(side_config, name, None), int):
             return getattr(side_config, name)
@@ -198,9 +196,32 @@ class MMOrientConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     @property
+    def encoder_configs(self) -> dict[str, PreTrainedConfig]:
+        """The configurations of the encoders there are, by `"joint"`, `"text"`, `"vision"`."""
+        configs = {"joint": self.joint_config, "text": self.text_config, "vision": self.vision_config}
+        return {name: config for name, config in configs.items() if config is not None}
+
+    @property
     def encoder_names(self) -> list[str]:
-        """The encoders this configuration has, of `"joint"`, `"text"`, `"vision"`."""
-        return [name for name in ENCODER_NAMES if getattr(self, f"{name}_config") is not None]
+        """The encoders there are, of `"joint"`, `"text"`, `"vision"`."""
+        return list(self.encoder_configs)
+
+    @property
+    def embed_dims(self) -> dict[str, int]:
+        """Modality -> width of E_img or E_txt."""
+        return {"image": self.image_embed_dim, "text": self.text_embed_dim}
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Modality -> tau."""
+        return {"image": self.image_threshold, "text": self.text_threshold}
+
+    def set_threshold(self, modality: str, threshold: float) -> None:
+        """Set a modality's tau."""
+        if modality == "image":
+            self.image_threshold = threshold
+        else:
+            self.text_threshold = threshold
 
     @property
     def hidden_size(self) -> int:
@@ -235,8 +256,8 @@ class MMOrientConfig(PreTrainedConfig):
         sizes = {
             "region_feature_dim": feature_width(vision) if vision else None,
             "token_feature_dim": feature_width(text) if text else None,
-            "image_embed_dim": projection_width(joint, "vision") if joint else None,
-            "text_embed_dim": projection_width(joint, "text") if joint else None,
+            "image_embed_dim": projection_width(joint, getattr(joint, "vision_config", None)) if joint else None,
+            "text_embed_dim": projection_width(joint, getattr(joint, "text_config", None)) if joint else None,
         }
         if not joint:
             sizes["image_embed_dim"], sizes["text_embed_dim"] = sizes["region_feature_dim"], sizes["token_feature_dim"]
@@ -280,15 +301,13 @@ class MMOrientConfig(PreTrainedConfig):
         task = {**TASK_DEFAULTS, **task}
         kind, labels, weights = task["kind"], task["labels"], task["class_weights"]
         where = f"tasks[{index}] ({task['name']})"
-        if kind not in TASK_KINDS:
-            self._refuse(f"{where}.kind", f"one of {TASK_KINDS}", kind)
+        if kind not in KINDS:
+            self._refuse(f"{where}.kind", f"one of {tuple(KINDS)}", kind)
         if not isinstance(labels, (list, tuple)) or not all(isinstance(label, str) for label in labels):
             self._refuse(f"{where}.labels", "a list of strings", labels)
-        least = {"single_label": 2, "multi_label": 1, "regression": 0}[kind]
-        if len(labels) < least or (kind == "regression" and labels) or len(set(labels)) != len(labels):
-            expected = (
-                "empty for regression" if kind == "regression" else f"at least {least} different names for {kind}"
-            )
+        least, most = kind_of(task).least_labels, kind_of(task).most_labels
+        if len(labels) < least or len(set(labels)) != len(labels) or (most is not None and len(labels) > most):
+            expected = f"empty for {kind}" if most == 0 else f"at least {least} different names for {kind}"
             self._refuse(f"{where}.labels", expected, labels)
         if not _is_number(task["loss_weight"]) or task["loss_weight"] < 0:
             self._refuse(f"{where}.loss_weight", "a number of at least 0", task["loss_weight"])

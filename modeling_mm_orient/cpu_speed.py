@@ -1,108 +1,107 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
-"""Linear layers on CPUs where PyTorch's own choice leaves much of the machine unused (ours); the rest runs as it would.
+"""Linear layers for CPUs, where PyTorch's own choice leaves much of the machine unused (ours); asked for by `for_cpu`.
 
-- MKL takes no AVX-512 path on AMD processors: on a Zen 5 float32 products were 2.1 to 2.3 times as fast by oneDNN, forward
-  and backward, at the same precision.
-- With AMX bfloat16 products are so fast that under autocast the copies of gradients into float32 took longer: here the
-  product itself writes float32, and the gradient of a weight is not rounded to bfloat16.
+- MKL takes no AVX-512 path on AMD processors: `CpuLinear` multiplies float32 by oneDNN there, forward and backward, at the
+  same precision.
+- `Int8Linear` multiplies whole numbers, for encoders that predict: a weight has a scale per output, an input one per row.
+
+Shapes: I inputs, O outputs of a layer.
 """
 
 import functools
-import threading
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
+
+from .private_apis import has_onednn_linear, int8_product, is_transformed, onednn_linear
 
 FEWEST_PRODUCTS = 2**21  # multiplications below which calling oneDNN costs more than it saves
 FEW_ROWS = 64  # up to which MKL is faster with the weight as the left factor
-_active = threading.local()
+
+
+class CpuLinear(nn.Linear):
+    """`nn.Linear` by the faster product; a layer becomes one in place, with its weights, hooks and name."""
+
+    def forward(self, features: Tensor, others: Tensor | None = None) -> Tensor:
+        """`features` (..., I) -> (..., O); with `others` both side by side are the input, and need not be joined."""
+        if others is None:
+            return fastest_linear(features, self.weight, self.bias)
+        return linear_of_two(features, others, self.weight, self.bias)
+
+
+class Int8Linear(nn.Module):
+    """What a `nn.Linear` computes, nearly; it has no gradient.
+
+    Args:
+        layer: the layer; its bias is shared, its weight is not kept.
+    """
+
+    def __init__(self, layer: nn.Linear):
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        weight = layer.weight.detach().float()
+        scale = weight.abs().amax(1).clamp(min=1e-12) / 127
+        self.register_buffer("weight", (weight / scale[:, None]).round().to(torch.int8))
+        self.register_buffer("scale", scale)
+        self.bias = layer.bias
+
+    @torch.no_grad()
+    def forward(self, features: Tensor) -> Tensor:
+        """(..., I) floating point on the CPU -> (..., O) of the same type."""
+        if features.device.type != "cpu":
+            raise RuntimeError(f"8-bit encoders run on the CPU, these are on {features.device}")
+        rows = features.reshape(-1, self.in_features).float()
+        scale = rows.abs().amax(-1, keepdim=True).clamp_(min=1e-12).div_(127)
+        whole = int8_product((rows / scale).round_().to(torch.int8), self.weight.T)
+        found = whole.float().mul_(scale).mul_(self.scale)
+        if self.bias is not None:
+            found.add_(self.bias)
+        return found.view(*features.shape[:-1], self.out_features).to(features.dtype)
+
+
+def use_cpu_linear(module: nn.Module) -> None:
+    """Have every plain `nn.Linear` in a module multiply as `CpuLinear`: the same object, so that no reference breaks."""
+    for layer in module.modules():
+        if type(layer) is nn.Linear:
+            layer.__class__ = CpuLinear
+
+
+def use_plain_linear(module: nn.Module) -> None:
+    """Undo `use_cpu_linear`."""
+    for layer in module.modules():
+        if type(layer) is CpuLinear:
+            layer.__class__ = nn.Linear
+
+
+def quantise_linear_layers(module: nn.Module) -> int:
+    """Put an `Int8Linear` in place of every linear layer below a module; returns how many there were."""
+    count = 0
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) in (nn.Linear, CpuLinear):
+                setattr(parent, name, Int8Linear(child))
+                count += 1
+    return count
 
 
 @functools.cache
 def onednn_pays() -> bool:
-    """Whether this is such a processor and this PyTorch has oneDNN's linear layer."""
+    """Whether this is a processor whose float32 products are faster by oneDNN, and this PyTorch has them."""
     found = torch.cpu.get_capabilities()
-    has_layer = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    return has_layer and bool(found.get("avx512_f")) and "AMD" in found.get("cpu_name", "")
-
-
-@functools.cache
-def amx_multiplies() -> bool:
-    """Whether this processor multiplies bfloat16 matrices by AMX and this PyTorch lets float32 products use it."""
-    found = torch.cpu.get_capabilities()
-    return (
-        bool(found.get("amx_bf16"))
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.backends.mkldnn, "matmul")
-    )
-
-
-def with_fast_linear(function):
-    """Decorate a function: the linear layers called in it, also those of encoders from elsewhere, take the faster way."""
-
-    @functools.wraps(function)
-    def faster(*args, **kwargs):
-        if getattr(_active, "now", False) or not _plainly_run() or not _pays():
-            return function(*args, **kwargs)
-        _active.now = True
-        try:
-            with _FastLinear():
-                return function(*args, **kwargs)
-        finally:
-            _active.now = False
-
-    return faster
-
-
-class _FastLinear(TorchFunctionMode):
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is F.linear and not kwargs:
-            return fastest_linear(*args)
-        return function(*args, **(kwargs or {}))
+    return bool(found.get("avx512_f")) and "AMD" in found.get("cpu_name", "") and has_onednn_linear()
 
 
 def fastest_linear(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear`, the faster way where there is one; for few layers, since `with_fast_linear` sees every function called."""
-    if _plainly_run() and _pays() and _suits(features, weight, bias):
-        if not torch.is_autocast_enabled("cpu"):
-            if onednn_pays() and features.dtype == torch.float32:
-                return fast_linear(features, weight, bias)
-        elif _casts_to_bfloat16() and amx_multiplies() and torch.is_grad_enabled() and weight.requires_grad:
-            return mixed_linear(features, weight, bias)
+    """`F.linear`: `features` (..., I), `weight` (O, I), `bias` (O,) -> (..., O); by oneDNN where that is faster."""
+    if onednn_pays() and _plainly_run() and _suits(features, weight):
+        return by_onednn(features, weight, bias)
     return F.linear(features, weight, bias)
 
 
-def _plainly_run() -> bool:
-    """Not compiled, exported, traced or transformed, which want the plain linear layer."""
-    return not (torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active())
-
-
-def _pays() -> bool:
-    return onednn_pays() or (torch.is_autocast_enabled("cpu") and amx_multiplies())
-
-
-def _casts_to_bfloat16() -> bool:
-    return torch.get_autocast_dtype("cpu") == torch.bfloat16
-
-
-def _suits(features, weight, bias) -> bool:
-    return (
-        all(type(x) in (Tensor, nn.Parameter) for x in (features, weight))
-        and features.dtype in (torch.float32, torch.bfloat16)
-        and weight.dtype == torch.float32
-        and features.device.type == "cpu"
-        and weight.dim() == 2
-        and len(weight) > 1  # a product with a vector waits for memory, which MKL reads faster
-        and features.numel() * len(weight) >= FEWEST_PRODUCTS
-    )
-
-
 def linear_of_two(first: Tensor, second: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear(torch.cat([first, second], -1), weight, bias)`, the faster way; without gradients by MKL, of both apart."""
+    """`F.linear(torch.cat([first, second], -1), weight, bias)`; where MKL multiplies and no gradient is wanted, of both
+    apart."""
     by_mkl = _plainly_run() and not onednn_pays() and first.device.type == "cpu"
     joined = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or not by_mkl
     if joined or not first.dtype == second.dtype == weight.dtype == torch.float32:
@@ -117,13 +116,9 @@ def linear_of_two(first: Tensor, second: Tensor, weight: Tensor, bias: Tensor | 
     return output.view(*first.shape[:-1], len(weight))
 
 
-def fast_linear(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def by_onednn(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear` by oneDNN: float32 (..., I), (O, I), (O,) on the CPU -> (..., O)."""
     return _Linear.apply(features, weight, bias) if torch.is_grad_enabled() else _product(features, weight, bias)
-
-
-def _product(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(features, without_gaps(weight), bias, "none", [], "")
 
 
 def without_gaps(weight: Tensor) -> Tensor:
@@ -143,50 +138,27 @@ class _Linear(torch.autograd.Function):
         wanted = ctx.needs_input_grad
         rows = gradient.reshape(-1, len(weight))
         return (
-            fast_linear(gradient, weight.T) if wanted[0] else None,
-            fast_linear(rows.T, features.reshape(-1, features.shape[-1]).T) if wanted[1] else None,
+            by_onednn(gradient, weight.T) if wanted[0] else None,
+            by_onednn(rows.T, features.reshape(-1, features.shape[-1]).T) if wanted[1] else None,
             rows.sum(0) if wanted[2] else None,
         )
 
 
-def mixed_linear(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear` as autocast to bfloat16 has it: (..., I) of either precision, float32 (O, I), (O,) -> bfloat16 (..., O).
-
-    The weight's gradient is float32, of products of bfloat16. There are no second derivatives.
-    """
-    return _MixedLinear.apply(features, weight, bias)
+def _product(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return onednn_linear(features, without_gaps(weight), bias)
 
 
-class _MixedLinear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, features: Tensor, weight: Tensor, bias: Tensor | None):
-        rounded, half = features.bfloat16(), weight.bfloat16()
-        ctx.save_for_backward(rounded, half)
-        ctx.dtype = features.dtype
-        return F.linear(rounded, half, None if bias is None else bias.bfloat16())
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor):
-        rounded, half = ctx.saved_tensors
-        wanted = ctx.needs_input_grad
-        rows = gradient.reshape(-1, len(half))
-        with _float32_products_by_bfloat16():
-            of_weight = rows.float().T @ rounded.reshape(-1, rounded.shape[-1]).float() if wanted[1] else None
-        return (
-            (gradient @ half).to(ctx.dtype) if wanted[0] else None,
-            of_weight,
-            rows.sum(0, dtype=torch.float32) if wanted[2] else None,
-        )
+def _plainly_run() -> bool:
+    """Not compiled, exported, traced or transformed, which want the plain linear layer."""
+    return not (torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed())
 
 
-@contextmanager
-def _float32_products_by_bfloat16():
-    """Inputs of float32 products are rounded to bfloat16, as autocast does; sums and results stay float32."""
-    products = torch.backends.mkldnn.matmul
-    before = products.fp32_precision
-    products.fp32_precision = "bf16"
-    try:
-        yield
-    finally:
-        products.fp32_precision = before
+def _suits(features: Tensor, weight: Tensor) -> bool:
+    return (
+        all(type(x) in (Tensor, nn.Parameter) and x.dtype == torch.float32 for x in (features, weight))
+        and features.device.type == "cpu"
+        and not torch.is_autocast_enabled("cpu")
+        and weight.dim() == 2
+        and len(weight) > 1  # a product with a vector waits for memory, which MKL reads faster
+        and features.numel() * len(weight) >= FEWEST_PRODUCTS
+    )

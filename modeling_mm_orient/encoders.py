@@ -1,18 +1,93 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
-"""The encoders a post is read with: any Hugging Face model, brought to one form of features.
+"""Reading posts: any Hugging Face encoder brought to one form of features, and what is given completed and pooled to it.
 
-Shapes: B posts, R regions, T tokens, D features.
+Shapes: B posts, R regions, T tokens, L either, D features.
 """
 
 import hashlib
 import inspect
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .hima import masked_mean
+from .inputs import PostInputs
 
 FINGERPRINT_VALUES = 4096
 UNUSED_PARAMETERS = ("logit_scale", "logit_bias")
+
+
+class ModalityFeatures(NamedTuple):
+    """One modality of a batch of posts: `embeds` (B, D), `sequence` (B, L, D) of regions or tokens with its bool `mask`
+    (B, L), and `present`, bool (B,). Zeros and False where a post lacks it."""
+
+    embeds: Tensor
+    sequence: Tensor
+    mask: Tensor
+    present: Tensor
+
+
+@dataclass
+class PostFeatures(ModelOutput):
+    """A batch of posts after its encoders, as `MMOrientModel.encode_posts` returns it and `forward` takes it.
+
+    Args:
+        image_embeds, text_embeds: (B, D), zeros where the modality is missing.
+        region_features, region_mask: (B, R, D) and bool (B, R).
+        token_features, token_mask: (B, T, D) and bool (B, T).
+        has_image, has_text: bool (B,).
+    """
+
+    image_embeds: Tensor | None = None
+    text_embeds: Tensor | None = None
+    region_features: Tensor | None = None
+    region_mask: Tensor | None = None
+    token_features: Tensor | None = None
+    token_mask: Tensor | None = None
+    has_image: Tensor | None = None
+    has_text: Tensor | None = None
+
+    @classmethod
+    def of(cls, image: ModalityFeatures, text: ModalityFeatures) -> "PostFeatures":
+        """Both modalities side by side."""
+        return cls(
+            *(image.embeds, text.embeds, image.sequence, image.mask, text.sequence, text.mask),
+            *(image.present, text.present),
+        )
+
+    @property
+    def embeds(self) -> dict[str, Tensor]:
+        """Modality -> E_img or E_txt (B, D)."""
+        return {"image": self.image_embeds, "text": self.text_embeds}
+
+    @property
+    def present(self) -> dict[str, Tensor]:
+        """Modality -> bool (B,): who has it."""
+        return {"image": self.has_image, "text": self.has_text}
+
+
+class Form(NamedTuple):
+    """What one modality's features must be: `modality` and `unit` (region or token) for messages, widths of `embeds` and
+    `sequence`, and how the former come of the latter: `"mean"`, `"pooler"`, or None where the joint encoder gives them."""
+
+    modality: str
+    unit: str
+    embed_dim: int
+    feature_dim: int
+    pooling: str | None
+
+
+class Reading(NamedTuple):
+    """What one modality's encoders gave, or the caller in their place: any of it may be None."""
+
+    embeds: Tensor | None
+    sequence: Tensor | None
+    mask: Tensor | None
+    pooler_output: Tensor | None
 
 
 def prepare_encoder(encoder: nn.Module, keep_pooler: bool) -> nn.Module:
@@ -39,7 +114,8 @@ def load_encoder(name_or_path: str, role: str, revision: str | None = None, **kw
         kwargs: passed on to `AutoModel.from_pretrained`.
     """
     config = AutoConfig.from_pretrained(name_or_path, revision=revision)
-    side = getattr(config, f"{role}_config", None)
+    sides = {"text": getattr(config, "text_config", None), "vision": getattr(config, "vision_config", None)}
+    side = sides.get(role)
     if side is not None:
         kwargs["config"] = side
     kwargs.setdefault("dtype", torch.float32)
@@ -72,21 +148,118 @@ def joint_embedding(outputs) -> Tensor:
     return outputs if isinstance(outputs, Tensor) else outputs.pooler_output
 
 
-def encoder_fingerprints(model) -> list[str]:
+def read_images(inputs: PostInputs, encoders: dict[str, PreTrainedModel]) -> Reading:
+    """The picture side of a batch through the encoders that it has inputs for."""
+    embeds, regions, mask, pooled = inputs.image_embeds, inputs.region_features, inputs.region_mask, None
+    if inputs.pixel_values is not None:
+        encoder = _encoder(encoders, "vision", "pixel_values")
+        extra = {} if inputs.pixel_mask is None else {"pixel_mask": inputs.pixel_mask}
+        outputs = encoder(pixel_values=inputs.pixel_values.to(encoder.dtype), **extra, return_dict=True)
+        regions, mask = region_features(outputs, inputs.pixel_values, encoder.config), None
+        pooled = getattr(outputs, "pooler_output", None)
+    if inputs.joint_pixel_values is not None:
+        encoder = _encoder(encoders, "joint", "joint_pixel_values")
+        pixels = inputs.joint_pixel_values.to(encoder.dtype)
+        embeds = joint_embedding(encoder.get_image_features(pixel_values=pixels))
+    return Reading(embeds, regions, mask, pooled)
+
+
+def read_texts(inputs: PostInputs, encoders: dict[str, PreTrainedModel]) -> Reading:
+    """The text side of a batch through the encoders that it has inputs for."""
+    embeds, tokens, mask, pooled = inputs.text_embeds, inputs.token_features, inputs.token_mask, None
+    if inputs.input_ids is not None:
+        encoder = _encoder(encoders, "text", "input_ids")
+        extra = {"attention_mask": inputs.attention_mask, "token_type_ids": inputs.token_type_ids}
+        extra = {name: value for name, value in extra.items() if value is not None}
+        outputs = encoder(input_ids=inputs.input_ids, **extra, return_dict=True)
+        tokens, mask = outputs.last_hidden_state, inputs.attention_mask
+        pooled = getattr(outputs, "pooler_output", None)
+    if inputs.joint_input_ids is not None:
+        encoder = _encoder(encoders, "joint", "joint_input_ids")
+        extra = {} if inputs.joint_attention_mask is None else {"attention_mask": inputs.joint_attention_mask}
+        embeds = joint_embedding(encoder.get_text_features(input_ids=inputs.joint_input_ids, **extra))
+    return Reading(embeds, tokens, mask, pooled)
+
+
+def _encoder(encoders: dict[str, PreTrainedModel], role: str, argument: str) -> PreTrainedModel:
+    if role not in encoders:
+        raise ValueError(f"`{argument}` was given, and this model has no {role} encoder: pass its features instead")
+    return encoders[role]
+
+
+def complete(
+    reading: Reading, present: Tensor | None, form: Form, like: Tensor, dtype: torch.dtype
+) -> ModalityFeatures:
+    """Check, pool and mask one modality; `like` (B, ...) gives batch size and device. One that nothing is given of is
+    missing for the whole batch.
+
+    Raises:
+        ValueError: some of it is given and the rest missing, or a shape is wrong; the message names the input.
+    """
+    embeds, sequence, mask, pooled = reading
+    count, options = like.shape[0], {"dtype": dtype, "device": like.device}
+    if embeds is None and sequence is None:
+        embeds, sequence = (
+            torch.zeros(count, form.embed_dim, **options),
+            torch.zeros(count, 1, form.feature_dim, **options),
+        )
+        present = torch.zeros(count, dtype=torch.bool, device=like.device)
+    if sequence is None:
+        raise ValueError(f"`{form.modality}_embeds` came without `{form.unit}_features` or what its encoder reads")
+    length = sequence.shape[1] if sequence.dim() == 3 else form.unit[0].upper()
+    check_shape(f"{form.unit}_features", sequence, (count, length, form.feature_dim))
+    everything = torch.ones(sequence.shape[:2], dtype=torch.bool, device=like.device)
+    may_miss = mask is not None or present is not None
+    mask = everything if mask is None else mask.bool()
+    check_shape(f"{form.unit}_mask", mask, (count, length))
+    present = everything.any(-1) if present is None else present.bool()
+    check_shape(f"has_{form.modality}", present, (count,))
+    present = present & mask.any(-1)
+    mask = mask & present[:, None]
+    if may_miss:  # what is masked may hold anything, NaN included, and NaN times a weight of 0 is NaN
+        sequence = torch.where(mask[..., None], sequence, torch.zeros((), dtype=sequence.dtype, device=like.device))
+    if embeds is None:
+        embeds = _pooled(form, sequence, mask, pooled)
+    check_shape(f"{form.modality}_embeds", embeds, (count, form.embed_dim))
+    return ModalityFeatures(embeds.to(dtype).masked_fill(~present[:, None], 0), sequence.to(dtype), mask, present)
+
+
+def _pooled(form: Form, sequence: Tensor, mask: Tensor, pooled: Tensor | None) -> Tensor:
+    if form.pooling is None:
+        raise ValueError(f"`{form.modality}_embeds` or what the joint encoder reads is missing")
+    if form.pooling == "mean":
+        if sequence.shape[-1] != form.embed_dim:
+            raise ValueError(
+                f"`{form.modality}_embeds` is missing, and `{form.unit}_features` have another width to pool from"
+            )
+        return masked_mean(sequence, mask)
+    if pooled is None:
+        raise ValueError(
+            f"`embedding_pooling` is 'pooler', and no pooler output of an encoder gives `{form.modality}_embeds`"
+        )
+    return pooled.flatten(1)
+
+
+def check_shape(name: str, value: Tensor, shape: tuple) -> None:
+    """Raise ValueError, naming the input, unless `value` has that shape."""
+    if tuple(value.shape) != shape:
+        raise ValueError(f"`{name}` must have shape {shape}, got {tuple(value.shape)}")
+
+
+def encoder_fingerprints(encoders: dict[str, nn.Module], pooling: str) -> list[str]:
     """What names a model's encoders, so that a relation memory of others is noticed; empty without encoders.
 
     Of every weight up to 4,096 evenly spaced values are hashed, once rounded to bfloat16 and once to float16: a model that
-    is loaded in half precision shares one of both with the one it was saved from. Encoders in 8 bits have the fingerprints
-    of those they were made from.
+    is loaded in half precision shares one of both with the one it was saved from.
+
+    Args:
+        encoders: role -> encoder. pooling: `embedding_pooling` of the configuration.
     """
-    if model.quantised_from is not None:
-        return model.quantised_from
-    names = model.config.encoder_names
-    if not names or any(parameter.is_meta for parameter in model.parameters()):
+    if not encoders or any(p.is_meta for encoder in encoders.values() for p in encoder.parameters()):
         return []
-    digests = [hashlib.sha256(model.config.embedding_pooling.encode()) for _ in range(2)]
-    for name in names:
-        for key, value in getattr(model, f"{name}_encoder").state_dict().items():
+    digests = [hashlib.sha256(pooling.encode()) for _ in range(2)]
+    for name, encoder in encoders.items():
+        for key, value in encoder.state_dict().items():
             if value.is_floating_point():
                 sample = value.detach().flatten()[:: max(1, value.numel() // FINGERPRINT_VALUES)].cpu()
                 for digest, dtype in zip(digests, (torch.bfloat16, torch.float16), strict=True):

@@ -41,8 +41,7 @@ class SequenceAttention(nn.Module):
         """`sequence` (B, L, D) and bool `mask` (B, L) -> vector (B, D) and weights (B, L), which sum to 1 or to 0."""
         # every feature is read once or twice: under autocast a copy of them all would take longer than the attention
         with torch.autocast(sequence.device.type, enabled=False):
-            weight, bias = self.hidden.weight, self.hidden.bias
-            hidden = F.linear(sequence, weight.to(sequence.dtype), bias.to(sequence.dtype)).to(weight.dtype)
+            hidden = self.hidden(sequence.to(self.hidden.weight.dtype))
             weights = masked_softmax(self.context(F.gelu(hidden)).squeeze(-1), mask)
             return torch.einsum("bl,bld->bd", weights.to(sequence.dtype), sequence), weights
 
@@ -81,17 +80,31 @@ class BatchAttention(nn.Module):
 
 
 class HIMA(nn.Module):
-    """Both stages for one modality; `output_size` is the width of what it returns."""
+    """Both stages for one modality; `output_size` is the width of what it returns.
 
-    def __init__(self, config, feature_size: int):
+    Args:
+        feature_size: D.
+        hidden_size, context_vector: form of the attention, see `SequenceAttention`.
+        stage1: attention within a post (paper); False takes the mean.
+        stage2: attention across the batch (paper, figure); `combine` is `"sum"` or `"concat"`, `momentum` the weight of the
+            newest batch in the running bias.
+    """
+
+    def __init__(
+        self,
+        feature_size: int,
+        hidden_size: int,
+        context_vector: bool = True,
+        stage1: bool = True,
+        stage2: bool = True,
+        combine: str = "sum",
+        momentum: float = 0.1,
+    ):
         super().__init__()
-        form = (config.attention_hidden_size, config.attention_context_vector)
-        self.within_post = SequenceAttention(feature_size, *form) if config.hima_stage1 else None
-        self.across_batch = None
-        self.output_size = feature_size
-        if config.hima_stage2:
-            self.across_batch = BatchAttention(feature_size, *form, config.stage2_momentum, config.stage2_combine)
-            self.output_size *= 2 if config.stage2_combine == "concat" else 1
+        form = (feature_size, hidden_size, context_vector)
+        self.within_post = SequenceAttention(*form) if stage1 else None
+        self.across_batch = BatchAttention(*form, momentum, combine) if stage2 else None
+        self.output_size = feature_size * (2 if stage2 and combine == "concat" else 1)
 
     def forward(self, sequence: Tensor, mask: Tensor, batch: GlobalBatch) -> tuple[Tensor, Tensor]:
         """`sequence` (B, L, D), bool `mask` (B, L) -> vector (B, output_size), weights (B, L).

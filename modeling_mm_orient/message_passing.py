@@ -1,7 +1,7 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
-"""Message passing: (features, edges, weights) -> aggregated features. Knows no modality and no parameters.
+"""Message passing: (features, graph) -> aggregated features. Knows no modality and no parameters.
 
-Shapes: N target nodes, S source nodes, E edges, D features.
+Shapes: N target nodes, S source nodes, E edges, K further sources of a target, D features.
 """
 
 import warnings
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .names import BACKENDS
 from .optional_dependencies import torch_scatter
 
-BACKENDS = ("auto", "fused", "torch_scatter", "index_add", "dense")
-MOST_DENSE = 64 * 64  # pairs of nodes up to which a dense product of a matrix at hand is the fastest on CPU
+MOST_DENSE = 64 * 64  # pairs of nodes up to which a dense product is the fastest on a CPU
 MOST_DENSE_CUDA = 4096 * 4096
 HIGH_DENSITY, HIGH_DENSITY_FORWARD = 0.15, 0.3  # with gradients and without
 
@@ -27,29 +27,10 @@ class Graph:
     """
 
     def __init__(self, adjacency: Tensor):
-        self.adjacency, self.made_of_edges, self.weighted = adjacency, False, True
-        self.num_targets, self.num_sources = adjacency.shape
-
-    @classmethod
-    def from_edges(cls, edges: Tensor, num_targets: int, num_sources: int, weights: Tensor | None = None) -> "Graph":
-        """A graph from `edges` (2, E) int64, sources and targets, none twice, and their `weights` (E,), default 1."""
-        graph = cls.__new__(cls)
-        graph.num_targets, graph.num_sources, graph.made_of_edges = num_targets, num_sources, True
-        graph.weighted = weights is not None
-        weights = torch.ones(edges.shape[1], device=edges.device) if weights is None else weights
-        if bool((edges[1, 1:] < edges[1, :-1]).any()):
-            order = torch.argsort(edges[1], stable=True)
-            edges, weights = edges[:, order], weights[order]
-        graph.__dict__["listed"] = edges[1], edges[0], weights
-        return graph
+        self.adjacency = adjacency
 
     @cached_property
-    def adjacency(self) -> Tensor:
-        targets, sources, weights = self.listed
-        return weights.new_zeros(self.num_targets, self.num_sources).index_put((targets, sources), weights)
-
-    @cached_property
-    def listed(self) -> tuple[Tensor, Tensor, Tensor]:
+    def edges(self) -> tuple[Tensor, Tensor, Tensor]:
         """Targets, in ascending order, sources and weights of the edges, (E,) each."""
         targets, sources = self.adjacency.nonzero(as_tuple=True)
         return targets, sources, self.adjacency[targets, sources]
@@ -57,34 +38,15 @@ class Graph:
     @cached_property
     def rows(self) -> Tensor:
         """(N, S) sparse by rows, without gradients."""
-        targets, sources, weights = self.listed
-        return _sparse_rows(targets, sources, weights.detach(), (self.num_targets, self.num_sources))
+        targets, sources, weights = self.edges
+        return _sparse_rows(targets, sources, weights.detach(), tuple(self.adjacency.shape))
 
     @cached_property
     def columns(self) -> Tensor:
         """The transpose (S, N), sparse by rows."""
-        targets, sources, weights = self.listed
+        targets, sources, weights = self.edges
         order = torch.argsort(sources, stable=True)
-        shape = (self.num_sources, self.num_targets)
-        return _sparse_rows(sources[order], targets[order], weights.detach()[order], shape)
-
-    @cached_property
-    def dense_mean(self) -> "Graph":
-        """The same edges, their weights divided by their sum at the target: a sum over it is the mean."""
-        adjacency = _exact(self.adjacency)
-        return Graph(adjacency * _shares(adjacency.sum(-1, keepdim=True)))
-
-    @cached_property
-    def listed_mean(self) -> "Graph":
-        """The same from the list of edges."""
-        targets, sources, weights = self.listed
-        weights = _exact(weights)
-        shares = _shares(weights.new_zeros(self.num_targets).index_add(0, targets, weights))
-        graph = Graph.__new__(Graph)
-        graph.num_targets, graph.num_sources = self.num_targets, self.num_sources
-        graph.made_of_edges, graph.weighted = True, True
-        graph.__dict__["listed"] = targets, sources, weights * shares.index_select(0, targets)
-        return graph
+        return _sparse_rows(sources[order], targets[order], weights.detach()[order], tuple(self.adjacency.shape[::-1]))
 
     def best_backend(self) -> str:
         """The back-end measured to be the fastest for this size, density and device (`benchmarks/speed`).
@@ -92,31 +54,31 @@ class Graph:
         A graph being compiled or exported is aggregated densely: inductor was measured to give wrong numbers for
         torch-scatter on CPU, and the number of edges depends on the data.
         """
-        pairs = self.num_targets * self.num_sources
+        pairs = self.adjacency.numel()
         if torch.compiler.is_compiling():
             return "dense"
-        if (self.listed[2] if self.made_of_edges else self.adjacency).is_cuda:
+        if self.adjacency.is_cuda:
             # not measured: the sizes at which a dense product is certainly cheap
             sparse = "index_add" if torch_scatter is None else "torch_scatter"
             return "dense" if pairs <= MOST_DENSE_CUDA else sparse
-        if pairs <= MOST_DENSE and not self.made_of_edges:
+        if pairs <= MOST_DENSE:
             return "dense"
         high = HIGH_DENSITY if torch.is_grad_enabled() else HIGH_DENSITY_FORWARD
-        return "dense" if len(self.listed[0]) > high * pairs else "fused"
+        return "dense" if len(self.edges[0]) > high * pairs else "fused"
 
 
 def sum_by_scatter(features: Tensor, graph: Graph) -> Tensor:
     """Weighted sum (N, D) of each target's sources in `features` (S, D), with torch-scatter."""
-    targets, sources, weights = graph.listed
+    targets, sources, weights = graph.edges
     messages = features.index_select(0, sources) * weights.unsqueeze(-1).to(features.dtype)
-    return torch_scatter.scatter(messages, targets, dim=0, dim_size=graph.num_targets, reduce="sum")
+    return torch_scatter.scatter(messages, targets, dim=0, dim_size=len(graph.adjacency), reduce="sum")
 
 
 def sum_by_index_add(features: Tensor, graph: Graph) -> Tensor:
     """The same from plain torch."""
-    targets, sources, weights = graph.listed
+    targets, sources, weights = graph.edges
     messages = features.index_select(0, sources) * weights.unsqueeze(-1).to(features.dtype)
-    return features.new_zeros(graph.num_targets, features.shape[-1]).index_add(0, targets, messages)
+    return features.new_zeros(len(graph.adjacency), features.shape[-1]).index_add(0, targets, messages)
 
 
 def sum_by_product(features: Tensor, graph: Graph) -> Tensor:
@@ -126,7 +88,7 @@ def sum_by_product(features: Tensor, graph: Graph) -> Tensor:
 
 def sum_fused(features: Tensor, graph: Graph) -> Tensor:
     """The same as one sparse product, on CPU: no message is ever stored."""
-    weights = graph.listed[2]
+    weights = graph.edges[2]
     if torch.is_grad_enabled() and (features.requires_grad or weights.requires_grad):
         return _FusedSum.apply(features, weights, graph)
     return _sparse_product(graph.rows, features)
@@ -138,21 +100,22 @@ SUMS = {"torch_scatter": sum_by_scatter, "index_add": sum_by_index_add, "dense":
 def aggregate_neighbours(
     features: Tensor,
     graph: Graph,
+    present: Tensor,
     backend: str = "auto",
-    present: Tensor | None = None,
     listed: Tensor | None = None,
     listed_weights: Tensor | None = None,
 ) -> Tensor:
     """Weighted mean of every target's source features, the aggregation of GraphSAGE (paper section 3.3).
 
     A target's sources are rows of `features` that `graph` joins it to, and rows listed for it alone; a padded list is a
-    dense form already, so its sum is one batched product on every back-end. Half precision is summed in float32.
+    dense form already, so its sum is one batched product on every back-end. Half precision is summed in float32. A source
+    whose features are not finite sends nothing (ours): times a weight of 0 they would reach everyone.
 
     Args:
         features: (S, D) floating point.
         graph: `Graph` of N targets and S sources.
+        present: (S,) bool, False for a source that sends nothing.
         backend: `"auto"`, see `Graph.best_backend`, or one of `BACKENDS`.
-        present: (S,) bool, False for a source that sends nothing; its features must be finite.
         listed: (N, K, D) further sources of each target. listed_weights: (N, K) their edge weights, 0 for padding.
 
     Returns:
@@ -167,20 +130,17 @@ def aggregate_neighbours(
         raise ImportError("message passing by torch_scatter was asked for, and torch-scatter is not installed")
     if backend == "auto" or torch.compiler.is_compiling():
         backend = graph.best_backend()
-    dtype, exact = features.dtype, _exact(features)
+    dtype, exact = features.dtype, features if features.dtype.itemsize >= 4 else features.float()
     with torch.autocast(features.device.type, enabled=False):
-        if present is None and listed is None and not torch.compiler.is_compiling():
-            if backend == "fused" and not graph.weighted:
-                return _sparse_product(graph.rows, exact, "mean").to(dtype)
-            return SUMS[backend](exact, graph.dense_mean if backend == "dense" else graph.listed_mean).to(dtype)
-        if present is not None:
-            exact = exact * present.unsqueeze(-1).to(exact.dtype)
+        sending = present & exact.isfinite().all(-1)
+        exact = torch.where(sending.unsqueeze(-1), exact, torch.zeros((), dtype=exact.dtype, device=exact.device))
         total = SUMS[backend](exact, graph)
-        weight_sum = _weight_sums(graph, backend, present)
+        weight_sum = _weight_sums(graph, backend, sending)
         if listed is not None:
             total = total + torch.einsum("nk,nkd->nd", listed_weights.to(total.dtype), listed.to(total.dtype))
             weight_sum = weight_sum + listed_weights.sum(-1)
-        return (total * _shares(weight_sum).unsqueeze(-1).to(total.dtype)).to(dtype)
+        shares = torch.where(weight_sum > 0, weight_sum, 1).reciprocal()
+        return (total * shares.unsqueeze(-1).to(total.dtype)).to(dtype)
 
 
 class _FusedSum(torch.autograd.Function):
@@ -197,36 +157,26 @@ class _FusedSum(torch.autograd.Function):
         (features,), graph, of_weights = ctx.saved_tensors, ctx.graph, None
         gradient = gradient.contiguous()
         if features is not None:
-            targets, sources, _ = graph.listed
-            of_weights = (gradient[targets] * features[sources]).sum(-1).to(graph.listed[2].dtype)
+            targets, sources, weights = graph.edges
+            of_weights = (gradient[targets] * features[sources]).sum(-1).to(weights.dtype)
         of_features = None
         if ctx.needs_input_grad[0]:
             of_features = _sparse_product(graph.columns, gradient)
         return of_features, of_weights, None
 
 
-def _sparse_product(rows: Tensor, features: Tensor, reduce: str = "sum") -> Tensor:
-    return torch.sparse.mm(rows.to(features.dtype), features, reduce=reduce)
+def _sparse_product(rows: Tensor, features: Tensor) -> Tensor:
+    return torch.sparse.mm(rows.to(features.dtype), features, reduce="sum")
 
 
-def _shares(weight_sums: Tensor) -> Tensor:
-    return torch.where(weight_sums > 0, weight_sums, 1).reciprocal()
-
-
-def _exact(values: Tensor) -> Tensor:
-    return values if values.dtype.itemsize >= 4 else values.float()
-
-
-def _weight_sums(graph: Graph, backend: str, present: Tensor | None) -> Tensor:
+def _weight_sums(graph: Graph, backend: str, sending: Tensor) -> Tensor:
     if backend == "dense":
-        kept = graph.adjacency if present is None else graph.adjacency * present[None, :]
-        return kept.sum(-1)
-    targets, sources, weights = graph.listed
-    kept = weights if present is None else weights * present[sources]
-    return weights.new_zeros(graph.num_targets).index_add(0, targets, kept)
+        return (graph.adjacency * sending[None, :]).sum(-1)
+    targets, sources, weights = graph.edges
+    return weights.new_zeros(len(graph.adjacency)).index_add(0, targets, weights * sending[sources])
 
 
-def _sparse_rows(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+def _sparse_rows(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
     pointers = torch.zeros(shape[0] + 1, dtype=torch.int64, device=rows.device)
     torch.cumsum(torch.bincount(rows, minlength=shape[0]), 0, out=pointers[1:])
     with warnings.catch_warnings():  # torch calls its sparse tensors a beta

@@ -1,40 +1,45 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
-"""MM-ORIENT (arXiv 2508.16300): towers, HIMA, CMRL, MLC, heads.
+"""MM-ORIENT (arXiv 2508.16300): towers, HIMA, CMRL, MLC, heads, top to bottom as in the paper's figure.
 
-Shapes: B posts, R regions, T tokens, D features of a width named by the configuration, S posts of the global batch.
+Shapes: B posts, R regions, T tokens, K neighbours, D features of a width named by the configuration, S posts of the global
+batch.
 """
 
 import os
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .configuration_mm_orient import ENCODER_NAMES, MMOrientConfig
-from .cpu_speed import with_fast_linear
+from .configuration_mm_orient import MMOrientConfig
+from .cpu_speed import quantise_linear_layers, use_cpu_linear, use_plain_linear
 from .encoders import (
+    Form,
+    PostFeatures,
     build_encoder,
+    check_shape,
+    complete,
     encoder_fingerprints,
-    joint_embedding,
     load_encoder,
     prepare_encoder,
-    region_features,
+    read_images,
+    read_texts,
 )
 from .global_batch import GlobalBatch
-from .hima import HIMA, BatchAttention, masked_mean
-from .int8_linear import quantise_linear_layers
-from .relation_graph import edge_weights_of, listed_cosines, relation_adjacency, self_loop_adjacency
+from .hima import HIMA, BatchAttention
+from .inputs import PostInputs, takes_post_inputs
+from .learner import Learner
+from .memory_file import HUB_OPTIONS, LARGE_MEMORY, find_memory, remove_memory
+from .memory_upkeep import NeighbourRule, check_fit, differ, neighbours_in_memory, reference_posts
+from .names import ENCODER_MODULES, ENCODER_NAMES
+from .private_apis import attention_implementation, set_attention_implementation, weights_state
+from .relation_graph import relation_graphs
 from .relation_layers import CrossModalRelations, ReferencePosts, RelationLayer, neighbour_votes
-from .relation_memory import LARGE_MEMORY, RelationMemory, find_memory, reference_posts, remove_memory
+from .relation_memory import RelationMemory
 from .task_heads import TRUST_STEP, TaskHeads
-
-HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only", "subfolder")
 
 
 @dataclass
@@ -81,37 +86,16 @@ class MMOrientOutput(ModelOutput):
     neighbour_votes: dict[str, Tensor] | None = None
 
 
-@dataclass
-class PostFeatures(ModelOutput):
-    """A batch of posts after its encoders, as `MMOrientModel.encode_posts` returns it and `forward` takes it.
-
-    Args:
-        image_embeds, text_embeds: (B, D), zeros where the modality is missing.
-        region_features, region_mask: (B, R, D) and bool (B, R).
-        token_features, token_mask: (B, T, D) and bool (B, T).
-        has_image, has_text: bool (B,).
-    """
-
-    image_embeds: Tensor | None = None
-    text_embeds: Tensor | None = None
-    region_features: Tensor | None = None
-    region_mask: Tensor | None = None
-    token_features: Tensor | None = None
-    token_mask: Tensor | None = None
-    has_image: Tensor | None = None
-    has_text: Tensor | None = None
-
-
-class LearnerLayer(GradientCheckpointingLayer):
-    """One layer of the learner network: dense, ReLU, dropout (paper section 3.4)."""
-
-    def __init__(self, in_features: int, out_features: int, dropout: float):
-        super().__init__()
-        self.dense = nn.Linear(in_features, out_features)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.dropout(torch.relu(self.dense(features)))
+UPLOAD_OPTIONS = (
+    "repo_id",
+    "commit_message",
+    "commit_description",
+    "private",
+    "token",
+    "revision",
+    "create_pr",
+    "tags",
+)
 
 
 class MMOrientPreTrainedModel(PreTrainedModel):
@@ -131,9 +115,7 @@ class MMOrientPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def is_custom_code(cls) -> bool:
-        # for code that initialises in place, transformers skips modules without parameters of their own, and with them the
-        # encoders' own schemes; `transformers.initialization`, used here, spares loaded weights by itself
-        return False
+        return False  # see `private_apis`
 
     def _init_weights(self, module):
         if isinstance(module, nn.Linear):
@@ -174,7 +156,8 @@ class MMOrientPreTrainedModel(PreTrainedModel):
             inside = os.path.join(hub_options.get("subfolder", ""), LARGE_MEMORY)
             path = find_memory(pretrained_model_name_or_path, True, **hub_options | {"subfolder": inside})
         elif elsewhere is not None:
-            path = find_memory(elsewhere, required=True, **_without(hub_options, "revision", "subfolder"))
+            of_the_hub = {name: value for name, value in hub_options.items() if name not in ("revision", "subfolder")}
+            path = find_memory(elsewhere, required=True, **of_the_hub)
         else:
             path = pretrained_model_name_or_path and find_memory(pretrained_model_name_or_path, False, **hub_options)
         if path:
@@ -186,7 +169,7 @@ class MMOrientPreTrainedModel(PreTrainedModel):
                 raise ValueError(f"{path}: {error}") from error
         return loaded
 
-    def save_pretrained(self, save_directory, *args, **kwargs):
+    def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **kwargs):
         """As in transformers; beside the weights the relation memory, if the configuration does not say it lies elsewhere.
 
         Raises:
@@ -194,7 +177,7 @@ class MMOrientPreTrainedModel(PreTrainedModel):
         """
         if self.quantised_from is not None:
             raise ValueError(
-                "8-bit encoders are not saved: save the model before `quantise_encoders`, and call it after loading"
+                "8-bit encoders are not saved: save the model before it is put in 8 bits, and do that after loading"
             )
         memory = self.relation_memory
         if memory is not None and self.config.relation_memory is None and memory.is_large:
@@ -202,38 +185,54 @@ class MMOrientPreTrainedModel(PreTrainedModel):
                 f"a relation memory of {memory.num_bytes / 2**20:.0f} MiB is too large for a checkpoint: save it with "
                 "`model.relation_memory.save(folder)` and set `model.config.relation_memory` to the folder or its Hub id"
             )
+        upload = {name: kwargs.pop(name) for name in UPLOAD_OPTIONS if name in kwargs} if push_to_hub else {}
         super().save_pretrained(save_directory, *args, **kwargs)
         if args[0] if args else kwargs.get("is_main_process", True):
-            self._save_relation_memory(save_directory)
+            if memory is not None and self.config.relation_memory is None:
+                memory.save(save_directory)
+            else:
+                remove_memory(save_directory)
+            if push_to_hub:
+                upload.setdefault("repo_id", os.path.basename(os.path.normpath(save_directory)))
+                self.push_to_hub(**upload)
 
-    def quantise_encoders(self):
-        """Put the encoders' linear layers in 8 bits, in place and for good, to predict faster on a CPU (ours).
+    def for_cpu(self, int8: bool = False):
+        """Have linear layers multiply as is fastest on this processor (ours), in place; `for_any_device` undoes it.
 
-        `mm-orient evaluate RUN --int8-encoders` prints what it costs in accuracy. The relation memory stays as it is.
+        The layers stay `nn.Linear`s with their weights and names: hooks, adapters, `torch.compile`, `deepcopy` and saving
+        work as before. Call it again after layers were added or exchanged.
+
+        Args:
+            int8: put the encoders' layers in 8 bits, for good, to predict faster: such a model is neither trained nor saved.
+                `mm-orient evaluate RUN --int8-encoders` prints what it costs in accuracy. The relation memory stays.
 
         Returns:
-            The model, in `eval()`.
+            The model, with `int8` in `eval()`.
 
         Raises:
-            ValueError: there is no encoder with a linear layer.
+            ValueError: with `int8`, there is no encoder with a linear layer.
         """
-        model = getattr(self, "mm_orient", self)
-        fingerprints = encoder_fingerprints(model)
-        names = model.config.encoder_names
-        if not sum(quantise_linear_layers(getattr(model, f"{name}_encoder")) for name in names):
+        use_cpu_linear(self)
+        return self.quantise_encoders() if int8 else self
+
+    def for_any_device(self):
+        """Undo `for_cpu`. Returns the model.
+
+        Raises:
+            ValueError: the encoders are in 8 bits; their weights were not kept.
+        """
+        if self.quantised_from is not None:
+            raise ValueError("the encoders' weights were not kept when they were put in 8 bits: load the model again")
+        use_plain_linear(self)
+        return self
+
+    def quantise_encoders(self):
+        """Put the encoders' linear layers in 8 bits; see `for_cpu`."""
+        fingerprints = self.base_model.encoder_fingerprints()
+        if not sum(quantise_linear_layers(encoder) for encoder in self.base_model.encoders.values()):
             raise ValueError("this model has no encoder with linear layers to put in 8 bits")
-        self.quantised_from = model.quantised_from = fingerprints
+        self.quantised_from = self.base_model.quantised_from = fingerprints
         return self.eval()
-
-    def _upload_modified_files(self, working_dir, *args, **kwargs):
-        self._save_relation_memory(working_dir)  # `push_to_hub` uploads before `save_pretrained` above comes back
-        return super()._upload_modified_files(working_dir, *args, **kwargs)
-
-    def _save_relation_memory(self, folder) -> None:
-        if self.relation_memory is not None and self.config.relation_memory is None:
-            self.relation_memory.save(folder)
-        else:
-            remove_memory(folder)
 
     @classmethod
     def from_encoders_pretrained(
@@ -278,27 +277,108 @@ class MMOrientModel(MMOrientPreTrainedModel):
 
     def __init__(self, config: MMOrientConfig, encoders: dict[str, PreTrainedModel] | None = None):
         super().__init__(config)
-        encoders = encoders or {}
         keep_pooler = config.embedding_pooling == "pooler" and config.joint_config is None
-        for name in config.encoder_names:
-            if name in encoders:
-                encoder = prepare_encoder(encoders[name], keep_pooler)
-                getattr(config, f"{name}_config")._attn_implementation = encoder.config._attn_implementation
-                encoder.config = getattr(config, f"{name}_config")
-            else:
-                encoder = build_encoder(getattr(config, f"{name}_config"), keep_pooler)
-            setattr(self, f"{name}_encoder", encoder)
+        for name, encoder_config in config.encoder_configs.items():
+            if encoder := (encoders or {}).get(name):
+                set_attention_implementation(encoder_config, attention_implementation(encoder.config))
+                encoder = prepare_encoder(encoder, keep_pooler)
+                encoder.config = encoder_config
+            self.add_module(ENCODER_MODULES[name], encoder or build_encoder(encoder_config, keep_pooler))
 
-        self.relation_memory, self._checked_weights = None, None
-        self.region_hima = HIMA(config, config.region_feature_dim)
-        self.word_hima = HIMA(config, config.token_feature_dim)
-        self.relations = CrossModalRelations(config) if config.relation_streams else None
-        sizes = [config.merged_size, *config.learner_hidden_sizes]
-        self.learner = nn.ModuleList(
-            LearnerLayer(size_in, size_out, config.learner_dropout) for size_in, size_out in pairwise(sizes)
-        )
+        hima = {
+            "hidden_size": config.attention_hidden_size,
+            "context_vector": config.attention_context_vector,
+            "stage1": config.hima_stage1,
+            "stage2": config.hima_stage2,
+            "combine": config.stage2_combine,
+            "momentum": config.stage2_momentum,
+        }
+        self.region_hima = HIMA(config.region_feature_dim, **hima)
+        self.word_hima = HIMA(config.token_feature_dim, **hima)
+        self.relations = None
+        if config.relation_streams:
+            self.relations = CrossModalRelations(
+                config.relation_streams,
+                config.embed_dims,
+                config.relation_hidden_size,
+                config.relation_layers,
+                normalize=config.relation_normalize,
+                backend=config.message_passing_backend,
+                gated=config.relation_gate,
+                dropout=config.relation_dropout,
+            )
+        self.learner = Learner([config.merged_size, *config.learner_hidden_sizes], config.learner_dropout)
+        self.relation_memory: RelationMemory | None = None
+        self._checked_weights = None
         self.post_init()
         self.freeze_encoders(config.frozen_encoders)
+
+    @property
+    def encoders(self) -> dict[str, PreTrainedModel]:
+        """The encoders there are, by name."""
+        return {name: self.get_submodule(ENCODER_MODULES[name]) for name in self.config.encoder_names}
+
+    @can_return_tuple
+    @takes_post_inputs
+    def forward(
+        self,
+        inputs: PostInputs,
+        output_attentions: bool | None = None,
+        output_relations: bool = False,
+        output_components: bool = False,
+    ) -> MMOrientOutput:
+        """From pixels and tokens, from features, or from any mixture; `MMOrientProcessor` makes the former.
+
+        Args:
+            inputs: the fields of `PostInputs`, each an argument of its own.
+            output_attentions, output_relations, output_components: see `MMOrientOutput`.
+
+        Raises:
+            ValueError: an input is missing or has a wrong shape; the message names it. Or the relation memory that the
+                configuration asks for is missing or was made by other encoders. TypeError: there is no input of a name.
+        """
+        # the towers: E_img and E_txt, Q_img and Q_txt, and what else is known
+        posts = self._encoded(inputs)
+        batch = GlobalBatch(len(posts.image_embeds), posts.image_embeds.device, self._sees_global_batch())
+        task_features = self._checked_task_features(inputs.task_features, len(posts.image_embeds))
+
+        # HIMA: attention within a post, then across the batch
+        region_vector, region_attention = self.region_hima(posts.region_features, posts.region_mask, batch)
+        word_vector, word_attention = self.word_hima(posts.token_features, posts.token_mask, batch)
+
+        # CMRL: in-modal and cross-modal streams over both relation graphs, in the batch and in the memory
+        references, graphs, relation_features = {}, {}, None
+        if self.config.relation_scope != "batch":
+            references = self.look_up_references(posts, inputs.post_keys, without_themselves=self.training)
+        if self.relations is not None:
+            graphs, everyone = self._relation_graphs(posts, batch)
+            relation_features = self.relations(posts.embeds, graphs, everyone, batch, references)
+
+        # MLC: merged in the order of the reference code, then the learner network
+        merged = [relation_features, region_vector, word_vector, task_features]
+        merged_features = torch.cat([part.to(region_vector.dtype) for part in merged if part is not None], -1)
+        parts = {"joint_representation": self.learner(merged_features)}
+        parts["neighbour_votes"] = self._neighbour_votes(posts, references)
+
+        if output_components:
+            parts |= {"region_vector": region_vector, "word_vector": word_vector, "merged_features": merged_features}
+            parts |= {"relation_features": relation_features, **_embeds(posts)}
+        if self.config.output_attentions if output_attentions is None else output_attentions:
+            parts |= {"region_attention": region_attention, "word_attention": word_attention}
+        if output_relations:
+            parts |= _relations(graphs, references)
+        return MMOrientOutput(**parts)
+
+    @takes_post_inputs
+    def encode_posts(self, inputs: PostInputs) -> PostFeatures:
+        """Run the encoders and complete the masks; arguments as in `forward`. Features that are given are kept.
+
+        A modality none of whose inputs is given is missing for the whole batch.
+
+        Raises:
+            ValueError: some inputs of a modality are given and others missing, or a shape is wrong; it names the input.
+        """
+        return self._encoded(inputs)
 
     def build_relation_memory(self, posts, processor=None, batch_size: int = 32) -> RelationMemory:
         """Make `posts` the relation memory (ours); `relation_scope` says whether it is used.
@@ -324,8 +404,13 @@ class MMOrientModel(MMOrientPreTrainedModel):
         """A relation memory that the model does not use yet; arguments as in `build_relation_memory`."""
         training = self.training
         self.eval()
+
+        def encode(**inputs) -> PostFeatures:
+            return self.encode_posts(**{name: value.to(self.device) for name, value in inputs.items()})
+
         try:
-            return reference_posts(self, posts, processor, batch_size)
+            fingerprints = self.encoder_fingerprints()
+            return reference_posts(posts, encode, self.config.tasks, fingerprints, processor, batch_size)
         finally:
             self.train(training)
 
@@ -337,23 +422,31 @@ class MMOrientModel(MMOrientPreTrainedModel):
                 are a stream.
         """
         if memory is not None:
-            for modality, values in memory.embeds.items():
-                width = getattr(self.config, f"{modality}_embed_dim")
-                if values.shape[-1] != width:
-                    raise ValueError(
-                        f"the relation memory's {modality} embeddings are {values.shape[-1]} wide, the model's {width}"
-                    )
-            if self.config.neighbour_labels:
-                labels = {task["name"]: task["labels"] for task in memory.tasks}
-                for task in self.config.tasks:
-                    if labels.get(task["name"]) != task["labels"]:
-                        raise ValueError(
-                            f"the relation memory has no labels for the task {task['name']!r} as the model knows it"
-                        )
-            if _differ(memory.fingerprints, encoder_fingerprints(self)):
-                raise ValueError("the relation memory was made by other encoders than the model's: build it anew")
-        self.relation_memory = memory
-        self._checked_weights = None
+            labelled = self.config.tasks if self.config.neighbour_labels else []
+            check_fit(memory, self.config.embed_dims, labelled, self.encoder_fingerprints())
+        self.relation_memory, self._checked_weights = memory, None
+
+    @torch.compiler.disable
+    def look_up_references(
+        self, posts: PostFeatures, post_keys: Tensor | None = None, without_themselves: bool = False
+    ) -> dict[str, ReferencePosts]:
+        """The neighbours of `posts` in the relation memory, by modality; without the posts themselves and their exact
+        duplicates, by `post_keys` (see `PostInputs`) and embeddings, if so asked.
+
+        Raises:
+            ValueError: there is no memory, or in `eval()` it was made by other encoders.
+        """
+        memory, config = self._usable_memory(post_keys), self.config
+        top_k = None if config.memory_lookup == "threshold" else config.memory_top_k
+        thresholds = dict.fromkeys(config.thresholds) if config.memory_lookup == "top_k" else config.thresholds
+        rule = NeighbourRule(top_k, thresholds, config.edge_weights, config.edge_temperature)
+        return neighbours_in_memory(memory, posts, rule, post_keys, without_themselves)
+
+    def encoder_fingerprints(self) -> list[str]:
+        """See `encoders.encoder_fingerprints`; encoders in 8 bits have those of the ones they were made from."""
+        if self.quantised_from is not None:
+            return self.quantised_from
+        return encoder_fingerprints(self.encoders, self.config.embedding_pooling)
 
     def freeze_encoders(self, names=ENCODER_NAMES) -> None:
         """Train exactly the encoders that are not in `names`, and record it in the configuration.
@@ -361,17 +454,16 @@ class MMOrientModel(MMOrientPreTrainedModel):
         A frozen encoder has no gradients and stays in `eval()` mode, batch statistics included.
         """
         self.config.frozen_encoders = [name for name in ENCODER_NAMES if name in names]
-        for name in self.config.encoder_names:
-            encoder = getattr(self, f"{name}_encoder")
+        for name, encoder in self.encoders.items():
             encoder.requires_grad_(name not in names)
             prepare_encoder(encoder, keep_pooler=True)
         self.train(self.training)
 
     def train(self, mode: bool = True):
         super().train(mode)
-        for name in self.config.encoder_names:
+        for name, encoder in self.encoders.items():
             if name in self.config.frozen_encoders:
-                getattr(self, f"{name}_encoder").eval()
+                encoder.eval()
         return self
 
     def get_input_embeddings(self):
@@ -380,320 +472,68 @@ class MMOrientModel(MMOrientPreTrainedModel):
     def set_input_embeddings(self, value):
         self.text_encoder.set_input_embeddings(value)
 
-    @with_fast_linear
-    def encode_posts(
-        self,
-        pixel_values: Tensor | None = None,
-        pixel_mask: Tensor | None = None,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        joint_pixel_values: Tensor | None = None,
-        joint_input_ids: Tensor | None = None,
-        joint_attention_mask: Tensor | None = None,
-        has_image: Tensor | None = None,
-        has_text: Tensor | None = None,
-        **features,
-    ) -> PostFeatures:
-        """Run the encoders and complete the masks; arguments as in `forward`. Features that are given are kept.
-
-        A modality none of whose inputs is given is missing for the whole batch.
-
-        Raises:
-            ValueError: some inputs of a modality are given and others missing, or a shape is wrong; it names the input.
-        """
-        images = self._read_images(pixel_values, pixel_mask, joint_pixel_values, features)
-        texts = self._read_texts(
-            input_ids, attention_mask, token_type_ids, joint_input_ids, joint_attention_mask, features
-        )
-        known = [value for read in (images, texts) for value in (read.embeds, read.sequence) if value is not None]
+    def _encoded(self, inputs: PostInputs) -> PostFeatures:
+        images, texts = read_images(inputs, self.encoders), read_texts(inputs, self.encoders)
+        known = [
+            value for reading in (images, texts) for value in (reading.embeds, reading.sequence) if value is not None
+        ]
         if not known:
             raise ValueError("no input: give images, texts or their features")
-        return PostFeatures(
-            **self._complete("image", "region", images, has_image, known[0]),
-            **self._complete("text", "token", texts, has_text, known[0]),
+        config = self.config
+        pooling = None if config.joint_config is not None else config.embedding_pooling
+        of_image = Form("image", "region", config.image_embed_dim, config.region_feature_dim, pooling)
+        of_text = Form("text", "token", config.text_embed_dim, config.token_feature_dim, pooling)
+        return PostFeatures.of(
+            complete(images, inputs.has_image, of_image, known[0], self.dtype),
+            complete(texts, inputs.has_text, of_text, known[0], self.dtype),
         )
 
-    @can_return_tuple
-    @with_fast_linear
-    def forward(
-        self,
-        pixel_values: Tensor | None = None,
-        pixel_mask: Tensor | None = None,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        joint_pixel_values: Tensor | None = None,
-        joint_input_ids: Tensor | None = None,
-        joint_attention_mask: Tensor | None = None,
-        image_embeds: Tensor | None = None,
-        text_embeds: Tensor | None = None,
-        region_features: Tensor | None = None,
-        region_mask: Tensor | None = None,
-        token_features: Tensor | None = None,
-        token_mask: Tensor | None = None,
-        task_features: Tensor | None = None,
-        has_image: Tensor | None = None,
-        has_text: Tensor | None = None,
-        post_keys: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_relations: bool = False,
-        output_components: bool = False,
-        **kwargs,
-    ) -> MMOrientOutput:
-        """From pixels and tokens, from features, or from any mixture; `MMOrientProcessor` makes the former.
+    def _sees_global_batch(self) -> bool:
+        return self.training and self.config.gather_global_batch
 
-        Args:
-            pixel_values, pixel_mask: input of the vision encoder.
-            input_ids, attention_mask, token_type_ids: (B, T), input of the text encoder.
-            joint_pixel_values, joint_input_ids, joint_attention_mask: input of the joint encoder.
-            image_embeds, text_embeds: (B, D), E_img and E_txt.
-            region_features, region_mask: (B, R, D) and (B, R), bool or 0/1; default all regions.
-            token_features, token_mask: (B, T, D) and (B, T), bool or 0/1; default all tokens.
-            task_features: (B, task_feature_dim), required unless that is 0.
-            has_image, has_text: (B,) bool, False where a post lacks the modality: it is masked, has no edges and gets no
-                attention; default True.
-            post_keys: (B,) int64, a number for each post's content (`key_number`), 0 where unknown. In training with a
-                relation memory it leaves the post itself and its duplicates out of its neighbours.
-            output_attentions, output_relations, output_components: see `MMOrientOutput`.
-
-        Raises:
-            ValueError: an input is missing or has a wrong shape; the message names it. Or the relation memory that the
-                configuration asks for is missing or was made by other encoders.
-        """
-        posts = self.encode_posts(
-            pixel_values=pixel_values,
-            pixel_mask=pixel_mask,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            joint_pixel_values=joint_pixel_values,
-            joint_input_ids=joint_input_ids,
-            joint_attention_mask=joint_attention_mask,
-            image_embeds=image_embeds,
-            text_embeds=text_embeds,
-            region_features=region_features,
-            region_mask=region_mask,
-            token_features=token_features,
-            token_mask=token_mask,
-            has_image=has_image,
-            has_text=has_text,
-        )
-        count = posts.image_embeds.shape[0]
-        if self.config.task_feature_dim and task_features is None:
-            raise ValueError(f"`task_features` of shape {(count, self.config.task_feature_dim)} is missing")
-        if self.config.task_feature_dim:
-            _check_shape("task_features", task_features, (count, self.config.task_feature_dim))
-        batch = GlobalBatch(
-            count,
-            posts.image_embeds.device,
-            gather=self.training and self.config.gather_global_batch,
-        )
-
-        region_vector, region_attention = self.region_hima(posts.region_features, posts.region_mask, batch)
-        word_vector, word_attention = self.word_hima(posts.token_features, posts.token_mask, batch)
-        merged, graphs = [region_vector, word_vector], {}
-        relation_features = None
-        embeds = {"image": posts.image_embeds, "text": posts.text_embeds}
-        references = {}
-        if self.config.relation_scope != "batch":
-            references = self.look_up_references(posts, post_keys, without_themselves=self.training)
-        if self.relations is not None:
-            graphs, present = self._relation_graphs(posts, batch)
-            relation_features = self.relations(embeds, graphs, present, batch, references)
-            merged = [relation_features, *merged]
-        if self.config.task_feature_dim:
-            merged.append(task_features.to(region_vector.dtype))
-        merged_features = torch.cat(merged, -1)
-        hidden = merged_features
-        for layer in self.learner:
-            hidden = layer(hidden)
-
-        parts = {"joint_representation": hidden}
-        if self.config.neighbour_labels:
-            temperature = self.config.edge_temperature
-            parts["neighbour_votes"] = neighbour_votes(references, embeds, self.relation_memory, temperature)
-        if output_components:
-            parts |= {"region_vector": region_vector, "word_vector": word_vector, "merged_features": merged_features}
-            parts |= {"image_embeds": posts.image_embeds, "text_embeds": posts.text_embeds}
-            parts |= {"relation_features": relation_features}
-        if self.config.output_attentions if output_attentions is None else output_attentions:
-            parts |= {"region_attention": region_attention, "word_attention": word_attention}
-        if output_relations:
-            parts |= {f"{modality}_adjacency": adjacency for modality, adjacency in graphs.items()}
-            parts |= {f"{modality}_neighbours": found.entries for modality, found in references.items()}
-            parts |= {f"{modality}_similarities": found.similarity for modality, found in references.items()}
-        return MMOrientOutput(**parts)
-
-    @torch.compiler.disable
-    def look_up_references(
-        self, posts: PostFeatures, post_keys: Tensor | None = None, without_themselves: bool = False
-    ) -> dict[str, ReferencePosts]:
-        """The neighbours of `posts` in the relation memory, by modality; without the posts themselves and their exact
-        duplicates, by `post_keys` (see `forward`) and embeddings, if so asked.
-
-        Raises:
-            ValueError: there is no memory, or in `eval()` it was made by other encoders.
-        """
-        self._check_relation_memory(post_keys)
-        config, memory = self.config, self.relation_memory
-        embeds = {modality: posts[f"{modality}_embeds"] for modality in ("image", "text")}
-        present = {modality: posts[f"has_{modality}"] for modality in ("image", "text")}
-        found = {}
-        for modality in ("image", "text"):
-            neighbours = memory.look_up(
-                modality,
-                embeds[modality],
-                present[modality],
-                None if config.memory_lookup == "threshold" else config.memory_top_k,
-                None if config.memory_lookup == "top_k" else getattr(config, f"{modality}_threshold"),
-                (lambda entries: memory.same_posts(entries, post_keys, embeds, present))
-                if without_themselves
-                else None,
-            )
-            theirs = {m: memory.embeds_of(m, neighbours.entries) for m in ("image", "text")}
-            similarity = listed_cosines(embeds[modality], theirs[modality][0])
-            weights = edge_weights_of(similarity, config.edge_weights, config.edge_temperature)
-            found[modality] = ReferencePosts(
-                {m: values.to(embeds[m].dtype) for m, (values, _) in theirs.items()},
-                {m: here for m, (_, here) in theirs.items()},
-                weights * (neighbours.entries >= 0),
-                neighbours.entries,
-                similarity.detach(),
-            )
-        return found
-
-    def _read_images(self, pixel_values, pixel_mask, joint_pixel_values, features) -> "_Reading":
-        embeds, regions, mask = (features.get(name) for name in ("image_embeds", "region_features", "region_mask"))
-        pooler_output = None
-        if pixel_values is not None:
-            encoder = self._encoder("vision", "pixel_values")
-            extra = {} if pixel_mask is None else {"pixel_mask": pixel_mask}
-            outputs = encoder(pixel_values=pixel_values.to(encoder.dtype), **extra, return_dict=True)
-            regions, mask = region_features(outputs, pixel_values, encoder.config), None
-            pooler_output = getattr(outputs, "pooler_output", None)
-        if joint_pixel_values is not None:
-            encoder = self._encoder("joint", "joint_pixel_values")
-            embeds = joint_embedding(encoder.get_image_features(pixel_values=joint_pixel_values.to(encoder.dtype)))
-        return _Reading(embeds, regions, mask, pooler_output)
-
-    def _read_texts(
-        self, input_ids, attention_mask, token_type_ids, joint_input_ids, joint_attention_mask, features
-    ) -> "_Reading":
-        embeds, tokens, mask = (features.get(name) for name in ("text_embeds", "token_features", "token_mask"))
-        pooler_output = None
-        if input_ids is not None:
-            encoder = self._encoder("text", "input_ids")
-            extra = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
-            extra = {name: value for name, value in extra.items() if value is not None}
-            outputs = encoder(input_ids=input_ids, **extra, return_dict=True)
-            tokens, mask = outputs.last_hidden_state, attention_mask
-            pooler_output = getattr(outputs, "pooler_output", None)
-        if joint_input_ids is not None:
-            encoder = self._encoder("joint", "joint_input_ids")
-            extra = {} if joint_attention_mask is None else {"attention_mask": joint_attention_mask}
-            embeds = joint_embedding(encoder.get_text_features(input_ids=joint_input_ids, **extra))
-        return _Reading(embeds, tokens, mask, pooler_output)
-
-    def _encoder(self, name: str, argument: str) -> PreTrainedModel:
-        if name not in self.config.encoder_names:
-            raise ValueError(f"`{argument}` was given, and this model has no {name} encoder: pass its features instead")
-        return getattr(self, f"{name}_encoder")
-
-    def _complete(
-        self, modality: str, unit: str, reading: "_Reading", present: Tensor | None, like: Tensor
-    ) -> dict[str, Tensor]:
-        """Check, pool and mask one modality; names as in `PostFeatures`. `like` gives batch size and device."""
-        widths = getattr(self.config, f"{modality}_embed_dim"), getattr(self.config, f"{unit}_feature_dim")
-        count, options = like.shape[0], {"dtype": self.dtype, "device": like.device}
-        embeds, sequence, mask, pooler_output = reading
-        if embeds is None and sequence is None:
-            sequence, embeds = torch.zeros(count, 1, widths[1], **options), torch.zeros(count, widths[0], **options)
-            present = torch.zeros(count, dtype=torch.bool, device=like.device)
-        if sequence is None:
-            raise ValueError(f"`{modality}_embeds` came without `{unit}_features` or what its encoder reads")
-        length = sequence.shape[1] if sequence.dim() == 3 else unit[0].upper()
-        _check_shape(f"{unit}_features", sequence, (count, length, widths[1]))
-        everything = torch.ones(sequence.shape[:2], dtype=torch.bool, device=like.device)
-        may_miss = mask is not None or present is not None
-        mask = everything if mask is None else mask.bool()
-        _check_shape(f"{unit}_mask", mask, (count, length))
-        present = everything.any(-1) if present is None else present.bool()
-        _check_shape(f"has_{modality}", present, (count,))
-        present = present & mask.any(-1)
-        mask = mask & present[:, None]
-        if may_miss:  # what is masked may hold anything, NaN included, and NaN times a weight of 0 is NaN
-            sequence = torch.where(mask[..., None], sequence, torch.zeros((), dtype=sequence.dtype, device=like.device))
-        if embeds is None:
-            embeds = self._pool(modality, unit, sequence, mask, pooler_output)
-        _check_shape(f"{modality}_embeds", embeds, (count, widths[0]))
-        return {
-            f"{modality}_embeds": embeds.to(self.dtype).masked_fill(~present[:, None], 0),
-            f"{unit}_features": sequence.to(self.dtype),
-            f"{unit}_mask": mask,
-            f"has_{modality}": present,
-        }
-
-    def _pool(self, modality: str, unit: str, sequence: Tensor, mask: Tensor, pooler_output: Tensor | None) -> Tensor:
-        if self.config.joint_config is not None:
-            raise ValueError(f"`{modality}_embeds` or what the joint encoder reads is missing")
-        if self.config.embedding_pooling == "mean":
-            if sequence.shape[-1] != getattr(self.config, f"{modality}_embed_dim"):
-                raise ValueError(
-                    f"`{modality}_embeds` is missing, and `{unit}_features` have another width to pool from"
-                )
-            return masked_mean(sequence, mask)
-        if pooler_output is None:
-            raise ValueError(
-                f"`embedding_pooling` is 'pooler', and no pooler output of an encoder gives `{modality}_embeds`"
-            )
-        return pooler_output.flatten(1)
+    def _checked_task_features(self, task_features: Tensor | None, count: int) -> Tensor | None:
+        if not self.config.task_feature_dim:
+            return None
+        shape = (count, self.config.task_feature_dim)
+        if task_features is None:
+            raise ValueError(f"`task_features` of shape {shape} is missing")
+        check_shape("task_features", task_features, shape)
+        return task_features
 
     def _relation_graphs(self, posts: PostFeatures, batch: GlobalBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Edge weights (B, S) per modality, and who of the global batch has it, (S,)."""
-        graphs, present, config = {}, {}, self.config
+        config = self.config
         among_batch = config.relation_scope == "batch" or (config.relation_scope == "batch+memory" and self.training)
-        for modality in ("image", "text"):
-            embeds, has_modality = posts[f"{modality}_embeds"], posts[f"has_{modality}"]
-            present[modality] = batch.gather(has_modality)
-            if not among_batch:
-                loops = has_modality if config.self_loops else torch.zeros_like(has_modality)
-                graphs[modality] = self_loop_adjacency(loops, len(present[modality]), batch.first)
-                continue
-            graphs[modality] = relation_adjacency(
-                embeds,
-                batch.gather(embeds),
-                has_modality,
-                present[modality],
-                first_key=batch.first,
-                threshold=getattr(config, f"{modality}_threshold"),
-                self_loops=config.self_loops,
-                edge_weights=config.edge_weights,
-                edge_temperature=config.edge_temperature,
-            )
-        return graphs, present
+        form = (config.self_loops, config.edge_weights, config.edge_temperature)
+        return relation_graphs(posts.embeds, posts.present, batch, config.thresholds, among_batch, *form)
 
-    def _check_relation_memory(self, post_keys: Tensor | None) -> None:
-        """Refuse to go on without a memory, with a stale one in `eval()`, or where a post could find itself in training."""
-        scope, memory = self.config.relation_scope, self.relation_memory
+    def _neighbour_votes(self, posts: PostFeatures, references: dict[str, ReferencePosts]) -> dict[str, Tensor] | None:
+        if not self.config.neighbour_labels:
+            return None
+        summaries = self.relation_memory.label_summaries()
+        return neighbour_votes(references, posts.embeds, summaries, self.config.edge_temperature)
+
+    def _usable_memory(self, post_keys: Tensor | None) -> RelationMemory:
+        """The memory; refuse to go on without one, with a stale one in `eval()`, or where a post could find itself in
+        training."""
+        memory = self.relation_memory
         if memory is None:
             raise ValueError(
-                f"`relation_scope` is {scope!r} and the model has no relation memory: make one with "
+                f"`relation_scope` is {self.config.relation_scope!r} and the model has no relation memory: make one with "
                 "`build_relation_memory` or `mm-orient memory build`"
             )
-        trained = set(self.config.encoder_names) - set(self.config.frozen_encoders)
-        if self.training and trained and post_keys is None:
+        if self.training and post_keys is None and set(self.config.encoder_names) - set(self.config.frozen_encoders):
             raise ValueError(
                 "`post_keys` are needed to train encoders with a relation memory: a post must not find itself"
             )
         if not self.training and memory.fingerprints:
-            weights = _versions(self)
-            if weights != self._checked_weights and _differ(memory.fingerprints, encoder_fingerprints(self)):
+            weights = weights_state(p for encoder in self.encoders.values() for p in encoder.parameters())
+            if weights != self._checked_weights and differ(memory.fingerprints, self.encoder_fingerprints()):
                 raise ValueError(
                     "the relation memory is stale: the encoders have changed since it was made; build it anew with "
                     "`build_relation_memory`"
                 )
             self._checked_weights = weights
+        return memory
 
 
 class MMOrientForMultiTaskClassification(MMOrientPreTrainedModel):
@@ -704,7 +544,9 @@ class MMOrientForMultiTaskClassification(MMOrientPreTrainedModel):
         if not config.tasks:
             raise ValueError("`tasks` must have at least one task for a model with heads")
         self.mm_orient = MMOrientModel(config, encoders)
-        self.task_heads = TaskHeads(config, config.hidden_size)
+        self.task_heads = TaskHeads(
+            config.tasks, config.hidden_size, config.task_loss_weighting, config.neighbour_labels
+        )
         self.post_init()
 
     @property
@@ -735,94 +577,41 @@ class MMOrientForMultiTaskClassification(MMOrientPreTrainedModel):
         self.mm_orient.set_input_embeddings(value)
 
     @can_return_tuple
-    @with_fast_linear
+    @takes_post_inputs
     def forward(
         self,
-        pixel_values: Tensor | None = None,
-        pixel_mask: Tensor | None = None,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        joint_pixel_values: Tensor | None = None,
-        joint_input_ids: Tensor | None = None,
-        joint_attention_mask: Tensor | None = None,
-        image_embeds: Tensor | None = None,
-        text_embeds: Tensor | None = None,
-        region_features: Tensor | None = None,
-        region_mask: Tensor | None = None,
-        token_features: Tensor | None = None,
-        token_mask: Tensor | None = None,
-        task_features: Tensor | None = None,
-        has_image: Tensor | None = None,
-        has_text: Tensor | None = None,
-        post_keys: Tensor | None = None,
+        inputs: PostInputs,
         labels: dict[str, Tensor] | None = None,
         output_attentions: bool | None = None,
         output_relations: bool = False,
         output_components: bool = False,
-        **kwargs,
     ) -> MMOrientOutput:
         """Logits of every task, and with `labels` the loss. Inputs as in `MMOrientModel.forward`.
 
         Args:
             labels: task name -> labels; forms and missing values as in `TaskHeads.loss`.
         """
-        outputs = self.mm_orient(
-            pixel_values=pixel_values,
-            pixel_mask=pixel_mask,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            joint_pixel_values=joint_pixel_values,
-            joint_input_ids=joint_input_ids,
-            joint_attention_mask=joint_attention_mask,
-            image_embeds=image_embeds,
-            text_embeds=text_embeds,
-            region_features=region_features,
-            region_mask=region_mask,
-            token_features=token_features,
-            token_mask=token_mask,
-            task_features=task_features,
-            has_image=has_image,
-            has_text=has_text,
-            post_keys=post_keys,
-            output_attentions=output_attentions,
-            output_relations=output_relations,
-            output_components=output_components,
-            return_dict=True,
-        )
+        asked = (output_attentions, output_relations, output_components)
+        outputs = self.mm_orient(*vars(inputs).values(), *asked, return_dict=True)
         logits = self.task_heads(outputs.joint_representation, outputs.neighbour_votes)
         loss, task_losses = (None, None) if labels is None else self.task_heads.loss(logits, labels)
         return MMOrientOutput(loss=loss, logits=logits, task_losses=task_losses, **outputs)
 
 
-class _Reading(NamedTuple):
-    """What one modality's encoders gave, or the caller in their place: any of it may be None."""
-
-    embeds: Tensor | None
-    sequence: Tensor | None
-    mask: Tensor | None
-    pooler_output: Tensor | None
+def _embeds(posts: PostFeatures) -> dict[str, Tensor]:
+    return {"image_embeds": posts.image_embeds, "text_embeds": posts.text_embeds}
 
 
-def _differ(fingerprints: list[str], others: list[str]) -> bool:
-    """Whether two known encoders share no fingerprint."""
-    return bool(fingerprints and others) and not set(fingerprints) & set(others)
-
-
-def _versions(model: MMOrientModel) -> tuple:
-    """What changes whenever an encoder's weights may have changed; cheap enough for every call."""
-    parameters = [p for name in model.config.encoder_names for p in getattr(model, f"{name}_encoder").parameters()]
-    return tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters)
-
-
-def _without(options: dict, *names: str) -> dict:
-    return {name: value for name, value in options.items() if name not in names}
-
-
-def _check_shape(name: str, value: Tensor, shape: tuple) -> None:
-    if tuple(value.shape) != shape:
-        raise ValueError(f"`{name}` must have shape {shape}, got {tuple(value.shape)}")
+def _relations(graphs: dict[str, Tensor], references: dict[str, ReferencePosts]) -> dict[str, Tensor]:
+    """Which edges were used, in the batch and in the memory, as parts of `MMOrientOutput`."""
+    parts = {}
+    if graphs:
+        parts |= {"image_adjacency": graphs["image"], "text_adjacency": graphs["text"]}
+    if references:
+        image, text = references["image"], references["text"]
+        parts |= {"image_neighbours": image.entries, "text_neighbours": text.entries}
+        parts |= {"image_similarities": image.similarity, "text_similarities": text.similarity}
+    return parts
 
 
 __all__ = [

@@ -3,30 +3,16 @@
 
 from transformers import Pipeline
 
-from .task_heads import probabilities
+from .tasks import predictions_by_task
 
-TASK_NAME = "multimodal-classification"
 NEIGHBOUR_OUTPUTS = ("image_neighbours", "text_neighbours", "image_similarities", "text_similarities")
-
-
-def predictions_by_task(tasks: list[dict], logits: dict) -> dict:
-    """One post's logits, task name -> (C,) or scalar tensor, as `{task: {label: probability}}`; a regression's value."""
-    result = {}
-    for task in tasks:
-        values = probabilities(task["kind"], logits[task["name"]]).tolist()
-        is_value = task["kind"] == "regression"
-        result[task["name"]] = values if is_value else dict(zip(task["labels"], values, strict=True))
-    return result
 
 
 def neighbours_of(memory, outputs: dict, row: int, most: int) -> dict:
     """One post's evidence by modality, see `RelationMemory.evidence`; `outputs` has those of `NEIGHBOUR_OUTPUTS`."""
-    return {
-        modality: memory.evidence(
-            outputs[f"{modality}_neighbours"][row], outputs[f"{modality}_similarities"][row], most
-        )
-        for modality in ("image", "text")
-    }
+    image = outputs["image_neighbours"][row], outputs["image_similarities"][row]
+    text = outputs["text_neighbours"][row], outputs["text_similarities"][row]
+    return {"image": memory.evidence(*image, most), "text": memory.evidence(*text, most)}
 
 
 class MultimodalClassificationPipeline(Pipeline):
@@ -43,6 +29,11 @@ class MultimodalClassificationPipeline(Pipeline):
     _load_image_processor = False
     _load_feature_extractor = False
     _load_tokenizer = False
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if self.device.type == "cpu":
+            self.model.for_cpu()
 
     def __call__(self, inputs=None, images=None, text=None, **kwargs):
         if inputs is None:

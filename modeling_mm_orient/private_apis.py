@@ -44,7 +44,7 @@ PRIVATE_NAMES = (
     PrivateName(
         "transformers:PreTrainedConfig",
         "_attn_implementation",
-        "a loaded encoder's attention has to be that of the configuration it is saved with; the public setter is the model's",
+        "a loaded encoder's attention has to be that of the configuration it is saved with; the public setter is a model's",
     ),
     PrivateName("torch:Tensor", "_version", "the only sign of a weight changed in place, cheap enough for every call"),
     PrivateName(

@@ -1,5 +1,5 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
-"""Relation graphs: embeddings -> edges. Knows no weights.
+"""Relation graphs: embeddings -> edges. Knows no parameters.
 
 Shapes: B posts of this process (targets), S posts of the global batch (sources), D features.
 """
@@ -7,6 +7,8 @@ Shapes: B posts of this process (targets), S posts of the global batch (sources)
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from .global_batch import GlobalBatch
 
 
 def cosine_similarity(queries: Tensor, keys: Tensor) -> Tensor:
@@ -48,7 +50,8 @@ def relation_adjacency(
     Returns:
         (B, S) float32 edge weights, 0 for no edge. Gradients reach the embeddings unless the weights are binary.
     """
-    similarity = cosine_similarity(queries, keys)
+    # a post whose embedding is not finite is near to nobody
+    similarity = cosine_similarity(queries, keys).nan_to_num(-1.0)
     columns = torch.arange(keys.shape[0], device=keys.device)
     rows = torch.arange(queries.shape[0], device=queries.device)
     itself = columns[None, :] == rows[:, None] + first_key
@@ -57,6 +60,42 @@ def relation_adjacency(
     if self_loops:
         adjacency = torch.where(itself, torch.ones_like(adjacency), adjacency)
     return adjacency * (query_mask[:, None] & key_mask[None, :])
+
+
+def relation_graphs(
+    embeds: dict[str, Tensor],
+    present: dict[str, Tensor],
+    batch: GlobalBatch,
+    thresholds: dict[str, float],
+    among_batch: bool,
+    self_loops: bool,
+    edge_weights: str,
+    edge_temperature: float,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Both modalities' graphs of a batch, and who of the global batch has the modality.
+
+    Args:
+        embeds, present: modality -> (B, D) and bool (B,).
+        batch: where this process's posts stand in the global batch.
+        thresholds: modality -> tau.
+        among_batch: False leaves a post no neighbour in the batch but itself (the memory has its neighbours).
+        self_loops, edge_weights, edge_temperature: as in `relation_adjacency`.
+
+    Returns:
+        Modality -> (B, S) edge weights, and modality -> bool (S,).
+    """
+    graphs, everyone = {}, {}
+    for modality, queries in embeds.items():
+        here = present[modality]
+        everyone[modality] = batch.gather(here)
+        if among_batch:
+            keys, tau = batch.gather(queries), thresholds[modality]
+            form = (batch.first, tau, self_loops, edge_weights, edge_temperature)
+            graphs[modality] = relation_adjacency(queries, keys, here, everyone[modality], *form)
+        else:
+            loops = here if self_loops else torch.zeros_like(here)
+            graphs[modality] = self_loop_adjacency(loops, len(everyone[modality]), batch.first)
+    return graphs, everyone
 
 
 def self_loop_adjacency(query_mask: Tensor, num_keys: int, first_key: int = 0) -> Tensor:

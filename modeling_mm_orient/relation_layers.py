@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .cpu_speed import fastest_linear, linear_of_two
+from .cpu_speed import CpuLinear, fastest_linear
 from .global_batch import GlobalBatch
 from .message_passing import Graph, aggregate_neighbours
+from .names import MODALITIES
+from .private_apis import is_listened_to
 from .relation_graph import listed_cosines
 
 CHEAP_WEIGHTS = 12  # features that travel per weight from which both are projected apart, measured
@@ -52,28 +54,39 @@ class RelationLayer(nn.Module):
     """GraphSAGE with mean aggregation: `h_i = normalise([x_i ; m_i] W + b)`, L2, where `m_i` is the neighbours' mean.
 
     Args:
-        config: for `relation_normalize`, `message_passing_backend`, `relation_gate` and `relation_dropout`.
         in_features, out_features: D before and after.
+        normalize: L2-normalise the output (paper).
+        backend: of `aggregate_neighbours`.
+        gated: learn per post how much of the neighbourhood is listened to (ours).
+        dropout: in training, how often a post is its own neighbourhood (ours).
     """
 
-    def __init__(self, config, in_features: int, out_features: int):
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        normalize: bool = True,
+        backend: str = "auto",
+        gated: bool = False,
+        dropout: float = 0.0,
+    ):
         super().__init__()
         self.linear = nn.Linear(2 * in_features, out_features)
-        self.gate = nn.Linear(2 * in_features + 1, 1) if config.relation_gate else None
-        self.normalize, self.backend = config.relation_normalize, config.message_passing_backend
-        self.dropout = config.relation_dropout
+        self.gate = nn.Linear(2 * in_features + 1, 1) if gated else None
+        self.normalize, self.backend, self.dropout = normalize, backend, dropout
 
     def forward(
-        self, own: Tensor, sources: Tensor, graph: Graph, present=None, listed=None, listed_weights=None
+        self, own: Tensor, sources: Tensor, graph: Graph, present: Tensor, listed=None, listed_weights=None
     ) -> Tensor:
         """`own` (B, D); `sources` (S, D), `graph`, `present` (S,), `listed` (B, K, D) and `listed_weights` (B, K) as
         `aggregate_neighbours` takes them -> (B, out_features)."""
-        selective = self.gate is not None or (self.training and self.dropout)
+        selective = self.gate is not None or (self.training and self.dropout > 0)
         if listed is None and not selective and self._projects_first(own, sources, graph):
             of_own, of_neighbours = self.linear.weight.chunk(2, 1)
-            messages = aggregate_neighbours(fastest_linear(sources, of_neighbours), graph, self.backend, present)
-            return self._normalised(fastest_linear(own, of_own, self.linear.bias) + messages)
-        neighbourhood = aggregate_neighbours(sources, graph, self.backend, present, listed, listed_weights)
+            project = fastest_linear if type(self.linear) is CpuLinear else F.linear
+            messages = aggregate_neighbours(project(sources, of_neighbours), graph, present, self.backend)
+            return self._normalised(project(own, of_own, self.linear.bias) + messages)
+        neighbourhood = aggregate_neighbours(sources, graph, present, self.backend, listed, listed_weights)
         if selective:
             share = self._share_listened_to(own, neighbourhood)
             neighbourhood = own + share * (neighbourhood - own)
@@ -81,22 +94,21 @@ class RelationLayer(nn.Module):
 
     def combine(self, own: Tensor, neighbourhood: Tensor) -> Tensor:
         """`own` and `neighbourhood` (..., D) -> (..., out_features)."""
-        if self._is_plain():
-            return self._normalised(linear_of_two(own, neighbourhood, self.linear.weight, self.linear.bias))
+        if type(self.linear) is CpuLinear:
+            return self._normalised(self.linear(own, neighbourhood))
         return self._normalised(self.linear(torch.cat([own, neighbourhood], -1)))
 
-    def _is_plain(self) -> bool:
-        """Whether the weight may be used by itself: adapters and sharding want the layer to be called."""
-        layer = self.linear
-        hooked = layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
-        return type(layer) is nn.Linear and not hooked
-
     def _projects_first(self, own: Tensor, sources: Tensor, graph: Graph) -> bool:
-        """Whether fewer features travel far enough to pay for the projections of own and neighbours apart."""
-        saved = sources.shape[-1] - self.linear.out_features
-        if torch.compiler.is_compiling() or saved <= 0 or len(sources) != len(own) or not self._is_plain():
+        """Whether fewer features travel far enough to pay for the projections of own and neighbours apart; adapters,
+        sharding and hooks want the layer to be called."""
+        layer = self.linear
+        saved = sources.shape[-1] - layer.out_features
+        if torch.compiler.is_compiling() or saved <= 0 or len(sources) != len(own):
             return False
-        return len(graph.listed[0]) * saved > CHEAP_WEIGHTS * self.linear.weight.numel()
+        plain = type(layer) in (nn.Linear, CpuLinear)
+        return (
+            plain and not is_listened_to(layer) and len(graph.edges[0]) * saved > CHEAP_WEIGHTS * layer.weight.numel()
+        )
 
     def _normalised(self, hidden: Tensor) -> Tensor:
         return F.normalize(hidden, dim=-1, eps=1e-6) if self.normalize else hidden
@@ -104,26 +116,34 @@ class RelationLayer(nn.Module):
     def _share_listened_to(self, own: Tensor, neighbourhood: Tensor) -> Tensor:
         share = own.new_ones(len(own), 1)
         if self.gate is not None:
-            agreement = F.cosine_similarity(own, neighbourhood, dim=-1).unsqueeze(-1)
-            share = self.gate(torch.cat([own, neighbourhood, agreement], -1)).sigmoid()
+            # in single precision: in half the squared norms' least value is 0
+            agreement = F.cosine_similarity(own.float(), neighbourhood.float(), dim=-1).unsqueeze(-1)
+            share = self.gate(torch.cat([own, neighbourhood, agreement.to(own.dtype)], -1)).sigmoid()
         if self.training and self.dropout:
             share = share * (torch.rand_like(share) >= self.dropout)
         return share
 
 
 class RelationStream(nn.Module):
-    """One stream: `config.relation_layers` relation layers over one graph, ReLU between them (ours; the paper has one)."""
+    """One stream: relation layers over one graph, ReLU between them (ours; the paper has one).
 
-    def __init__(self, config, in_features: int):
+    Args:
+        in_features: D of what travels. out_features, num_layers: width and number of the layers.
+        options: of every `RelationLayer`.
+    """
+
+    def __init__(self, in_features: int, out_features: int, num_layers: int = 1, **options):
         super().__init__()
-        sizes = [in_features] + [config.relation_hidden_size] * config.relation_layers
-        self.layers = nn.ModuleList(RelationLayer(config, size_in, size_out) for size_in, size_out in pairwise(sizes))
+        sizes = [in_features] + [out_features] * num_layers
+        self.layers = nn.ModuleList(
+            RelationLayer(size_in, size_out, **options) for size_in, size_out in pairwise(sizes)
+        )
 
     def forward(
         self, features: Tensor, graph: Graph, present: Tensor, batch: GlobalBatch, listed=None, listed_weights=None
     ) -> Tensor:
         """`features` (B, D), `graph` of B targets and S sources, `present` (S,), `listed` (B, K, D), `listed_weights` (B, K)
-        -> (B, relation_hidden_size).
+        -> (B, out_features).
 
         Reference posts receive no messages: in a further layer each is its own neighbourhood.
         """
@@ -136,16 +156,21 @@ class RelationStream(nn.Module):
 
 
 class CrossModalRelations(nn.Module):
-    """The streams of `config.relation_streams`, concatenated in the order of `STREAMS`."""
+    """The streams that run, concatenated in the order of `STREAMS`.
 
-    def __init__(self, config):
+    Args:
+        names: of `STREAMS`.
+        embed_dims: modality -> D of its embeddings.
+        out_features, num_layers, options: as `RelationStream` takes them.
+    """
+
+    def __init__(self, names: list[str], embed_dims: dict[str, int], out_features: int, num_layers: int = 1, **options):
         super().__init__()
-        widths = {"image": config.image_embed_dim, "text": config.text_embed_dim}
         self.streams = nn.ModuleDict(
             {
-                name: RelationStream(config, widths[kind.features])
+                name: RelationStream(embed_dims[kind.features], out_features, num_layers, **options)
                 for name, kind in STREAMS.items()
-                if name in config.relation_streams
+                if name in names
             }
         )
 
@@ -166,7 +191,7 @@ class CrossModalRelations(nn.Module):
             references: modality -> its graph's neighbours in the relation memory.
 
         Returns:
-            (B, streams * relation_hidden_size).
+            (B, streams * out_features).
         """
         outputs, edges = [], {modality: Graph(adjacency) for modality, adjacency in graphs.items()}
         for name, stream in self.streams.items():
@@ -201,13 +226,16 @@ def votes_of_neighbours(similarity: Tensor, values: Tensor, known: Tensor, tempe
 
 
 def neighbour_votes(
-    references: dict[str, ReferencePosts], embeds: dict[str, Tensor], memory, temperature: float
+    references: dict[str, ReferencePosts],
+    embeds: dict[str, Tensor],
+    summaries: dict[str, tuple[Tensor, Tensor]],
+    temperature: float,
 ) -> dict[str, Tensor]:
     """Votes of three neighbourhoods: of the image graph, of the text graph, and of both, by mean cosine.
 
     Args:
-        references: modality -> neighbours in `memory`. embeds: modality -> (B, D), the posts' own.
-        memory: `RelationMemory`.
+        references: modality -> neighbours in the memory. embeds: modality -> (B, D), the posts' own.
+        summaries: what its labels say, see `RelationMemory.label_summaries`.
 
     Returns:
         Task name -> (B, 3, C), in the order of `VOTERS`.
@@ -218,7 +246,7 @@ def neighbour_votes(
     }
     lists["both"] = _neighbours_in_either(references, embeds)
     votes = {}
-    for name, (values, known) in memory.label_summaries().items():
+    for name, (values, known) in summaries.items():
         ballots = []
         for entries, similarity in (lists[voter] for voter in VOTERS):
             rows = entries.clamp(min=0).to(values.device)
@@ -234,7 +262,5 @@ def _neighbours_in_either(references: dict[str, ReferencePosts], embeds: dict[st
     # a post that both graphs found counts once
     again = (text.entries[:, :, None] == image.entries[:, None, :]).any(-1)
     entries = torch.cat([image.entries, text.entries.masked_fill(again, -1)], -1)
-    cosines = [
-        listed_cosines(embeds[m].detach(), torch.cat([image.embeds[m], text.embeds[m]], 1)) for m in ("image", "text")
-    ]
+    cosines = [listed_cosines(embeds[m].detach(), torch.cat([image.embeds[m], text.embeds[m]], 1)) for m in MODALITIES]
     return entries, (sum(cosines) / len(cosines)).masked_fill(entries < 0, -torch.inf)

@@ -2,39 +2,27 @@
 """The relation memory (ours): reference posts with their embeddings, ids and labels, looked up as neighbours.
 
 With it a verdict depends on the post and the memory, not on the other posts of the batch, and can name the known posts it
-rests on. It is a safetensors file of its own beside the weights, memory-mapped when loaded.
+rests on. `memory_file` keeps it beside the weights.
 
 Shapes: M reference posts, B posts, K neighbours, D features, C labels of a task.
 """
 
-import json
-import os
-import zlib
 from collections import Counter
-from pathlib import Path
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.nn import functional as F
-from transformers.utils import cached_file, logging
+from torch import Tensor
+from transformers.utils import logging
 
-from .encoders import encoder_fingerprints
+from .memory_file import MOST_BYTES_IN_CHECKPOINT, memory_path, read_memory, save_memory
+from .names import MODALITIES
 from .optional_dependencies import FAISS_AVAILABLE
-from .processing_mm_orient import key_number, post_key
-from .similarity_search import MOST_EXACT, ExactSearch, IndexSearch, index_kind, require_faiss
-from .task_heads import MISSING_LABEL, collate_labels
+from .similarity_search import MOST_EXACT, ExactSearch, IndexSearch, in_order, index_kind, require_faiss
+from .tasks import kind_of
 
 logger = logging.get_logger(__name__)
 
-MEMORY_FILE = "relation_memory.safetensors"
-INDEX_FILE = "relation_memory.{modality}.faiss"
-FORMAT = "mm-orient relation memory 1"
-LARGE_MEMORY = "relation_memory"  # the folder, inside a model's, of a memory that is not copied into every checkpoint
-MODALITIES = ("image", "text")
-MOST_BYTES_IN_CHECKPOINT = 512 * 2**20
 MOST_NEIGHBOURS = 1024
 CPU = torch.device("cpu")
 TIE = 1e-6
@@ -101,14 +89,17 @@ class RelationMemory:
     def to(self, device: torch.device) -> "RelationMemory":
         """Move to a device, unless too big to be kept in a checkpoint: then only what is looked up moves."""
         if self.keys.device != device and not self.is_large:
-            self._searches = {
-                name: engine for name, engine in self._searches.items() if isinstance(engine, IndexSearch)
-            }
+            self._searches = dict(self.indexes)
             self.embeds = {name: value.to(device) for name, value in self.embeds.items()}
             self.present = {name: value.to(device) for name, value in self.present.items()}
             self.keys, self._summaries = self.keys.to(device), None
             self.labels = {name: value.to(device) for name, value in self.labels.items()}
         return self
+
+    @property
+    def indexes(self) -> dict[str, IndexSearch]:
+        """Modality -> the index in use."""
+        return {m: engine for m, engine in self._searches.items() if isinstance(engine, IndexSearch)}
 
     def search(self, modality: str) -> ExactSearch | IndexSearch:
         """The search engine of one modality: exact unless `build_index` made another."""
@@ -149,12 +140,13 @@ class RelationMemory:
         has_modality: Tensor,
         top_k: int | None,
         threshold: float | None,
-        left_out=None,
+        left_out: Callable[[Tensor], Tensor] | None = None,
+        most: int = MOST_NEIGHBOURS,
     ) -> Neighbours:
         """The reference posts near each query: the `top_k` nearest, those above `threshold`, or both conditions.
 
-        Posts tied with the k-th nearest count too, so that the answer does not depend on the order of equals; at most
-        `MOST_NEIGHBOURS` come back.
+        Posts tied with the k-th nearest count too, so that the answer does not depend on the order of equals. At most `most`
+        come back, the nearest and of equals the first in the memory; that some were cut off is logged.
 
         Args:
             modality: whose embeddings are compared.
@@ -162,19 +154,27 @@ class RelationMemory:
             left_out: function of entries (B, K) that says in bool (B, K) which must not be found.
         """
         self.to(queries.device)
-        engine, most = self.search(modality), min(len(self), MOST_NEIGHBOURS)
-        lowest = torch.full((len(queries), 1), -torch.inf if threshold is None else threshold, device=queries.device)
-        wanted = min(most, (64 if top_k is None else top_k) + 8)
+        engine, size = self.search(modality), len(self)
+        wanted = min(size, (64 if top_k is None else top_k) + 8)
         while wanted:
-            nearest, entries = engine.nearest(queries, wanted)
-            allowed = (nearest > -torch.inf) if left_out is None else (nearest > -torch.inf) & ~left_out(entries)
-            similarity, cut = nearest.masked_fill(~allowed, -torch.inf), lowest
+            cosines, entries = engine.nearest(queries, wanted)
+            allowed = (cosines > -torch.inf) & has_modality[:, None]
+            if left_out is not None:
+                allowed &= ~left_out(entries)
+            near = cosines.masked_fill(~allowed, -torch.inf)
+            least = cosines.new_full((len(cosines), 1), -torch.inf)
+            if threshold is not None:
+                least = least.fill_(
+                    threshold + TIE
+                )  # so that a threshold that is a pair's own cosine excludes it, in any batch
             if top_k is not None and top_k <= wanted:
-                cut = torch.maximum(lowest, similarity.topk(top_k).values[:, -1:] - TIE)
-            complete = (nearest[:, -1:] <= cut) | ~has_modality[:, None]
-            if wanted == most or complete.all():
-                return _compact(entries, similarity, allowed & (similarity > cut) & has_modality[:, None])
-            wanted = min(most, 4 * wanted)
+                least = torch.maximum(least, near.topk(top_k).values[:, -1:] - TIE)
+            chosen = allowed & (near > least)
+            # whoever comes next in this order is too far, or there is room for no more
+            enough = (cosines[:, -1:] <= least) | ~has_modality[:, None] | (chosen.sum(-1, keepdim=True) > most)
+            if wanted == size or enough.all():
+                return _compact(entries, near, chosen, most)
+            wanted = min(size, 4 * wanted)
         empty = queries.new_zeros(len(queries), 0)
         return Neighbours(empty.long(), empty.float())
 
@@ -205,25 +205,17 @@ class RelationMemory:
         return same
 
     def label_summaries(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Task name -> what each entry says beyond the average (M, C), 0 where unknown, and what it knows (M, C) of 0 and 1.
-
-        Single label: one-hot minus the classes' shares. Multi label: 0 or 1 minus the label's share. Regression: the
-        standardised value, C being 1.
-        """
+        """Task name -> what each entry says beyond the average (M, C), 0 where unknown, and what it knows (M, C) of 0 and 1;
+        see `TaskKind.summary`."""
         if self._summaries is None:
-            self._summaries = {task["name"]: _label_summary(task, self.labels[task["name"]]) for task in self.tasks}
+            self._summaries = {
+                task["name"]: kind_of(task).summary(task, self.labels[task["name"]]) for task in self.tasks
+            }
         return self._summaries
 
     def label(self, task: dict, entry: int):
         """One entry's label as a reader knows it: a name, a list of names, a number; None where missing."""
-        label = self.labels[task["name"]][entry]
-        if task["kind"] == "single_label":
-            return None if label == MISSING_LABEL else task["labels"][int(label)]
-        if label.isnan().any():
-            return None
-        if task["kind"] == "regression":
-            return float(label)
-        return [name for name, value in zip(task["labels"], label.tolist(), strict=True) if value]
+        return kind_of(task).label(task, self.labels[task["name"]][entry])
 
     def evidence(self, entries: Tensor, similarity: Tensor, most: int | None = None) -> list[dict]:
         """One post's neighbours (K,) as `{"id", "similarity", "labels": {task: label}}`, nearest first; unknown labels left
@@ -289,38 +281,8 @@ class RelationMemory:
         )
 
     def save(self, folder) -> None:
-        """Write `relation_memory.safetensors`, and an index where there is one, to `folder`: each complete or not at all."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        encoded = [name.encode() for name in self.ids]
-        tensors = {f"{m}_embeds": self.embeds[m] for m in MODALITIES} | {
-            f"has_{m}": self.present[m] for m in MODALITIES
-        }
-        tensors |= {f"labels.{name}": value for name, value in self.labels.items()}
-        tensors |= {
-            "keys": self.keys,
-            "ids": torch.frombuffer(bytearray(b"".join(encoded) or b"\0"), dtype=torch.uint8),
-            "id_lengths": torch.tensor([len(name) for name in encoded], dtype=torch.int64),
-        }
-        tensors = {name: value.contiguous().cpu() for name, value in tensors.items()}
-        described = {
-            "format": FORMAT,
-            "fingerprints": json.dumps(self.fingerprints),
-            "tasks": json.dumps(self.tasks),
-            "indexes": json.dumps([m for m in MODALITIES if isinstance(self._searches.get(m), IndexSearch)]),
-            "checksum": _checksum(tensors),
-        }
-        partial = folder / f".{MEMORY_FILE}.partial"
-        save_file(tensors, partial, metadata=described)
-        os.replace(partial, folder / MEMORY_FILE)
-        for modality in MODALITIES:
-            path, engine = folder / INDEX_FILE.format(modality=modality), self._searches.get(modality)
-            if isinstance(engine, IndexSearch):
-                partial = path.with_name(f".{path.name}.partial")
-                engine.save(partial)
-                os.replace(partial, path)
-            else:
-                path.unlink(missing_ok=True)
+        """Write `relation_memory.safetensors`, and indexes where there are, to `folder`; see `memory_file.save_memory`."""
+        save_memory(self, folder)
 
     @classmethod
     def load(cls, path) -> "RelationMemory":
@@ -331,32 +293,14 @@ class RelationMemory:
         Raises:
             FileNotFoundError: there is none. ValueError: the file is damaged or no relation memory.
         """
-        path = Path(path)
-        path = path / MEMORY_FILE if path.is_dir() else path
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no relation memory there")
-        tensors, described = _read(path)
-        if described.get("format") != FORMAT:
-            raise ValueError(f"{path} is no relation memory of format {FORMAT!r}: it says {described.get('format')!r}")
-        # beyond a checkpoint's size, reading every byte at each start would undo the memory mapping; `verify` does it
-        if sum(value.numel() * value.element_size() for value in tensors.values()) <= MOST_BYTES_IN_CHECKPOINT:
-            _verify(path, tensors, described)
-        content, ends = tensors["ids"].numpy().tobytes(), tensors["id_lengths"].cumsum(0).tolist()
-        memory = cls(
-            {m: tensors[f"{m}_embeds"] for m in MODALITIES},
-            {m: tensors[f"has_{m}"] for m in MODALITIES},
-            [content[start:end].decode() for start, end in zip([0, *ends[:-1]], ends, strict=True)] if ends else [],
-            tensors["keys"],
-            json.loads(described["tasks"]),
-            {name.removeprefix("labels."): value for name, value in tensors.items() if name.startswith("labels.")},
-            json.loads(described["fingerprints"]),
-        )
-        for modality in json.loads(described["indexes"]) if FAISS_AVAILABLE else []:
-            index = path.with_name(INDEX_FILE.format(modality=modality))
-            if index.is_file():
-                memory._searches[modality] = IndexSearch.load(index, memory.present[modality])
-            else:
-                logger.warning("%s is missing: exact search instead", index)
+        arguments, indexes = read_memory(path)
+        try:
+            memory = cls(**arguments)
+        except ValueError as error:
+            raise ValueError(f"{memory_path(path)} is no sound relation memory: {error}") from error
+        for modality, index in indexes.items() if FAISS_AVAILABLE else ():
+            found = IndexSearch.load(index, memory.embeds[modality], memory.present[modality])
+            memory._searches[modality] = found
         return memory
 
     def _take(self, other: "RelationMemory") -> None:
@@ -364,170 +308,52 @@ class RelationMemory:
 
     def _check(self) -> None:
         count = len(self.ids)
-        sized = {f"{m} embeddings": self.embeds[m] for m in MODALITIES} | {
-            f"has_{m}": self.present[m] for m in MODALITIES
-        }
-        sized |= {"keys": self.keys} | {f"labels of {name!r}": value for name, value in self.labels.items()}
-        for name, value in sized.items():
-            if len(value) != count:
-                raise ValueError(f"a relation memory of {count} ids has {len(value)} {name}")
-        if missing := [task["name"] for task in self.tasks if task["name"] not in self.labels]:
-            raise ValueError(f"the relation memory has no labels for its task {missing[0]!r}")
         if len(set(self.ids)) != count:
             twice = Counter(self.ids).most_common(1)[0][0]
             raise ValueError(f"the relation memory has the id {twice!r} twice")
+        for modality in MODALITIES:
+            embeds, present = self.embeds[modality], self.present[modality]
+            _require(f"{modality} embeddings", embeds, count, 2, torch.float16)
+            _require(f"has_{modality}", present, count, 1, torch.bool)
+            if len(lost := (~torch.isfinite(embeds).all(-1)).nonzero()):
+                raise ValueError(f"the {modality} embedding of the post {self.ids[int(lost[0])]!r} is not finite")
+        _require("keys", self.keys, count, 1, torch.int64)
+        names = [task.get("name") for task in self.tasks]
+        if len(set(names)) != len(names) or set(names) - set(self.labels):
+            missing = sorted(set(map(str, names)) - set(self.labels)) or names
+            raise ValueError(f"the relation memory has no labels for its task {missing[0]!r}")
+        for task in self.tasks:
+            labels, wanted = self.labels[task["name"]], kind_of(task).collate(task, [None])
+            what = f"labels of {task['name']!r}"
+            _require(what, labels, count, wanted.dim(), wanted.dtype)
+            if labels.shape[1:] != wanted.shape[1:] or not kind_of(task).are_labels(task, labels):
+                raise ValueError(f"the {what} of a relation memory are none of that task ({task['kind']})")
 
 
-def find_memory(name_or_path, required: bool, **hub_options) -> str | None:
-    """Path of the memory file of a folder or Hub repository, downloaded with its indexes where it has to be.
-
-    Args:
-        required: raise OSError where there is none, and do not return None.
-        hub_options: of `transformers.utils.cached_file`: `revision`, `token`, `cache_dir`, `subfolder` and so on.
-    """
-    if required and not os.path.isdir(name_or_path) and (os.path.isabs(name_or_path) or name_or_path.startswith(".")):
-        raise FileNotFoundError(f"{name_or_path} is no folder: no {MEMORY_FILE} there")
-    try:
-        path = cached_file(
-            name_or_path,
-            MEMORY_FILE,
-            _raise_exceptions_for_missing_entries=required,
-            _raise_exceptions_for_connection_errors=required,
-            **hub_options,
-        )
-    except OSError as error:
-        raise OSError(f"no {MEMORY_FILE} in {name_or_path}: {error}") from error
-    if path is not None and not os.path.isdir(name_or_path):
-        for name in index_files(path):
-            cached_file(name_or_path, name, **hub_options)
-    return path
-
-
-def reference_posts(model, posts, processor=None, batch_size: int = 32) -> RelationMemory:
-    """Encode posts for a relation memory of `model`; see `MMOrientModel.build_relation_memory`."""
-    tasks, tensors, labels, ids, keys = model.config.tasks, [], [], [], []
-    progress = logging.tqdm(total=len(posts), desc="encoding reference posts", unit="post", leave=False)
-    for start in range(0, len(posts), batch_size):
-        batch = [posts[row] for row in range(start, min(start + batch_size, len(posts)))]
-        tensors.append(_encode(model, batch, processor))
-        labels.append(collate_labels(batch, tasks))
-        keys += [post.get("post_key") or _content_key(post) for post in batch]
-        ids += [None if post.get("id") is None else str(post["id"]) for post in batch]
-        progress.update(len(batch))
-    if not tensors:
-        raise ValueError("a relation memory needs at least one post")
-    return RelationMemory(
-        {m: torch.cat([part[f"{m}_embeds"] for part in tensors]) for m in MODALITIES},
-        {m: torch.cat([part[f"has_{m}"] for part in tensors]) for m in MODALITIES},
-        _complete_ids(ids, keys),
-        torch.tensor([0 if key is None else key_number(key) for key in keys]),
-        tasks,
-        {task["name"]: torch.cat([part[task["name"]] for part in labels]) for task in tasks},
-        encoder_fingerprints(model),
-    )
-
-
-def _encode(model, posts: list[dict], processor) -> dict[str, Tensor]:
-    if posts[0].get("image_embeds") is not None:
-        inputs = {f"{m}_embeds": [torch.as_tensor(post[f"{m}_embeds"]) for post in posts] for m in MODALITIES}
-        inputs = {name: torch.stack(rows).float() for name, rows in inputs.items()}
-        return inputs | {
-            f"has_{m}": torch.tensor([bool(post.get(f"has_{m}", True)) for post in posts]) for m in MODALITIES
-        }
-    if processor is None:
-        raise ValueError("posts of pictures and texts need a `processor`; without one they must have `image_embeds`")
-    images, texts = [post.get("image") for post in posts], [post.get("text") for post in posts]
-    inputs = dict(processor(images=images, text=texts, return_tensors="pt").to(model.device))
-    inputs.pop("task_features", None)
-    for name in ("region_features", "token_features"):
-        if posts[0].get(name) is not None:  # of encoders that the model lacks
-            rows = [torch.as_tensor(post[name]).float() for post in posts]
-            inputs[name] = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(model.device)
-    encoded = model.encode_posts(**inputs)
-    names = [f"{m}_embeds" for m in MODALITIES] + [f"has_{m}" for m in MODALITIES]
-    return {name: encoded[name].cpu() for name in names}
-
-
-def _content_key(post: dict) -> str | None:
-    return post_key(post) if post.get("image") is not None or post.get("text") else None
-
-
-def _complete_ids(ids: list[str | None], keys: list[str | None]) -> list[str]:
-    """A post without an id is named by its content, or where that is unknown by its row; a second one of a name gets #2."""
-    names, seen = [], Counter(name for name in ids if name is not None)
-    for row, (name, key) in enumerate(zip(ids, keys, strict=True)):
-        if name is None:
-            base = str(row) if key is None else key[:16]
-            seen[base] += 1
-            name = base if seen[base] == 1 else f"{base}#{seen[base]}"
-        names.append(name)
-    return names
-
-
-def remove_memory(folder) -> None:
-    """Delete a memory and its indexes from a folder that may have one."""
-    for name in (MEMORY_FILE, *(INDEX_FILE.format(modality=modality) for modality in MODALITIES)):
-        (Path(folder) / name).unlink(missing_ok=True)
-
-
-def index_files(path) -> list[str]:
-    """Names of the index files that belong to a memory file."""
-    with safe_open(path, framework="pt") as file:
-        return [INDEX_FILE.format(modality=m) for m in json.loads((file.metadata() or {}).get("indexes", "[]"))]
-
-
-def verify_memory(path) -> None:
-    """Compare a memory file, or the one in a folder, with its checksum, whatever its size. Raises ValueError if damaged."""
-    path = Path(path)
-    path = path / MEMORY_FILE if path.is_dir() else path
-    _verify(path, *_read(path))
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors, memory-mapped, and metadata of a safetensors file."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 (no dict)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-
-
-def _verify(path: Path, tensors: dict[str, Tensor], described: dict[str, str]) -> None:
-    if _checksum(tensors) != described.get("checksum"):
-        raise ValueError(f"{path} is damaged: its content does not match its checksum")
-
-
-def _checksum(tensors: dict[str, Tensor]) -> str:
-    value = 0
-    for name in sorted(tensors):
-        value = zlib.crc32(name.encode(), value)
-        value = zlib.crc32(memoryview(tensors[name].contiguous().flatten().view(torch.uint8).numpy()), value)
-    return f"{value:08x}"
+def _require(name: str, value: Tensor, count: int, dimensions: int, dtype: torch.dtype) -> None:
+    if value.dim() != dimensions or value.dtype != dtype:
+        raise ValueError(f"{name} must be {dtype} of {dimensions} dimensions, got {value.dtype} {tuple(value.shape)}")
+    if len(value) != count:
+        raise ValueError(f"a relation memory of {count} ids has {len(value)} {name}")
 
 
 def _half(values: Tensor) -> Tensor:
+    """In half precision; what is too large for it becomes its largest, what is no number stays none."""
     largest = torch.finfo(torch.float16).max
-    return values if values.dtype == torch.float16 else values.clamp(-largest, largest).half()
+    if values.dtype == torch.float16 or not values.is_floating_point():
+        return values
+    return torch.where(values.isfinite(), values.clamp(-largest, largest), values).half()
 
 
-def _compact(entries: Tensor, similarity: Tensor, chosen: Tensor) -> Neighbours:
-    """The chosen ones of each row, in order, without the columns that no row needs."""
-    order = chosen.to(torch.uint8).sort(dim=-1, descending=True, stable=True).indices[:, : int(chosen.sum(-1).amax())]
-    kept = chosen.gather(-1, order)
-    return Neighbours(
-        torch.where(kept, entries.gather(-1, order), -1), torch.where(kept, similarity.gather(-1, order), 0.0)
-    )
-
-
-def _label_summary(task: dict, labels: Tensor) -> tuple[Tensor, Tensor]:
-    if task["kind"] == "single_label":
-        known = (labels != MISSING_LABEL)[:, None].expand(-1, len(task["labels"]))
-        values = F.one_hot(labels.clamp(min=0), len(task["labels"])).float()
-    else:
-        labels = labels.float().reshape(len(labels), -1)
-        known, values = ~labels.isnan(), labels.nan_to_num(0.0)
-    count = known.sum(0).clamp(min=1)
-    values = (values - (values * known).sum(0) / count) * known
-    if task["kind"] == "regression":
-        values = values / (values.square().sum(0) / count).sqrt().clamp(min=1e-6)
-    return values, known.float()
+def _compact(entries: Tensor, similarity: Tensor, chosen: Tensor, most: int) -> Neighbours:
+    """The chosen ones of each row, at most `most`, in order, without the columns that no row needs."""
+    similarity, entries = in_order(similarity.masked_fill(~chosen, -torch.inf), entries)
+    counts = chosen.sum(-1)
+    if bool((counts > most).any()):
+        logger.warning_once(
+            f"more than {most} reference posts are equally near or above the threshold: the first {most} count"
+        )
+    width = min(int(counts.amax()), most)
+    similarity, entries = similarity[:, :width], entries[:, :width]
+    kept = similarity > -torch.inf
+    return Neighbours(torch.where(kept, entries, -1), torch.where(kept, similarity, 0.0))

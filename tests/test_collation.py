@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from modeling_mm_orient.features.collation import FeatureCollator, ReadAheadLoader, collate_labels, pad_sequences
-from modeling_mm_orient.processing_mm_orient import key_number
+from modeling_mm_orient.features.collation import FeatureCollator, ReadAheadLoader, pad_sequences
+from modeling_mm_orient.pictures import key_number
+from modeling_mm_orient.tasks import collate_labels
 
-from .conftest import TASKS, tiny_model
+from .helpers import TASKS, tiny_model
 
 
 def test_labels_have_every_task_and_missing_marks():

@@ -3,7 +3,7 @@ from transformers import BertConfig, CLIPConfig, MobileNetV2Config, ResNetConfig
 
 from modeling_mm_orient import MMOrientConfig
 
-from .conftest import tiny_config
+from .helpers import tiny_config
 
 
 def test_defaults_are_the_papers():

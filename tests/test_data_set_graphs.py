@@ -9,7 +9,7 @@ from modeling_mm_orient.runs import data_set_graphs
 from modeling_mm_orient.runs.data_set_graphs import MutualCandidates, threshold_graph, top_k_graph
 from modeling_mm_orient.similarity_search import ExactSearch
 
-from .test_similarity_search import crowded
+from .helpers import crowded
 
 
 def all_cosines(vectors: torch.Tensor) -> torch.Tensor:

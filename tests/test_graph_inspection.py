@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from modeling_mm_orient.runs.graph_inspection import graph_statistics, pair_similarities, threshold_at_quantile
 from modeling_mm_orient.relation_graph import relation_adjacency
+from modeling_mm_orient.runs.graph_inspection import graph_statistics, pair_similarities, threshold_at_quantile
 
 
 def embeddings(count=60, width=4):

@@ -4,7 +4,7 @@ from torch.nn import functional as F
 from modeling_mm_orient.global_batch import GlobalBatch
 from modeling_mm_orient.hima import HIMA, BatchAttention, SequenceAttention, masked_softmax
 
-from .conftest import feature_batch, tiny_config
+from .helpers import feature_batch, tiny_config
 
 BATCH = GlobalBatch(9, torch.device("cpu"), gather=False)
 

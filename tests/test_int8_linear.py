@@ -3,10 +3,9 @@ import torch
 from torch import nn
 
 from modeling_mm_orient import MMOrientForMultiTaskClassification
-from modeling_mm_orient.int8_linear import Int8Linear, quantise_linear_layers
+from modeling_mm_orient.cpu_speed import Int8Linear, quantise_linear_layers
 
-from .conftest import tiny_model
-from .test_modeling import small_towers
+from .helpers import small_towers, tiny_model
 
 
 @pytest.mark.parametrize("shape, outputs", [((5, 64), 32), ((3, 7, 96), 17), ((1, 33), 1), ((2, 1, 5), 3)])

@@ -4,9 +4,10 @@ import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
 from modeling_mm_orient.runs import metrics as module
-from modeling_mm_orient.runs.metrics import multi_task_metrics, single_label_metrics
+from modeling_mm_orient.runs.metrics import single_label_metrics
+from modeling_mm_orient.runs.scoring import multi_task_metrics
 
-from .conftest import TASKS
+from .helpers import TASKS
 
 RNG = np.random.default_rng(0)
 

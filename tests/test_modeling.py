@@ -1,36 +1,10 @@
 import pytest
 import torch
 
-from modeling_mm_orient import MMOrientConfig, MMOrientForMultiTaskClassification, MMOrientModel
+from modeling_mm_orient import MMOrientForMultiTaskClassification, MMOrientModel
 from modeling_mm_orient.optional_dependencies import TORCH_SCATTER_AVAILABLE
 
-from .conftest import feature_batch, label_batch, tiny_config, tiny_model
-
-
-def small_towers(**fields) -> MMOrientConfig:
-    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    text = size | {"vocab_size": 50, "max_position_embeddings": 16}
-    vision = size | {"image_size": 16, "patch_size": 8}
-    fields = {
-        "joint_config": {"model_type": "clip", "text_config": text, "vision_config": vision, "projection_dim": 12},
-        "text_config": {"model_type": "bert"} | text,
-        "vision_config": {"model_type": "vit"} | vision,
-        "attention_hidden_size": 4,
-        "relation_hidden_size": 4,
-        "learner_hidden_sizes": [8],
-        "tasks": [{"name": "x", "labels": ["a", "b"]}],
-    } | fields
-    return MMOrientConfig(**fields)
-
-
-def tower_inputs(count=3):
-    torch.manual_seed(1)
-    pixels, ids = torch.randn(count, 3, 16, 16), torch.randint(5, 50, (count, 6))
-    mask = torch.ones(count, 6, dtype=torch.long)
-    return {
-        "pixel_values": pixels, "joint_pixel_values": pixels, "input_ids": ids, "attention_mask": mask,
-        "joint_input_ids": ids, "joint_attention_mask": mask,
-    }  # fmt: skip
+from .helpers import feature_batch, label_batch, tiny_config, tiny_model
 
 
 def assert_same_logits(first, second, **tolerance):

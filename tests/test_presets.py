@@ -3,11 +3,13 @@ import json
 import pytest
 
 from modeling_mm_orient import MMOrientConfig
-from modeling_mm_orient.data.reading import DataDescription, read_posts
-from modeling_mm_orient.runs.presets import build_on_meta, load_preset, preset_names, train_tokenizer
+from modeling_mm_orient.data.description import DataDescription
+from modeling_mm_orient.data.reading import read_posts
+from modeling_mm_orient.runs.preset_files import load_preset, preset_names
+from modeling_mm_orient.runs.presets import build_on_meta, train_tokenizer
 from modeling_mm_orient.task_features import check_sources
 
-from .conftest import shared
+from .helpers import shared
 
 
 def test_presets_are_complete():

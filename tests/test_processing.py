@@ -8,40 +8,17 @@ from PIL import Image
 from transformers import (
     AutoConfig,
     AutoModel,
-    CLIPImageProcessor,
     CLIPProcessor,
     DetrConfig,
     DetrImageProcessorPil,
     ResNetConfig,
     SiglipProcessor,
-    ViTImageProcessorPil,
     YolosConfig,
 )
 
 from modeling_mm_orient import MMOrientModel, MMOrientProcessor
+from modeling_mm_orient.pictures import read_image
 from modeling_mm_orient.runs.presets import train_tokenizer
-from modeling_mm_orient.processing_mm_orient import read_image
-
-TEXTS = ["a cat on a mat", "when the code compiles at once", "nobody: me:"]
-
-
-def make_processor(joint=False, **fields) -> MMOrientProcessor:
-    size = {"height": 16, "width": 16}
-    joint_processor = None
-    if joint:
-        clip = CLIPImageProcessor(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8})
-        joint_processor = CLIPProcessor(clip, train_tokenizer(TEXTS, 300))
-    return MMOrientProcessor(ViTImageProcessorPil(size=size), train_tokenizer(TEXTS, 300), joint_processor, **fields)
-
-
-def picture(mode="RGB", size=(20, 30), colour=None) -> Image.Image:
-    return Image.new(mode, size, colour if colour is not None else 0)
-
-
-def as_bytes(image, format="PNG", **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
 
 
 def test_one_call_prepares_all_three_encoders():

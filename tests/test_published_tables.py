@@ -6,10 +6,11 @@ import json
 import pytest
 from PIL import Image
 
-from modeling_mm_orient.data.reading import DataDescription, account_for_rows, read_posts
-from modeling_mm_orient.runs.presets import load_preset
+from modeling_mm_orient.data.description import DataDescription
+from modeling_mm_orient.data.reading import account_for_rows, read_posts
+from modeling_mm_orient.runs.preset_files import load_preset
 
-from .conftest import shared
+from .helpers import shared
 
 
 def describe(folder, *presets, **changes) -> DataDescription:

@@ -9,7 +9,7 @@ from modeling_mm_orient.global_batch import GlobalBatch
 from modeling_mm_orient.message_passing import Graph, aggregate_neighbours
 from modeling_mm_orient.relation_layers import CrossModalRelations, ReferencePosts, RelationLayer, neighbour_votes
 
-from .conftest import tiny_config
+from .helpers import tiny_config
 
 BATCH = GlobalBatch(6, torch.device("cpu"), gather=False)
 

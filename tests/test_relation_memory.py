@@ -8,10 +8,11 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from modeling_mm_orient import relation_memory as module
+from modeling_mm_orient.memory_file import MEMORY_FILE, verify_memory
 from modeling_mm_orient.optional_dependencies import FAISS_AVAILABLE
-from modeling_mm_orient.relation_memory import MEMORY_FILE, RelationMemory, verify_memory
+from modeling_mm_orient.relation_memory import RelationMemory
 
-from .conftest import TASKS, feature_batch, reference_posts, tiny_model
+from .helpers import TASKS, feature_batch, reference_posts, tiny_model
 
 EVERYONE = torch.ones(5, dtype=torch.bool)
 

@@ -6,12 +6,8 @@ from torch.nn import functional as F
 
 from modeling_mm_orient import similarity_search
 from modeling_mm_orient.optional_dependencies import FAISS_AVAILABLE
-from modeling_mm_orient.similarity_search import (
-    CoarseVectors,
-    ExactSearch,
-    IndexSearch,
-    index_kind,
-)
+from modeling_mm_orient.runs.coarse_search import CoarseVectors
+from modeling_mm_orient.similarity_search import ExactSearch, IndexSearch, index_kind
 
 needs_faiss = pytest.mark.skipif(not FAISS_AVAILABLE, reason="FAISS is not installed")
 
@@ -74,16 +70,6 @@ def test_a_wrong_or_damaged_index_is_refused(tmp_path):
 
 def test_the_documented_choice_of_index():
     assert index_kind(100_001) == index_kind(300_000) == "hnsw" and index_kind(300_001) == "ivf"
-
-
-def crowded(count: int, width: int, seed: int = 0) -> torch.Tensor:
-    """Clusters, some rows twice, a dimension that sticks out, a zero row: what a bound has to survive."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randn(20, width, generator=generator)[torch.randint(0, 20, (count,), generator=generator)]
-    rows = rows + 0.3 * torch.randn(count, width, generator=generator)
-    rows[:, 3] *= 20
-    rows[7], rows[count // 2], rows[11] = rows[8], rows[9], 0
-    return rows.half()
 
 
 @pytest.fixture(params=[1, 32], ids=["tile by tile", "at once"])

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2ForSequenceClassification
+from transformers import BertForSequenceClassification, GPT2Config, GPT2ForSequenceClassification
 
 from modeling_mm_orient import MMOrientConfig, MMOrientProcessor
 from modeling_mm_orient.optional_dependencies import nrclex
@@ -14,19 +14,9 @@ from modeling_mm_orient.task_features import (
     task_features,
 )
 
-from .test_processing import TEXTS, make_processor, picture
+from .helpers import TEXTS, make_processor, picture
 
 needs_lexicon = pytest.mark.skipif(nrclex is None, reason="NRCLex is not installed")
-SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
-
-
-def save_classifier(folder, labels=5, **fields) -> str:
-    torch.manual_seed(labels)
-    tokenizer = train_tokenizer(TEXTS, 300)
-    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=32, num_labels=labels, **SIZES | fields)
-    BertForSequenceClassification(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from torch.nn import functional as F
 
 from modeling_mm_orient.task_heads import TaskHeads, probabilities
 
-from .conftest import TASKS, label_batch, tiny_config
+from .helpers import TASKS, label_batch, tiny_config
 
 
 def heads(**fields):

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from modeling_mm_orient.text_cleaning import PAPER_STEPS, STEPS, clean_text
 
-from .test_processing import make_processor, picture
+from .helpers import make_processor, picture
 
 
 @pytest.mark.parametrize(

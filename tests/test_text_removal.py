@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
+from modeling_mm_orient.data.folder_text_removal import TEXTS_FILE, remove_text_from_folder
 from modeling_mm_orient.optional_dependencies import TEXT_REMOVAL_AVAILABLE
 from modeling_mm_orient.text_cleaning import PAPER_STEPS
 from modeling_mm_orient.text_removal import (
@@ -22,9 +23,8 @@ from modeling_mm_orient.text_removal import (
     remove_text,
     text_mask,
 )
-from modeling_mm_orient.data.folder_text_removal import TEXTS_FILE, remove_text_from_folder
 
-from .test_processing import make_processor
+from .helpers import make_processor
 
 needs_engines = pytest.mark.skipif(not TEXT_REMOVAL_AVAILABLE, reason="RapidOCR and OpenCV are not installed")
 TEXT = "WHEN THE CODE WORKS"

@@ -21,13 +21,13 @@ from torch.utils.data import DataLoader
 from transformers import BertConfig, ViTConfig, ViTImageProcessorPil
 
 from modeling_mm_orient import FeatureCollator, MMOrientConfig, MMOrientForMultiTaskClassification, MMOrientModel
-from modeling_mm_orient.runs.data_set_graphs import threshold_graph
-from modeling_mm_orient.data.reading import DataDescription
 from modeling_mm_orient.data.arrays import ArrayPosts, FeatureArrays
+from modeling_mm_orient.data.reading import DataDescription
 from modeling_mm_orient.features.extraction import extract_features
 from modeling_mm_orient.message_passing import Graph, aggregate_neighbours
-from modeling_mm_orient.runs.presets import train_tokenizer
 from modeling_mm_orient.processing_mm_orient import MMOrientProcessor
+from modeling_mm_orient.runs.data_set_graphs import threshold_graph
+from modeling_mm_orient.runs.presets import train_tokenizer
 from modeling_mm_orient.similarity_search import ExactSearch
 
 from .extraction import write_posts

@@ -13,8 +13,8 @@ import torch
 
 from modeling_mm_orient import MMOrientForMultiTaskClassification
 from modeling_mm_orient.pipeline_mm_orient import predictions_by_task
-from modeling_mm_orient.runs.presets import load_preset
 from modeling_mm_orient.relation_memory import RelationMemory
+from modeling_mm_orient.runs.presets import load_preset
 
 from .extraction import build, own_forward, write_posts
 from .timing import in_turn, markdown, plot_bars

@@ -10,10 +10,8 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import Dataset
 
-DIMENSIONS = {
-    "image_embeds": 2, "text_embeds": 2, "region_features": 3, "token_features": 3, "task_features": 2,
-    "region_mask": 2, "token_mask": 2,
-}  # fmt: skip
+from .description import FEATURE_DIMENSIONS
+
 SEQUENCES = {"region_features": ("region_mask", "image"), "token_features": ("token_mask", "text")}
 
 
@@ -69,17 +67,21 @@ class FeatureArrays:
         return fields
 
     def _open(self, name: str, path: str) -> np.ndarray:
-        if name not in DIMENSIONS:
-            raise ValueError(f"{name!r} is no feature; there are {', '.join(DIMENSIONS)}")
+        if name not in FEATURE_DIMENSIONS:
+            raise ValueError(f"{name!r} is no feature; there are {', '.join(FEATURE_DIMENSIONS)}")
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path}: no such file of `{name}`")
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError, EOFError) as error:
             raise ValueError(f"{path} is no .npy file of numbers ({error})") from None
-        if not isinstance(array, np.ndarray) or array.ndim != DIMENSIONS[name] or array.dtype.kind not in "fiub":
+        if (
+            not isinstance(array, np.ndarray)
+            or array.ndim != FEATURE_DIMENSIONS[name]
+            or array.dtype.kind not in "fiub"
+        ):
             shape = getattr(array, "shape", "several arrays")
-            raise ValueError(f"{path}: `{name}` must be numbers of {DIMENSIONS[name]} dimensions, got {shape}")
+            raise ValueError(f"{path}: `{name}` must be numbers of {FEATURE_DIMENSIONS[name]} dimensions, got {shape}")
         return array
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..processing_mm_orient import post_key, read_image
+from ..pictures import post_key, read_image
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class AugmentedPosts(torch.utils.data.Dataset):
     """Training posts whose pictures come out different on every visit.
 
     Args:
-        posts: data set in the schema of `dataset_readers`. augmentation: `ImageAugmentation`.
+        posts: data set in the schema of `data.reading`. augmentation: `ImageAugmentation`.
     """
 
     def __init__(self, posts, augmentation: ImageAugmentation):

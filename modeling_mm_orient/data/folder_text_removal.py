@@ -15,9 +15,9 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from .picture_files import pictures_below
-from ..processing_mm_orient import read_image
+from ..pictures import read_image
 from ..text_removal import INPAINTERS, READERS, find_by_name, joined_text, read_text, remove_text
+from .picture_files import pictures_below
 
 TEXTS_FILE = "texts.jsonl"
 WAITING = 8  # tasks per process that are handed out at a time: the list of pictures may be long

@@ -24,7 +24,8 @@ from huggingface_hub import InferenceClient, constants
 from huggingface_hub.errors import HfHubHTTPError
 from tqdm.auto import tqdm
 
-from ..processing_mm_orient import post_key
+from ..pictures import post_key
+from .description import ChatModel
 
 logger = logging.getLogger(__name__)
 
@@ -60,31 +61,8 @@ WORST_STATUS = (408, 409, 425, 429)  # of the refusals of a server, those that a
 MOST_FAILURES = 5  # texts in a row without an answer, then the endpoint counts as down
 
 
-@dataclass
-class Paraphraser:
-    """A chat model behind an endpoint, and how it is asked.
-
-    Args:
-        endpoint: base URL, say `http://localhost:8000/v1`. model: the name it has there.
-        variants: paraphrases per text (paper: five).
-        temperature: of sampling (default .9, ours). max_tokens: of an answer (default 60 per variant and 100).
-        api_key: sent to the endpoint; None sends no key, and never the Hub's token.
-        timeout: seconds for an answer. retries: further tries after one that failed. backoff: seconds before the first of
-            them, doubled for each; where the server says how long to wait, that.
-        requests_per_minute: None for no limit. parallel: requests at a time.
-    """
-
-    endpoint: str
-    model: str
-    variants: int = 5
-    temperature: float = 0.9
-    max_tokens: int | None = None
-    api_key: str | None = None
-    timeout: float = 60.0
-    retries: int = 5
-    backoff: float = 1.0
-    requests_per_minute: float | None = None
-    parallel: int = 4
+class Paraphraser(ChatModel):
+    """A chat model behind an OpenAI-compatible endpoint that is asked to rewrite texts; fields as in `ChatModel`."""
 
     def __post_init__(self):
         if not self.endpoint.startswith(("http://", "https://")):
@@ -211,9 +189,10 @@ def paraphrase(texts, paraphraser: Paraphraser, output) -> Paraphrasing:
             os.fsync(file.fileno())
             report.answered_now += 1
             report.paraphrases += len(line["paraphrases"])
-            for name in ("prompt_tokens", "completion_tokens"):
-                setattr(report, name, getattr(report, name) + line[name])
-                setattr(report, f"{name}_in_all", getattr(report, f"{name}_in_all") + line[name])
+            report.prompt_tokens += line["prompt_tokens"]
+            report.completion_tokens += line["completion_tokens"]
+            report.prompt_tokens_in_all += line["prompt_tokens"]
+            report.completion_tokens_in_all += line["completion_tokens"]
             progress.update()
     return report
 

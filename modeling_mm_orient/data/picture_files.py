@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..processing_mm_orient import MAX_IMAGE_PIXELS, read_image
+from ..pictures import MAX_IMAGE_PIXELS, read_image
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
 IMAGE_FOLDERS = ("", "images", "img", "image")

@@ -101,8 +101,10 @@ def table_columns(path: Path, encoding: str = "utf-8") -> list[str]:
     return next(csv.reader(lines_of(path, encoding), delimiter=_delimiter(path, encoding)), [])
 
 
-def write_json(path: Path, content) -> None:
-    """Write JSON to a temporary name and rename it."""
+def write_json(path, content) -> None:
+    """Write JSON to a temporary name and rename it; folders on the way are made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = own_partial(path)
     partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(partial, path)

@@ -1,7 +1,7 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """Feature cache: frozen encoders run once per post, not once per epoch.
 
-A cache is a folder per encoder fingerprint with shards as `feature_extraction` and `ray_jobs` write them, looked up by
+A cache is a folder per encoder fingerprint with shards as `extraction` and `ray_jobs` write them, looked up by
 the posts' content: a changed picture or text has another key, changed encoders another folder.
 
 Shapes: R regions, T tokens, D features, F task features.
@@ -60,7 +60,7 @@ class FeatureCache:
         """Encode and store the posts that are missing; returns how many were.
 
         Args:
-            posts: data set in the schema of `dataset_readers`; `keys` their keys.
+            posts: data set in the schema of `data.reading`; `keys` their keys.
             share, shares: take one of `shares` parts of the work (one per process). Call `load` after all have finished.
 
         Raises:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..processing_mm_orient import key_number, post_key
-from ..task_heads import collate_labels
+from ..pictures import key_number, post_key
+from ..tasks import collate_labels
 
 
 def pad_sequences(sequences: list) -> tuple[Tensor, Tensor]:

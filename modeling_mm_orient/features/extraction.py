@@ -26,9 +26,11 @@ from accelerate.utils import gather_object, parse_flag_from_env
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 
-from ..data.reading import DataDescription, Problem, stream_posts
-from ..processing_mm_orient import post_key
+from ..data.description import DataDescription
+from ..data.problems import Problem
+from ..data.reading import stream_posts
 from ..data.tables import own_partial, write_json
+from ..pictures import post_key
 from ..task_features import task_features
 
 FORMAT = 2  # of the shards; part of the fingerprint
@@ -77,8 +79,8 @@ class PreparedBatch:
 def encoder_fingerprint(model, processor) -> str:
     """Fingerprint of what turns a post into features: encoder weights and the processor's settings and vocabularies."""
     digest = hashlib.sha256(str(FORMAT).encode())
-    for name in model.config.encoder_names:
-        for key, value in getattr(model, f"{name}_encoder").state_dict().items():
+    for name, encoder in model.encoders.items():
+        for key, value in encoder.state_dict().items():
             digest.update(f"{name}.{key}".encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     digest.update(model.config.embedding_pooling.encode())
@@ -317,12 +319,13 @@ def encode_batch(model, processor, batch: PreparedBatch, bf16: bool = False) -> 
 
 def _stand_ins(config, inputs: dict, count: int) -> dict[str, torch.Tensor]:
     """Zeros for regions or tokens that no encoder reads but the joint one: the model wants both, arrays replace them."""
-    sides = (("joint_pixel_values", "vision", "region"), ("joint_input_ids", "text", "token"))
-    return {
-        f"{unit}_features": torch.zeros(count, 1, getattr(config, f"{unit}_feature_dim"), device=inputs[read].device)
-        for read, encoder, unit in sides
-        if read in inputs and encoder not in config.encoder_names
-    }
+    stand_ins = {}
+    if "joint_pixel_values" in inputs and config.vision_config is None:
+        stand_ins["region_features"] = inputs["joint_pixel_values"].new_zeros(count, 1, config.region_feature_dim)
+    if "joint_input_ids" in inputs and config.text_config is None:
+        device = inputs["joint_input_ids"].device
+        stand_ins["token_features"] = torch.zeros(count, 1, config.token_feature_dim, device=device)
+    return stand_ins
 
 
 def feature_table(parts: list[dict[str, list]]) -> pa.Table:

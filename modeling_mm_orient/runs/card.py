@@ -1,46 +1,13 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
-"""The model card of a trained run."""
+"""The model card of a trained run: `model_card.md` filled in."""
+
+from pathlib import Path
 
 from huggingface_hub import ModelCardData
 
-from ..pipeline_mm_orient import TASK_NAME
+from ..names import PIPELINE_TASK as TASK_NAME
 
-TEMPLATE = """---
-{header}
----
-
-# {name}
-
-An [MM-ORIENT](https://arxiv.org/abs/2508.16300) model: it reads a picture and its text together and judges {tasks}.
-
-```python
-from transformers import pipeline
-
-pipe = pipeline("{task_name}", model="{name}", revision="main", trust_remote_code=True)  # pin a commit, the code runs
-pipe({{"image": "post.jpg", "text": "the caption"}})
-```
-
-## Tasks
-
-{task_lines}
-
-## Encoders
-
-{encoder_lines}
-
-## Results
-
-{results}
-
-Macro-F1 runs over all classes; the majority rows are a predictor that always gives the split's most frequent class.
-
-{relations}
-
-## Training
-
-{training_lines}
-"""
-
+TEMPLATE = Path(__file__).with_name("model_card.md")
 
 OF_BATCH = """The relation graph is built among the posts of a batch, as in the paper, so a verdict can change with its batch
 mates."""
@@ -56,16 +23,15 @@ def model_card(config, metrics: dict, run: dict, name: str = "mm-orient") -> str
     """
     header = ModelCardData(library_name="transformers", tags=["mm-orient", TASK_NAME, "memes"]).to_yaml()
     encoder_lines = [
-        f"- {role}: `{getattr(config, f'{role}_config').model_type}`"
-        + (" (frozen)" if role in config.frozen_encoders else " (trained)")
-        for role in config.encoder_names
+        f"- {role}: `{encoder.model_type}`" + (" (frozen)" if role in config.frozen_encoders else " (trained)")
+        for role, encoder in config.encoder_configs.items()
     ]
     task_lines = [
         f"- **{task['name']}** ({task['kind']}): {', '.join(task['labels']) or 'a number'}" for task in config.tasks
     ]
     shown = {name: value for name, value in run["training"].items() if value not in (None, False)}
     shown |= {f"posts in {split}": count for split, count in run["splits"].items()}
-    return TEMPLATE.format(
+    return TEMPLATE.read_text(encoding="utf-8").format(
         header=header,
         name=name,
         task_name=TASK_NAME,

@@ -7,27 +7,109 @@ Each pair is compared once, coarsely, for both of its posts, and in full only wh
 Shapes: N posts, K neighbours, D features.
 """
 
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
 
-from ..similarity_search import (
-    GROUP,
-    GROUPS,
-    MANY_QUERIES,
-    NONE,
-    ROUNDING,
-    TILE,
-    CoarseVectors,
-    ExactSearch,
-    better,
-    whole_limits,
+from ..data.arrays import FeatureArrays
+from ..data.description import DataDescription
+from ..data.reading import read_split
+from ..data.tables import own_partial
+from ..features.inputs import model_inputs, reads_pictures
+from ..names import MODALITIES
+from ..private_apis import int8_product
+from ..similarity_search import ROUNDING, TILE, better
+from .coarse_search import GROUP, GROUPS, MANY_QUERIES, NONE, CoarseSearch, CoarseVectors, whole_limits
+
+SCHEMA = pa.schema(
+    [("modality", pa.string()), ("source", pa.string()), ("target", pa.string()), ("cosine", pa.float32())]
 )
-
 FIRST = 8  # tiles that all posts are compared with first
 LEAST_MUTUAL = 4 * FIRST * TILE  # posts from which comparing each pair once pays
 SPARE = 32  # places in a list that one more tile may fill
+
+
+def write_graph(
+    data: DataDescription,
+    model,
+    processor,
+    output: str,
+    *,
+    threshold: float | None = None,
+    top_k: int | None = None,
+    feature_cache: str | None = None,
+    skip_bad_posts: bool = False,
+) -> dict[str, tuple[int, int]]:
+    """The exact relation graphs of all posts of a data set, by both modalities' embeddings, to a Parquet file.
+
+    Its columns are `modality`, `source` and `target` (ids; a message goes from source to target) and `cosine`. With
+    `threshold` every pair above it is there in both directions, with `top_k` each target's nearest sources; no self-loops.
+
+    Args:
+        data: labels and splits are not looked at. model: `MMOrientModel`. processor: `MMOrientProcessor`.
+        output: .parquet, complete or not at all.
+        feature_cache: folder of stored features; None encodes the posts.
+
+    Returns:
+        Modality -> numbers of posts that have it and of edges.
+
+    Raises:
+        ValueError: `output` is no .parquet file, or `top_k` does not suit the number of posts.
+    """
+    path = Path(output)
+    if path.suffix != ".parquet":
+        raise ValueError(f"{path}: a graph is written to a .parquet file")
+    if threshold is not None and not -1 <= threshold < 1:
+        raise ValueError(f"the threshold must be a cosine from -1 to below 1, got {threshold}")
+    data = replace(data, labels=None, label_columns={}, split_column=None)
+    with_pictures = reads_pictures(model.config.encoder_names)
+    posts, _ = read_split(data, None, skip_bad_posts=skip_bad_posts, check_images=with_pictures)
+    arrays, everyone = FeatureArrays(data.feature_arrays), datasets.DatasetDict({"all": posts})
+    inputs, collator = model_inputs(model, processor, everyone, [], feature_cache, arrays)
+    embeds, present = _all_embeds(inputs["all"], model, collator)
+    tables, counts, ids = [], {}, np.array(posts["id"], dtype=object)
+    for modality in MODALITIES:
+        here = present[modality].nonzero().squeeze(-1)
+        if top_k is None:
+            (sources, targets), cosines = threshold_graph(embeds[modality][here], threshold)
+        else:
+            nearest, cosines = top_k_graph(embeds[modality][here], top_k)
+            sources, cosines = nearest.flatten(), cosines.flatten()
+            targets = torch.arange(len(here)).repeat_interleave(top_k)
+        names = ids[here.numpy()]
+        columns = [[modality] * len(cosines), names[sources.numpy()], names[targets.numpy()], cosines.numpy()]
+        tables.append(
+            pa.Table.from_arrays([pa.array(c, t) for c, t in zip(columns, SCHEMA.types, strict=True)], schema=SCHEMA)
+        )
+        counts[modality] = len(here), len(cosines)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = own_partial(path)
+    pa.parquet.write_table(pa.concat_tables(tables), partial)
+    os.replace(partial, path)
+    return counts
+
+
+@torch.inference_mode()
+def _all_embeds(posts, model, collator) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """E_img and E_txt (N, D) of all posts, and who has the modality (N,)."""
+    parts, model = [], model.eval()
+    loader = DataLoader(posts, 64, collate_fn=replace(collator, labels=False))
+    for batch in tqdm(loader, "encoding posts", leave=False):
+        unused = ("task_features", "post_keys")
+        encoded = model.encode_posts(**{n: v.to(model.device) for n, v in batch.items() if n not in unused})
+        parts.append((encoded.embeds, encoded.present))
+    embeds = {m: torch.cat([part[0][m].float().cpu() for part in parts]) for m in MODALITIES}
+    return embeds, {m: torch.cat([part[1][m].cpu() for part in parts]) for m in MODALITIES}
 
 
 @torch.no_grad()
@@ -36,12 +118,12 @@ def threshold_graph(vectors: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     and one tile.
 
     The relation graph of a whole data set: only the pairs that the bound of `CoarseVectors` leaves are compared in full, or,
-    where that was measured to be slower, tile by tile all of them.
+    where copies do not pay (`CoarseSearch`), tile by tile all of them.
 
     Returns:
         `edges` (2, E) int64, every pair in both directions and no self-loops, sorted by target, and their cosines (E,).
     """
-    search = ExactSearch(vectors, torch.ones(len(vectors), dtype=torch.bool, device=vectors.device))
+    search = CoarseSearch(vectors)
     kinds, count = (torch.int64, torch.int64, torch.float32), 0
     found = [torch.empty(0, dtype=kind, device=vectors.device) for kind in kinds]
     for start in range(0, len(vectors), MANY_QUERIES):
@@ -69,7 +151,7 @@ def top_k_graph(vectors: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     """
     if not 0 < top_k < len(vectors):
         raise ValueError(f"`top_k` must be from 1 to {len(vectors) - 1}, the number of other rows, got {top_k}")
-    search = ExactSearch(vectors, torch.ones(len(vectors), dtype=torch.bool, device=vectors.device))
+    search = CoarseSearch(vectors)
     sources = torch.empty(len(vectors), top_k, dtype=torch.int64, device=vectors.device)
     cosines = torch.empty(len(vectors), top_k, device=vectors.device)
     alone = torch.ones(len(vectors), dtype=torch.bool)
@@ -154,7 +236,7 @@ class MutualCandidates:
             rows = slice(start, start + MANY_QUERIES)
             mine = self.coarse.vectors.view(-1, self.coarse.width)[rows]
             for other, products in zip(others, self.products, strict=False):
-                torch._int_mm(mine, self.coarse.vectors[other].T, out=products)
+                int8_product(mine, self.coarse.vectors[other].T, out=products)
                 if (other + 1) * TILE > self.posts:  # what fills the last tile is no post
                     products[:, self.posts - other * TILE :] = NONE
                 products[max(0, self.posts - start) :] = NONE

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from ..data.reading import DataDescription
-from .evaluation import load_run
-from .card import metrics_table
+from ..data.description import DataDescription
 from ..pipeline_mm_orient import MultimodalClassificationPipeline
-from .presets import load_preset
-from .training import TrainingSettings, train
+from .card import metrics_table
+from .preset_files import load_preset
+from .run_folder import load_run
+from .settings import TrainingSettings
+from .training import train
 
 TASKS = {
     "sentiment": ["negative", "neutral", "positive"],
@@ -136,7 +137,7 @@ def demo(output: str = "demo_run", seed: int = 0) -> dict:
     for name, description in inputs.items():
         settings = TrainingSettings(**preset["training"] | {"seed": seed})
         run = folder / name.replace(" ", "_")
-        metrics[name] = train(description, str(run), preset, settings, overwrite=True)["test"]
+        metrics[name] = train(description, str(run), preset=preset, settings=settings, overwrite=True)["test"]
     model, processor = load_run(str(folder / "picture_and_text"))
     print(f"\nTest split, model on picture and text:\n\n{metrics_table(metrics['picture and text'])}")
     print("\nMacro-F1 by what the model reads:\n\n| task | majority | " + " | ".join(metrics) + " |")

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
+from ..features.inputs import MOST_SAMPLED
 from ..relation_graph import cosine_similarity
 
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
-MOST_POSTS = 4096
 NEARLY_ALL = 0.95
 
 
@@ -150,5 +150,5 @@ def as_json(statistics: dict[str, GraphStatistics | None]) -> dict:
 
 
 def _sample(embeds: Tensor) -> Tensor:
-    chosen = torch.randperm(len(embeds), generator=torch.Generator().manual_seed(0))[:MOST_POSTS]
+    chosen = torch.randperm(len(embeds), generator=torch.Generator().manual_seed(0))[:MOST_SAMPLED]
     return embeds[chosen]

@@ -6,8 +6,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from ..pipeline_mm_orient import TASK_NAME
-from ..relation_memory import LARGE_MEMORY, remove_memory
+from ..memory_file import LARGE_MEMORY, remove_memory
+from ..names import PIPELINE_TASK as TASK_NAME
 
 # the configuration as the modelling file re-exports it: a second local directory then reloads both together
 AUTO_MAP = {

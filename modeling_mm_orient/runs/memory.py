@@ -2,25 +2,29 @@
 """The relation memory of a finished run: build, add, remove, inspect. No weight changes."""
 
 import json
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import datasets
 
-from ..data.reading import DataDescription, read_posts
-from .evaluation import choose_split, load_run, read_run
 from ..data.arrays import FeatureArrays
-from ..optional_dependencies import FAISS_AVAILABLE
-from ..relation_memory import LARGE_MEMORY, MODALITIES, RelationMemory, find_memory, remove_memory, verify_memory
-from ..similarity_search import MOST_EXACT, require_faiss
+from ..data.description import DataDescription
+from ..data.reading import read_split
 from ..data.tables import write_json
-from .training import model_inputs, reads_pictures
+from ..features.inputs import model_inputs, reads_pictures
+from ..memory_file import LARGE_MEMORY, find_memory, remove_memory, verify_memory
+from ..names import MODALITIES
+from ..optional_dependencies import FAISS_AVAILABLE
+from ..relation_memory import RelationMemory
+from ..similarity_search import MOST_EXACT, require_faiss
+from ..tasks import kind_of
+from .run_folder import load_run, read_run
 
 
 def build_memory(
-    run_folder: str,
-    description: DataDescription,
+    run: str,
+    data: DataDescription,
+    *,
     split: str | None = None,
     output: str | None = None,
     lookup: str | None = None,
@@ -46,10 +50,10 @@ def build_memory(
     """
     if index is not None:
         require_faiss()
-    model, processor = load_run(run_folder, load_relation_memory=False)  # the one it has may be stale or damaged
-    inputs = _reference_inputs(run_folder, model, processor, description, split, skip_bad_posts)
+    model, processor = load_run(run, load_relation_memory=False)  # the one it has may be stale or damaged
+    inputs = _reference_inputs(run, model, processor, data, split, skip_bad_posts)
     memory = model.build_relation_memory(inputs, processor)
-    if output and Path(output).resolve() == Path(run_folder).resolve():
+    if output and Path(output).resolve() == Path(run).resolve():
         output = None
     inside = LARGE_MEMORY if memory.is_large else None
     changes = {"relation_memory": str(Path(output).resolve()) if output else inside}
@@ -59,48 +63,45 @@ def build_memory(
     changes |= {"memory_top_k": top_k} if top_k else {}
     model.config.update(changes)
     recalls = _index(model.relation_memory, index)
-    _save(run_folder, model, changes)
+    _save(run, model, changes)
     return model.relation_memory, recalls
 
 
 def add_to_memory(
-    run_folder: str, description: DataDescription, split: str | None = None, skip_bad_posts: bool = False
+    run: str, data: DataDescription, *, split: str | None = None, skip_bad_posts: bool = False
 ) -> tuple[int, RelationMemory, dict[str, float]]:
     """Add posts to a run's memory. Returns how many, the memory, and the recall of an index that was built anew."""
-    model, processor = _load_with_memory(run_folder)
+    model, processor = _load_with_memory(run)
     kind = model.relation_memory.search("image").kind
-    inputs = _reference_inputs(run_folder, model, processor, description, split, skip_bad_posts)
+    inputs = _reference_inputs(run, model, processor, data, split, skip_bad_posts)
     added = model.encode_reference_posts(inputs, processor)
     model.relation_memory.add(added)
     recalls = _index(model.relation_memory, None if kind == "exact" else kind)
-    _save(run_folder, model, {})
+    _save(run, model, {})
     return len(added), model.relation_memory, recalls
 
 
-def remove_from_memory(run_folder: str, ids: list[str]) -> tuple[RelationMemory, dict[str, float]]:
+def remove_from_memory(run: str, ids: list[str]) -> tuple[RelationMemory, dict[str, float]]:
     """Remove posts from a run's memory by id. Returns the memory, and the recall of an index that was built anew."""
-    model, _ = _load_with_memory(run_folder)
+    model, _ = _load_with_memory(run)
     kind = model.relation_memory.search("image").kind
     model.relation_memory.remove(ids)
     recalls = _index(model.relation_memory, None if kind == "exact" else kind)
-    _save(run_folder, model, {})
+    _save(run, model, {})
     return model.relation_memory, recalls
 
 
-def inspect_memory(run_folder: str) -> dict:
+def inspect_memory(run: str) -> dict:
     """What a run's memory holds, as plain data; its file is compared with its checksum."""
-    model, _ = _load_with_memory(run_folder)
+    model, _ = _load_with_memory(run)
     memory, config = model.relation_memory, model.config
-    path = find_memory(str(_memory_folder(run_folder, config.relation_memory)), required=True)
+    path = find_memory(str(_memory_folder(run, config.relation_memory)), required=True)
     verify_memory(path)
     labels = {}
     for task in memory.tasks:
         values = [memory.label(task, entry) for entry in range(len(memory))]
         known = [value for value in values if value is not None]
-        labels[task["name"]] = {"labelled": len(known)}
-        if task["kind"] != "regression":
-            names = [name for value in known for name in (value if isinstance(value, list) else [value])]
-            labels[task["name"]] |= {name: Counter(names)[name] for name in task["labels"]}
+        labels[task["name"]] = {"labelled": len(known)} | kind_of(task).counts(task, known)
     return {
         "file": str(path),
         "posts": len(memory),
@@ -116,21 +117,20 @@ def inspect_memory(run_folder: str) -> dict:
     }
 
 
-def _reference_inputs(run_folder, model, processor, description, split, skip_bad_posts):
+def _reference_inputs(run: str, model, processor, data: DataDescription, split: str | None, skip_bad_posts: bool):
     """Posts for the memory: stored features where the run has a feature cache, or pictures and texts."""
     tasks = model.config.tasks
-    description = replace(description, tasks=tasks, split_column=description.split_column if split else None)
+    data = replace(data, tasks=tasks, split_column=data.split_column if split else None)
     with_pictures = reads_pictures(model.config.encoder_names)
-    splits = read_posts(description, skip_bad_posts, with_pictures, training=False)[0]
-    posts = datasets.concatenate_datasets(list(splits.values())) if split is None else choose_split(splits, split)
-    cache, arrays = read_run(run_folder).get("feature_cache"), FeatureArrays(description.feature_arrays)
+    posts, _ = read_split(data, split, skip_bad_posts=skip_bad_posts, check_images=with_pictures)
+    cache, arrays = read_run(run).get("feature_cache"), FeatureArrays(data.feature_arrays)
     return model_inputs(model, processor, datasets.DatasetDict({"all": posts}), tasks, cache, arrays)[0]["all"]
 
 
-def _load_with_memory(run_folder: str):
-    model, processor = load_run(run_folder)
+def _load_with_memory(run: str):
+    model, processor = load_run(run)
     if model.relation_memory is None:
-        raise ValueError(f"{run_folder} has no relation memory; mm-orient memory build makes one")
+        raise ValueError(f"{run} has no relation memory; mm-orient memory build makes one")
     return model, processor
 
 
@@ -140,19 +140,19 @@ def _index(memory: RelationMemory, kind: str | None) -> dict[str, float]:
     return memory.build_index(kind)
 
 
-def _memory_folder(run_folder: str, elsewhere: str | None) -> Path:
-    return Path(run_folder) / LARGE_MEMORY if elsewhere == LARGE_MEMORY else Path(elsewhere or run_folder)
+def _memory_folder(run: str, elsewhere: str | None) -> Path:
+    return Path(run) / LARGE_MEMORY if elsewhere == LARGE_MEMORY else Path(elsewhere or run)
 
 
-def _save(run_folder: str, model, changes: dict) -> None:
+def _save(run: str, model, changes: dict) -> None:
     elsewhere = model.config.relation_memory
     if elsewhere is None and model.relation_memory.is_large:
         elsewhere = model.config.relation_memory = LARGE_MEMORY
         changes = changes | {"relation_memory": LARGE_MEMORY}
-    model.relation_memory.save(_memory_folder(run_folder, elsewhere))
+    model.relation_memory.save(_memory_folder(run, elsewhere))
     if elsewhere is not None:
-        remove_memory(run_folder)
-    path = Path(run_folder) / "config.json"
+        remove_memory(run)
+    path = Path(run) / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     if any(config.get(name) != value for name, value in changes.items()):
         write_json(path, config | changes)

@@ -1,7 +1,7 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """Metrics of one task, with the majority-class predictor's beside them; a local `evaluate` module.
 
-    evaluate.load("modeling_mm_orient/metrics.py", "single_label").compute(
+    evaluate.load("modeling_mm_orient/runs/metrics.py", "single_label").compute(
         references=[0, 1], prediction_scores=[[.9, .1], [.2, .8]])
 
 Shapes: N posts with a label, C labels.
@@ -88,32 +88,6 @@ def regression_metrics(references: np.ndarray, scores: np.ndarray) -> dict:
 
 
 METRICS = {"single_label": single_label_metrics, "multi_label": multi_label_metrics, "regression": regression_metrics}
-
-
-def multi_task_metrics(tasks: list[dict], references: dict, scores: dict) -> dict:
-    """`{task: metrics, "mean_macro_f1": mean over classification tasks}`.
-
-    Args:
-        tasks: task descriptions of the configuration.
-        references: task name -> labels as the model takes them, with -100 or NaN where missing; such posts are left out.
-            A task without any label in these posts is left out of the result.
-        scores: task name -> probabilities (N, C), or values (N,).
-    """
-    result = {}
-    for task in tasks:
-        labels, task_scores = np.asarray(references[task["name"]]), np.asarray(scores[task["name"]], dtype=np.float64)
-        if task.get("kind", "single_label") == "single_label":
-            known = labels != -100
-        else:
-            known = ~np.isnan(labels).reshape(len(labels), -1).any(-1)
-        if known.any():
-            labels = labels[known] if task.get("kind") == "regression" else labels[known].astype(int)
-            result[task["name"]] = METRICS[task.get("kind", "single_label")](labels, task_scores[known]) | {
-                "posts": int(known.sum())
-            }
-    macro = [metrics["macro_f1"] for metrics in result.values() if "macro_f1" in metrics]
-    result["mean_macro_f1"] = float(np.mean(macro)) if macro else None
-    return result
 
 
 def _f1_and_accuracy(references, predicted, classes, prefix: str) -> dict:

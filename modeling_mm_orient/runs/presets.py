@@ -1,58 +1,19 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
-"""Presets: JSON files of `hub_configs/` that describe an architecture, a data set's tasks, or both.
-
-A preset has any of the parts `description`, `encoders` (role -> Hub id), `revisions` (role -> commit), `task_features` (name
--> the rest of an entry of `task_features.check_sources`), `config` (fields of `MMOrientConfig`), `processor` (how to make
-one without pretrained encoders), `training` (fields of `TrainingSettings`) and `data` (fields of `DataDescription`).
-"""
-
-import json
-from pathlib import Path
+"""From a preset to a model and its processor."""
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, ViTImageProcessorPil
 
-from ..configuration_mm_orient import ENCODER_NAMES, MMOrientConfig
+from ..configuration_mm_orient import MMOrientConfig
 from ..modeling_mm_orient import MMOrientForMultiTaskClassification, MMOrientModel
+from ..names import ENCODER_NAMES
 from ..processing_mm_orient import MMOrientProcessor
 from ..task_features import check_sources, feature_sizes
+from ..tasks import REGRESSION
+from .preset_files import load_preset
 
-PARTS = ("description", "encoders", "revisions", "task_features", "config", "processor", "training", "data")
 SPECIAL_TOKENS = ["[PAD]", "[CLS]", "[SEP]"]
-
-
-def preset_folder() -> Path:
-    """`hub_configs/`: inside the package when installed from a wheel, beside it in a checkout."""
-    package = Path(__file__).parents[1]
-    inside = package / "hub_configs"
-    return inside if inside.is_dir() else package.with_name("hub_configs")
-
-
-def preset_names() -> list[str]:
-    """Names of the presets that come with the package."""
-    return sorted(path.stem for path in preset_folder().glob("*.json"))
-
-
-def load_preset(*names: str) -> dict:
-    """The parts of one or several presets, by name or path; of the same entry the last preset's counts.
-
-    Raises:
-        ValueError: there is no such preset, or it has a part of another name.
-    """
-    merged = {part: {} for part in PARTS if part != "description"}
-    for name in names:
-        path = Path(name) if name.endswith(".json") else preset_folder() / f"{name}.json"
-        if not path.is_file():
-            raise ValueError(
-                f"no preset {name!r}; there are {', '.join(preset_names())}, or give a path to a .json file"
-            )
-        preset = json.loads(path.read_text(encoding="utf-8"))
-        if unknown := sorted(set(preset) - set(PARTS)):
-            raise ValueError(f"{path.name}: unknown part {unknown[0]!r}; a preset has {', '.join(PARTS)}")
-        for part in merged:
-            merged[part] |= preset.get(part, {})
-    return merged
 
 
 def build_model(preset: dict, tasks: list[dict], texts: list[str], **config_fields):
@@ -113,7 +74,7 @@ def encoders_alone(preset: dict, description) -> tuple[MMOrientModel, MMOrientPr
         raise ValueError("name the encoders to run (--joint-encoder, --text-encoder, --vision-encoder), or a preset")
     fields = {name: value for name, value in preset["config"].items() if name == "embedding_pooling"}
     preset = preset | {"config": fields}
-    model, processor = build_model(preset, [{"name": "none", "kind": "regression"}], [], learner_hidden_sizes=[1])
+    model, processor = build_model(preset, [{"name": "none", "kind": REGRESSION.name}], [], learner_hidden_sizes=[1])
     treat_as(processor, description)
     return model.mm_orient, processor
 

@@ -8,7 +8,7 @@ done again by another. Every row of the input is one row of the output, a post t
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,15 +17,10 @@ import pyarrow as pa
 import pyarrow.dataset
 import torch
 
-from ..data.reading import DataDescription, read_post
-from .evaluation import (
-    describe_data,
-    load_run,
-    prediction_lines,
-    prediction_row,
-    prediction_schema,
-    read_run,
-)
+from ..data.description import DataDescription
+from ..data.picture_files import image_finder
+from ..data.reading import read_post
+from ..data.tables import Row
 from ..features.extraction import (
     COLUMNS,
     PreparedBatch,
@@ -35,10 +30,11 @@ from ..features.extraction import (
     encoder_fingerprint,
     feature_table,
 )
-from ..data.picture_files import image_finder
-from .presets import encoders_alone
-from ..data.tables import Row
 from ..task_features import task_features
+from .predictions import prediction_lines, prediction_row, prediction_schema
+from .presets import encoders_alone
+from .run_folder import describe_data, load_run, read_run
+from .settings import Workers
 
 try:
     import ray
@@ -50,29 +46,13 @@ MOST_DEATHS = 5  # of workers on the same posts, before the job gives up
 READER_CPUS = 1  # for Ray's own tasks beside the workers
 
 
-@dataclass(frozen=True)
-class Workers:
-    """What a job runs on.
-
-    Args:
-        count: workers, each with a model of its own. cpus: cores of each.
-        gpus: accelerators of each, fractions share one; 0 runs on the cores.
-        address: of a running Ray cluster; None starts Ray on this machine.
-    """
-
-    count: int = 1
-    cpus: int = 1
-    gpus: float = 0
-    address: str | None = None
-
-
 def predict_with_ray(
-    run_folder: str, posts: str, output: str, workers: Workers, batch_size: int | None = None, **columns
+    run: str, posts: str, *, output: str, workers: Workers, batch_size: int | None = None, **columns
 ) -> dict:
     """Predict posts with a finished run; the output has the columns of `evaluation.predict`'s tables, and `problem`.
 
     Args:
-        run_folder, posts, output: paths that every node sees. `posts` is a Parquet file or a folder of them; pictures are
+        run, posts, output: paths that every node sees. `posts` is a Parquet file or a folder of them; pictures are
             bytes, `{"bytes", "path"}` or paths in that folder. `output` is a folder that is not there yet, and there
             complete or not at all.
         batch_size: posts per forward pass (default: as trained).
@@ -84,23 +64,23 @@ def predict_with_ray(
     Raises:
         ValueError: the run's verdicts depend on a post's batch mates; the posts have not the columns; the output is there.
     """
-    run = read_run(run_folder)
-    description = replace(describe_data(run, _folder(posts), **columns), labels=None, split_column=None)
-    model, _ = load_run(run_folder)
+    about = read_run(run)
+    description = replace(describe_data(about, _folder(posts), **columns), labels=None, split_column=None)
+    model, _ = load_run(run)
     if model.config.relation_scope == "batch":
         raise ValueError(
-            f"{run_folder} predicts a post by its batch mates (relation_scope is 'batch'), and a job has none to keep "
+            f"{run} predicts a post by its batch mates (relation_scope is 'batch'), and a job has none to keep "
             "together; give it a relation memory with mm-orient memory build"
         )
     if description.feature_arrays:
-        raise ValueError(f"{run_folder} reads feature arrays, which Parquet files of posts do not have")
-    batch_size = batch_size or run.get("training", {}).get("batch_size", 32)
-    load, schema = partial(load_run, os.path.abspath(run_folder)), prediction_schema(model.config.tasks)
+        raise ValueError(f"{run} reads feature arrays, which Parquet files of posts do not have")
+    batch_size = batch_size or about.get("training", {}).get("batch_size", 32)
+    load, schema = partial(load_run, os.path.abspath(run)), prediction_schema(model.config.tasks)
     return _run(load, predict_batch, schema, description, posts, Path(output), workers, batch_size)
 
 
 def extract_with_ray(
-    preset: dict, description: DataDescription, posts: str, output: str, workers: Workers, batch_size: int = 32
+    preset: dict, description: DataDescription, posts: str, *, output: str, workers: Workers, batch_size: int = 32
 ) -> dict:
     """Features of posts by a preset's encoders; the output's folder named after their fingerprint is a feature cache.
 
@@ -190,7 +170,7 @@ def _run(
     """Every row of `posts` through workers into the folder `output`."""
     if ray is None:
         raise ImportError("this needs Ray: pip install 'ray[data]'")
-    if workers.count < 1 or workers.cpus < 1 or workers.gpus < 0 or batch_size < 1:
+    if workers.workers < 1 or workers.cpus_per_worker < 1 or workers.gpus_per_worker < 0 or batch_size < 1:
         raise ValueError("workers, cores of a worker and posts per pass must be at least 1, accelerators at least 0")
     files = _files(posts)
     columns, count = _columns_and_rows(files, posts, description)
@@ -201,7 +181,11 @@ def _run(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     arguments = {"load": load, "answer": answer, "schema": schema, "description": description}
-    arguments |= {"batch_size": batch_size, "cpus": workers.cpus, "device": "cuda" if workers.gpus else "cpu"}
+    arguments |= {
+        "batch_size": batch_size,
+        "cpus": workers.cpus_per_worker,
+        "device": "cuda" if workers.gpus_per_worker else "cpu",
+    }
 
     def job() -> None:
         read = ray.data.read_parquet(files, columns=columns).repartition(target_num_rows_per_block=POSTS_PER_TASK)
@@ -211,9 +195,9 @@ def _run(
             batch_size=None,
             batch_format="pyarrow",
             zero_copy_batch=True,
-            compute=ray.data.ActorPoolStrategy(size=workers.count),
-            num_cpus=workers.cpus,
-            num_gpus=workers.gpus or None,
+            compute=ray.data.ActorPoolStrategy(size=workers.workers),
+            num_cpus=workers.cpus_per_worker,
+            num_gpus=workers.gpus_per_worker or None,
             ray_remote_args_fn=lambda: {"max_task_retries": MOST_DEATHS},
         ).write_parquet(str(partial))
 
@@ -241,7 +225,7 @@ def _run(
 
 def _with_ray(workers: Workers, job: Callable[[], None]) -> None:
     """Run a job on the cluster at the workers' address, or on a Ray of this machine that lasts as long."""
-    needed = workers.count * workers.cpus + READER_CPUS
+    needed = workers.workers * workers.cpus_per_worker + READER_CPUS
     if workers.address:
         ray.init(address=workers.address, log_to_driver=False)
     else:
@@ -250,12 +234,13 @@ def _with_ray(workers: Workers, job: Callable[[], None]) -> None:
     try:
         if (found := ray.cluster_resources().get("CPU", 0)) < needed:
             raise ValueError(
-                f"{workers.count} workers of {workers.cpus} cores and {READER_CPUS} for reading are more than the {found:g} "
-                "cores of the Ray cluster"
+                f"{workers.workers} workers of {workers.cpus_per_worker} cores and {READER_CPUS} for reading are more than the "
+                f"{found:g} cores of the Ray cluster"
             )
-        if (found := ray.cluster_resources().get("GPU", 0)) < workers.count * workers.gpus:
+        if (found := ray.cluster_resources().get("GPU", 0)) < workers.workers * workers.gpus_per_worker:
             raise ValueError(
-                f"{workers.count} workers of {workers.gpus:g} accelerators are more than the {found:g} of the Ray cluster"
+                f"{workers.workers} workers of {workers.gpus_per_worker:g} accelerators are more than the {found:g} of the Ray "
+                "cluster"
             )
         job()
     finally:

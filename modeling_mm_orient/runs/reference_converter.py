@@ -6,8 +6,9 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from ..configuration_mm_orient import STREAM_NAMES, MMOrientConfig
+from ..configuration_mm_orient import MMOrientConfig
 from ..modeling_mm_orient import MMOrientForMultiTaskClassification
+from ..names import STREAM_NAMES
 
 INPUTS = ("image_embeds", "text_embeds", "region_features", "token_features", "task_features")
 

@@ -16,16 +16,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification, pipeline
 
-from modeling_mm_orient import relation_memory
-from modeling_mm_orient import similarity_search
-from modeling_mm_orient.runs import training
+from modeling_mm_orient import relation_memory, similarity_search
 from modeling_mm_orient.cli import main
+from modeling_mm_orient.runs import training
 from modeling_mm_orient.runs.demo import make_memes
 
-from ..conftest import shared
-from ..test_modeling import small_towers
-from ..test_processing import make_processor
-from ..test_task_features import save_classifier
+from ..helpers import make_processor, save_classifier, shared, small_towers
 
 LABELS = ["sarcasm", "offensive"]
 

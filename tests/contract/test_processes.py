@@ -1,7 +1,6 @@
 """Two processes with half of the batch each compute what one computes with all of it."""
 
 import os
-import socket
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
-from ..conftest import feature_batch, label_batch, reference_posts, tiny_model
+from ..helpers import feature_batch, label_batch, reference_posts, tiny_model
 
 FORMS = {
     "paper": {},
@@ -54,18 +53,6 @@ def work(rank: int, port: int, first: int, fields: dict, folder: str) -> None:
         result["alone"] = {name: value.detach() for name, value in module.eval()(**inputs).logits.items()}
     torch.save(result, f"{folder}/{rank}.pt")
     leave()
-
-
-def leave() -> None:
-    """End a worker without tearing torch down: a gloo group's destructor can wait for the GIL that its caller holds."""
-    dist.barrier()
-    os._exit(0)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.mark.parametrize("form, first", [("paper", 5), *((form, 7) for form in FORMS)])

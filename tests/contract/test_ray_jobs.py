@@ -17,16 +17,17 @@ from PIL import Image
 
 from modeling_mm_orient import MMOrientForMultiTaskClassification
 from modeling_mm_orient.cli import main
-from modeling_mm_orient.data.reading import DataDescription, read_posts
-from modeling_mm_orient.runs.evaluation import load_run, prediction_schema
+from modeling_mm_orient.data.description import DataDescription
+from modeling_mm_orient.data.reading import read_posts
 from modeling_mm_orient.features.cache import FeatureCache
-from modeling_mm_orient.runs.presets import encoders_alone, load_preset
-from modeling_mm_orient.processing_mm_orient import post_key
+from modeling_mm_orient.pictures import post_key
+from modeling_mm_orient.runs.predictions import prediction_schema
+from modeling_mm_orient.runs.preset_files import load_preset
+from modeling_mm_orient.runs.presets import encoders_alone
 from modeling_mm_orient.runs.ray_jobs import Worker, predict_batch
+from modeling_mm_orient.runs.run_folder import load_run
 
-from ..test_feature_extraction import save_encoders
-from ..test_modeling import small_towers
-from ..test_processing import make_processor
+from ..helpers import make_processor, save_encoders, small_towers
 
 pytest.importorskip("ray", reason="needs Ray, the extra `ray`")
 TASKS = [

@@ -10,7 +10,7 @@ import pytest
 from modeling_mm_orient.optional_dependencies import TORCH_SCATTER_AVAILABLE
 from modeling_mm_orient.runs.reference_converter import convert_reference_weights, reference_deviations
 
-from ..conftest import shared
+from ..helpers import shared
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "reference_case.py"
 

@@ -16,14 +16,12 @@ from transformers import TrainerCallback
 from modeling_mm_orient import MMOrientForMultiTaskClassification, MultimodalClassificationPipeline
 from modeling_mm_orient import relation_memory as memory_module
 from modeling_mm_orient.features.collation import PostCollator
-from modeling_mm_orient.processing_mm_orient import key_number
-from modeling_mm_orient.relation_memory import MEMORY_FILE, RelationMemory
-from modeling_mm_orient.runs.training import MMOrientTrainer, RefreshRelationMemory
+from modeling_mm_orient.memory_file import MEMORY_FILE
+from modeling_mm_orient.pictures import key_number
+from modeling_mm_orient.relation_memory import RelationMemory
+from modeling_mm_orient.runs.trainer import MMOrientTrainer, RefreshRelationMemory
 
-from ..conftest import feature_batch, reference_posts, tiny_model
-from ..test_modeling import small_towers
-from ..test_processing import make_processor
-from .test_processes import free_port, leave
+from ..helpers import feature_batch, free_port, leave, make_processor, reference_posts, small_towers, tiny_model
 from .test_trainer import arguments, train
 from .test_trainer import posts as training_posts
 

@@ -13,9 +13,7 @@ from PIL import Image
 from modeling_mm_orient import MMOrientForMultiTaskClassification, MMOrientProcessor, save_for_hub
 from modeling_mm_orient.runs.hub import TRAVELLING_FILES
 
-from ..conftest import TASKS
-from ..test_modeling import small_towers
-from ..test_processing import make_processor
+from ..helpers import TASKS, make_processor, small_towers
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """

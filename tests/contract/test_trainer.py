@@ -5,54 +5,15 @@ import os
 import pytest
 import torch
 import torch.multiprocessing as multiprocessing
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 
 from modeling_mm_orient import MMOrientForMultiTaskClassification
-from modeling_mm_orient.features.collation import FeatureCollator, ReadAheadLoader
-from modeling_mm_orient.runs.training import MMOrientTrainer, MMOrientTrainingArguments, task_metrics_function
+from modeling_mm_orient.features.collation import ReadAheadLoader
+from modeling_mm_orient.runs.trainer import MMOrientTrainer, MMOrientTrainingArguments
 
-from ..conftest import TASKS, feature_batch, label_batch, tiny_model
-from ..test_modeling import small_towers
-from .test_processes import free_port, leave
+from ..helpers import TASKS, free_port, leave, small_towers, tiny_model
 
 STEPS = {"max_steps": 4, "learning_rate": 0.05, "logging_steps": 1}
-
-
-def posts(count=12, missing=True):
-    features, labels = feature_batch(count), label_batch(count)
-    labels = labels if missing else {name: torch.nan_to_num(value.clamp(min=0)) for name, value in labels.items()}
-    rows = []
-    for i in range(count):
-        row = {name: value[i].numpy() for name, value in features.items() if not name.endswith("mask")}
-        row["region_features"] = row["region_features"][features["region_mask"][i].numpy()]
-        row["token_features"] = row["token_features"][features["token_mask"][i].numpy()]
-        row["offensive"] = int(labels["offensive"][i])
-        row["emotions"] = None if labels["emotions"][i].isnan().all() else labels["emotions"][i].tolist()
-        row["intensity"] = None if labels["intensity"][i].isnan() else float(labels["intensity"][i])
-        rows.append(row)
-    return rows
-
-
-def arguments(folder, kind=TrainingArguments, **options):
-    options = {"learning_rate": 1e-3, "max_steps": 1, "per_device_train_batch_size": 12, "optim": "sgd"} | options
-    options |= {"remove_unused_columns": False, "report_to": "none", "disable_tqdm": True, "use_cpu": True}
-    options |= {"save_strategy": "no", "lr_scheduler_type": "constant", "max_grad_norm": 0.0}
-    return kind(str(folder), **options)
-
-
-def train(folder, data, model=None, kind=Trainer, **options):
-    model = model or tiny_model()
-    argument_kind = MMOrientTrainingArguments if kind is MMOrientTrainer else TrainingArguments
-    trainer = kind(
-        model=model,
-        args=arguments(folder, argument_kind, **options),
-        train_dataset=data,
-        eval_dataset=data,
-        data_collator=FeatureCollator(TASKS),
-        compute_metrics=task_metrics_function(model.config.tasks),
-    )
-    trainer.train()
-    return trainer
 
 
 def test_plain_trainer_trains_and_evaluates_every_task(tmp_path):

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_mm_orient.features.collation import PostCollator
 from modeling_mm_orient.data.augmentation import AugmentedPosts, ImageAugmentation
+from modeling_mm_orient.features.collation import PostCollator
 
-from .test_processing import as_bytes, make_processor
+from .helpers import as_bytes, make_processor
 
 OFF = {"flip": None, "brightness": None, "contrast": None, "hue": None, "saturation": None}
 

@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_mm_orient.features.collation import FeatureCollator
-from modeling_mm_orient.data.reading import DataDescription, read_posts
 from modeling_mm_orient.data.arrays import ArrayPosts, FeatureArrays
+from modeling_mm_orient.data.description import DataDescription
+from modeling_mm_orient.data.reading import read_posts
+from modeling_mm_orient.features.collation import FeatureCollator
 
-from .test_dataset_readers import ROWS, write_folder
+from .helpers import ROWS, write_folder
 
 
 def save(folder, **arrays) -> dict[str, str]:

@@ -1,5 +1,3 @@
-import csv
-import json
 from io import BytesIO
 from pathlib import Path
 
@@ -8,32 +6,9 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from modeling_mm_orient.data.reading import DataDescription, DataProblems, read_posts
-
-ROWS = [
-    {"image": f"{i}.png", "text": f"caption {i}", "split": split, "mood": ["sad", "happy"][i % 2], "score": i / 4}
-    for i, split in enumerate(["train"] * 6 + ["val"] * 2 + ["test"] * 2)
-]
-
-
-def write_folder(folder: Path, rows=ROWS, name="labels.csv", pictures=True) -> Path:
-    folder.mkdir(exist_ok=True)
-    (folder / "images").mkdir(exist_ok=True)
-    for row in rows:
-        if pictures and row.get("image"):
-            Image.new("RGB", (8, 8), (0, 30, 60)).save(folder / "images" / row["image"])
-    if name.endswith(".jsonl"):
-        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    else:
-        with (folder / name).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if name.endswith(".tsv") else ",")
-            writer.writeheader()
-            writer.writerows(rows)
-    return folder
-
-
-def describe(folder, **fields) -> DataDescription:
-    return DataDescription(**{"data": str(folder), "labels": ["mood"], "split_column": "split"} | fields)
+from modeling_mm_orient.data.description import DataDescription
+from modeling_mm_orient.data.problems import DataProblems
+from modeling_mm_orient.data.reading import read_posts
 
 
 def problems_of(description, **options) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from modeling_mm_orient import cpu_speed as cpu_linear
 from modeling_mm_orient.cpu_speed import fast_linear, linear_of_two, mixed_linear, with_fast_linear, without_gaps
 
-from .conftest import feature_batch, tiny_model
+from .helpers import feature_batch, tiny_model
 
 pytestmark = pytest.mark.skipif(
     not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="this PyTorch has no linear layer of oneDNN"

@@ -4,16 +4,15 @@ import torch
 from PIL import Image
 
 from modeling_mm_orient import MMOrientModel
+from modeling_mm_orient.data.description import DataDescription
+from modeling_mm_orient.data.reading import read_posts
 from modeling_mm_orient.features import cache as module
-from modeling_mm_orient.features.collation import FeatureCollator, PostCollator
-from modeling_mm_orient.data.reading import DataDescription, read_posts
 from modeling_mm_orient.features.cache import CachedPosts, FeatureCache
+from modeling_mm_orient.features.collation import FeatureCollator, PostCollator
 from modeling_mm_orient.features.extraction import encoder_fingerprint
-from modeling_mm_orient.processing_mm_orient import post_key
+from modeling_mm_orient.pictures import post_key
 
-from .test_dataset_readers import ROWS, write_folder
-from .test_modeling import small_towers
-from .test_processing import make_processor
+from .helpers import ROWS, make_processor, small_towers, write_folder
 
 
 @pytest.fixture

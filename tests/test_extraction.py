@@ -9,20 +9,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModel
 
 from modeling_mm_orient import MMOrientModel
-from modeling_mm_orient.features import extraction as module
 from modeling_mm_orient.cli import main
-from modeling_mm_orient.data.reading import DataDescription, read_posts
+from modeling_mm_orient.data.description import DataDescription
+from modeling_mm_orient.data.reading import read_posts
+from modeling_mm_orient.features import extraction as module
 from modeling_mm_orient.features.cache import FeatureCache
 from modeling_mm_orient.features.extraction import extract_features
-from modeling_mm_orient.processing_mm_orient import post_key
+from modeling_mm_orient.pictures import post_key
 
-from .test_dataset_readers import write_folder
-from .test_modeling import small_towers
-from .test_processing import make_processor
-from .test_task_features import save_classifier
+from .helpers import make_processor, save_classifier, small_towers, write_folder
 
 
 def write_posts(folder, count: int):
@@ -129,14 +126,6 @@ def test_a_joint_encoder_alone_and_task_features(tmp_path, small_shards):
     row = stored(report)[3]
     assert len(row["image_embeds"]) == 12 and np.abs(row["image_embeds"]).max() > 0
     assert sum(row["task_features"]) == pytest.approx(1, abs=2e-3)
-
-
-def save_encoders(folder):
-    model, processor = make_model(), make_processor()
-    for name, part in (("text", processor.tokenizer), ("vision", processor.image_processor)):
-        AutoModel.from_config(getattr(model.config, f"{name}_config")).save_pretrained(folder / name)
-        part.save_pretrained(folder / name)
-    return ["--text-encoder", str(folder / "text"), "--vision-encoder", str(folder / "vision")]
 
 
 def test_training_reads_what_was_extracted(tmp_path, capsys):

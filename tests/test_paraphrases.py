@@ -19,11 +19,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils.import_utils import is_serve_available
 
-from modeling_mm_orient.data.paraphrases import Paraphraser, add_paraphrases, choose_variants, paraphrase, read_lines
 from modeling_mm_orient.cli import main
+from modeling_mm_orient.data.paraphrases import Paraphraser, add_paraphrases, choose_variants, paraphrase, read_lines
 from modeling_mm_orient.data.reading import read_posts
 
-from .test_dataset_readers import describe, write_folder
+from .helpers import describe, write_folder
 
 GOOD = json.dumps(["one wording", "another wording", "One wording!", "a third"])
 

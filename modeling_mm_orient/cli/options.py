@@ -1,0 +1,194 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""Options of the command line: made from dataclass fields, and those that several verbs share.
+
+Nothing here or in the other modules of this folder imports PyTorch before a verb runs.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import MISSING, Field, fields, replace
+from types import UnionType
+from typing import get_args, get_origin, get_type_hints
+
+from ..data.description import DataDescription
+from ..names import CLASSIFIER_OUTPUTS, ENCODER_NAMES
+from ..runs.preset_files import load_preset, preset_names
+from ..runs.settings import TrainingSettings
+from ..text_cleaning import PAPER_STEPS, STEPS
+
+COLUMNS = ("text_column", "image_column")
+OF_DATA = ("labels_file", *COLUMNS, "id_column", "split_column", "split_seed", "feature_arrays")
+
+
+def add_verb(verbs, name: str, run: Callable, text: str, example: str = "") -> argparse.ArgumentParser:
+    """A verb that calls `run` with the options, and the options that all have."""
+    form = argparse.RawDescriptionHelpFormatter
+    verb = verbs.add_parser(
+        name, help=text, description=text, epilog=example and f"example:\n  {example}", formatter_class=form
+    )
+    verb.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+    verb.set_defaults(run=run)
+    return verb
+
+
+def add_fields(
+    verb: argparse.ArgumentParser, kind: type, names: tuple[str, ...], required: tuple[str, ...] = ()
+) -> None:
+    """An option for each of a dataclass's fields, its type, default and help taken from there.
+
+    An option that is not given is None, so that a preset or a run can say otherwise.
+    """
+    entries, hints = {entry.name: entry for entry in fields(kind)}, get_type_hints(kind)
+    for name in names:
+        entry, option = entries[name], f"--{name.replace('_', '-')}"
+        arguments = _type_of(hints[name]) | {"help": _help(entry, name in required), "required": name in required}
+        if arguments.get("action") is None:
+            arguments["metavar"] = entry.metadata.get("metavar")
+            if entry.metadata.get("choices"):
+                arguments["choices"] = entry.metadata["choices"]
+        verb.add_argument(option, **arguments)
+
+
+def given(options: argparse.Namespace, kind: type) -> dict:
+    """The options that were given, by the names of a dataclass's fields."""
+    names = [entry.name for entry in fields(kind)]
+    return {name: value for name in names if (value := getattr(options, name, None)) is not None}
+
+
+def _type_of(hint) -> dict:
+    """argparse's arguments for a type: several values where one of a union is a collection, else those of its first."""
+    kinds = get_args(hint) if get_origin(hint) is UnionType else (hint,)
+    if any(get_origin(kind) in (list, dict) for kind in kinds):
+        return {"nargs": "+"}
+    if kinds[0] is bool:
+        return {"action": "store_true", "default": None}
+    return {"type": kinds[0]} if kinds[0] in (int, float) else {}
+
+
+def _help(entry: Field, required: bool) -> str:
+    text, default = entry.metadata["help"], entry.default
+    if required or default in (None, False, MISSING, "") or "default: " in text:
+        return text
+    return f"{text} (default: {default:g})" if isinstance(default, float) else f"{text} (default: {default})"
+
+
+def add_run(verb: argparse.ArgumentParser) -> None:
+    """RUN, and how many posts share a pass."""
+    verb.add_argument("model", metavar="RUN")
+    verb.add_argument("--batch-size", type=int, help="posts that share a relation graph (default: as trained)")
+
+
+def add_data(verb: argparse.ArgumentParser, labels: bool = True) -> None:
+    """Where posts are."""
+    verb.add_argument(
+        "--data",
+        required=True,
+        help="folder of pictures with a CSV, TSV, JSONL or Parquet table; a saved DatasetDict; or a Hub data set",
+    )
+    add_fields(verb, DataDescription, ("labels", *OF_DATA) if labels else OF_DATA)
+    verb.add_argument("--skip-bad-posts", action="store_true", help="leave out posts with problems, and report them")
+
+
+def add_model(verb: argparse.ArgumentParser) -> None:
+    """Which encoders, and what posts go through before them."""
+    add_preset(verb, f"one or several of {', '.join(preset_names())}, or .json files")
+    for name in ENCODER_NAMES:
+        verb.add_argument(f"--{name}-encoder", metavar="ID", help=f"{name} encoder: Hub id, local path or none")
+    verb.add_argument("--revision", metavar="REV", help="branch, tag or commit of the encoders' repositories")
+    verb.add_argument(
+        "--task-features",
+        nargs="+",
+        default=[],
+        metavar="NAME=SOURCE",
+        help="what text classifiers say of a text: Hub id or path, with @REVISION and :hidden_state or :probabilities "
+        "(default); or nrc, the emotion lexicon",
+    )
+    verb.add_argument(
+        "--clean-text",
+        dest="text_cleaning",
+        nargs="+",
+        choices=[*STEPS, "paper"],
+        metavar="STEP",
+        help=f"of {', '.join(STEPS)}; paper takes all (default: none); saved with the model's processor",
+    )
+    add_fields(verb, DataDescription, ("remove_overlaid_text", "read_missing_text"))
+
+
+def add_preset(verb: argparse.ArgumentParser, text: str = "data sets of the presets, or .json files") -> None:
+    """--preset."""
+    verb.add_argument("--preset", nargs="+", default=[], metavar="NAME", help=text)
+
+
+def add_json(verb: argparse.ArgumentParser, text: str) -> None:
+    """--json, a file for what is printed."""
+    verb.add_argument("--json", metavar="FILE", help=text)
+
+
+def data_changes(options: argparse.Namespace) -> dict:
+    """Fields of `DataDescription` that the options say."""
+    changes = given(options, DataDescription)
+    changes.pop("data", None)
+    if "paper" in (changes.get("text_cleaning") or ()):
+        changes["text_cleaning"] = list(PAPER_STEPS)
+    if "feature_arrays" in changes:
+        changes["feature_arrays"] = pairs(changes["feature_arrays"], "--feature-arrays", "FEATURE=FILE")
+    if isinstance(columns := changes.get("text_column"), list) and len(columns) == 1:
+        changes["text_column"] = columns[0]
+    return changes
+
+
+def described(options: argparse.Namespace, preset: dict) -> DataDescription:
+    """The data that the options and a preset describe."""
+    return replace(DataDescription(options.data), **preset["data"] | data_changes(options))
+
+
+def described_for_run(options: argparse.Namespace) -> tuple[DataDescription, int]:
+    """What a run is applied to: its own description of data with the options' changes, and the batch size."""
+    from ..runs.run_folder import describe_data, read_run
+
+    run = read_run(options.model)
+    batch_size = getattr(options, "batch_size", None) or run.get("training", {}).get("batch_size", 32)
+    return describe_data(run, options.data, **data_changes(options)), batch_size
+
+
+def preset_of(options: argparse.Namespace) -> dict:
+    """The preset, with the options' encoders and task features."""
+    preset = load_preset(*options.preset)
+    encoders = {"joint": options.joint_encoder, "text": options.text_encoder, "vision": options.vision_encoder}
+    for name, source in encoders.items():
+        if source:
+            preset["encoders"][name] = None if source == "none" else source
+            if options.revision:
+                preset["revisions"][name] = options.revision
+    sources = pairs(options.task_features, "--task-features", "NAME=SOURCE")
+    preset["task_features"] |= {name: _task_feature_source(source) for name, source in sources.items()}
+    for part, kind in (("data", DataDescription), ("training", TrainingSettings)):
+        if unknown := set(preset[part]) - {entry.name for entry in fields(kind)}:
+            raise ValueError(f"the preset's part {part!r} has an unknown entry {sorted(unknown)[0]!r}")
+    return preset
+
+
+def pairs(values: list[str], option: str, form: str) -> dict[str, str]:
+    """`NAME=VALUE` arguments. Raises ValueError for one of another form."""
+    found = [value.partition("=") for value in values]
+    if wrong := [value for value, (name, _, rest) in zip(values, found, strict=True) if not name or not rest]:
+        raise ValueError(f"{option} takes {form}, got {wrong[0]!r}")
+    return {name: rest for name, _, rest in found}
+
+
+def json_or_text(value: str):
+    """A value as JSON, or where it is none the text itself."""
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value
+
+
+def _task_feature_source(text: str) -> dict:
+    """`SOURCE[@REVISION][:OUTPUT]` as an entry of a preset's `task_features`."""
+    source, _, output = text.rpartition(":")
+    if output not in CLASSIFIER_OUTPUTS:
+        source, output = text, CLASSIFIER_OUTPUTS[0]
+    source, _, revision = source.partition("@")
+    return {"source": source, "output": output, "revision": revision or None}

@@ -1,0 +1,122 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""From posts to a model: train, export, demo."""
+
+import json
+from dataclasses import fields
+
+from ..data.description import DataDescription
+from ..names import ENCODER_NAMES
+from ..runs.preset_files import load_preset
+from ..runs.settings import TrainingSettings
+from .options import add_data, add_fields, add_model, add_verb, described, given, json_or_text, preset_of
+
+SETTINGS = tuple(entry.name for entry in fields(TrainingSettings))
+
+
+def add_verbs(verbs) -> None:
+    """train, export, demo."""
+    verb = add_verb(
+        verbs,
+        "train",
+        _train,
+        "fine-tune on your own posts: check, encode, train, evaluate, save",
+        "mm-orient train --data FOLDER --labels offensive --text-encoder ID --vision-encoder ID --output RUN",
+    )
+    add_data(verb)
+    verb.add_argument("--output", required=True, metavar="RUN", help="folder for the trained model")
+    add_model(verb)
+    add_fields(verb, TrainingSettings, SETTINGS)
+    add_fields(verb, DataDescription, ("paraphrases",))
+    verb.add_argument(
+        "--train-encoders", nargs="+", choices=ENCODER_NAMES, help="encoders to fine-tune (default: none)"
+    )
+    verb.add_argument(
+        "--set", nargs="+", default=[], metavar="FIELD=JSON", help="any field of MMOrientConfig, say hima_stage2=false"
+    )
+    verb.add_argument(
+        "--feature-cache", metavar="DIR", help="of frozen encoders' features (default: mm_orient/features in HF_HOME)"
+    )
+    verb.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    verb.add_argument("--overwrite", action="store_true", help="replace an existing run")
+
+    verb = add_verb(
+        verbs,
+        "export",
+        _export,
+        "a folder for the Hub: weights, processor, code and model card",
+        "mm-orient export RUN --output HUB_FOLDER --name YOU/MODEL",
+    )
+    verb.add_argument("model", metavar="RUN")
+    verb.add_argument("--output", required=True, metavar="HUB_FOLDER")
+    verb.add_argument("--name", default="mm-orient", help="repository id for the model card (default: %(default)s)")
+
+    verb = add_verb(verbs, "demo", _demo, "train and predict on memes drawn by us; no download", "mm-orient demo")
+    verb.add_argument("--output", default="demo_run", help="default: %(default)s")
+    verb.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+
+
+def _train(options) -> None:
+    preset = preset_of(options)
+    data = described(options, preset)
+    if not preset["encoders"] and not preset["processor"] and not data.feature_arrays:
+        print("no encoder named: training the tiny ones from scratch; --preset modern takes pretrained encoders")
+        tiny = load_preset("tiny")
+        preset |= {part: tiny[part] | preset[part] for part in ("config", "processor", "training")}
+    if not data.labels:
+        raise ValueError("name the label columns with --labels")
+    settings = TrainingSettings(**preset["training"] | given(options, TrainingSettings))
+
+    from ..features.extraction import process_state
+    from ..runs.card import metrics_table
+    from ..runs.training import DEFAULT_FEATURE_CACHE, train
+
+    config = _config_fields(options.set)
+    if options.train_encoders:
+        config["frozen_encoders"] = [name for name in ENCODER_NAMES if name not in options.train_encoders]
+    metrics = train(
+        data,
+        options.output,
+        preset=preset,
+        settings=settings,
+        config=config,
+        feature_cache=options.feature_cache or DEFAULT_FEATURE_CACHE,
+        skip_bad_posts=options.skip_bad_posts,
+        resume=options.resume,
+        overwrite=options.overwrite,
+    )
+    if process_state().is_main_process:
+        for split, values in metrics.items():
+            print(f"\n{split}\n\n{metrics_table(values)}")
+        print(f"\nsaved to {options.output}")
+
+
+def _config_fields(assignments: list[str]) -> dict:
+    from ..configuration_mm_orient import MMOrientConfig
+
+    result = {}
+    for assignment in assignments:
+        name, _, value = assignment.partition("=")
+        if name not in MMOrientConfig.__annotations__:
+            raise ValueError(f"--set {assignment}: {name!r} is no field of MMOrientConfig")
+        result[name] = json_or_text(value)
+    return result
+
+
+def _export(options) -> None:
+    from ..runs.card import model_card
+    from ..runs.hub import save_for_hub
+    from ..runs.run_folder import METRICS_FILE, load_run, read_run
+
+    model, processor = load_run(options.model)
+    run, card = read_run(options.model), None
+    if run:
+        with open(f"{options.model}/{METRICS_FILE}", encoding="utf-8") as file:
+            card = model_card(model.config, json.load(file), run, options.name)
+    save_for_hub(model, processor, options.output, card)
+    print(f"exported to {options.output}")
+
+
+def _demo(options) -> None:
+    from ..runs.demo import demo
+
+    demo(options.output, options.seed)

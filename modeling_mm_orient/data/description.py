@@ -1,0 +1,78 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""Where the posts are and which columns matter, and who rewrites their texts; imports nothing heavy, the command line is
+made from it."""
+
+from dataclasses import dataclass
+
+from .fields import described
+
+FEATURE_DIMENSIONS = {
+    "image_embeds": 2, "text_embeds": 2, "region_features": 3, "token_features": 3, "task_features": 2,
+    "region_mask": 2, "token_mask": 2,
+}  # fmt: skip
+
+
+@dataclass
+class DataDescription:
+    """Where the posts are and which columns matter; the `data` part of a preset.
+
+    `data` is a folder of pictures with a table, a `datasets` directory written by `save_to_disk`, or a Hub id. Without
+    `id_column` a post's id is its `id` column, its picture's name or its row number. `labels_file` None takes the only table
+    that has the columns, or one per split named after it (`train.csv`, `val.csv`, ...). `text_cleaning`,
+    `remove_overlaid_text` and `read_missing_text` are what the processor of a model trained on these posts does.
+    """
+
+    data: str
+    labels: list[str] | None = described("label columns, one task each", metavar="COLUMN")
+    labels_file: str | None = described(
+        "table inside the folder (default: the one that has the columns)", metavar="FILE"
+    )
+    text_column: str | list[str] = described("of several the first filled one counts", "text", metavar="COLUMN")
+    image_column: str | None = described("the pictures, or their file names", "image", metavar="COLUMN")
+    id_column: str | None = described("default: id, or the picture's name", metavar="COLUMN")
+    split_column: str | None = described("train, validation, test (default: split at random)", metavar="COLUMN")
+    label_columns: dict[str, str] = described("task name -> column name", factory=dict)
+    label_maps: dict[str, dict[str, str | None]] = described(
+        "task name -> {value in the table: label name, or null for missing}", factory=dict
+    )
+    tasks: list[dict] | None = described("task descriptions known beforehand; others are inferred from the values")
+    split_seed: int = described("of the random split of posts that have none", 0, metavar="N")
+    tables: dict[str, str] = described(
+        "file name -> split, for tables that say it in their names; those that are there are read", factory=dict
+    )
+    reader: str | None = described("name of one of `published_tables.READERS`, for data sets whose tables need one")
+    encoding: str = described("of the tables", "utf-8")
+    text_cleaning: list[str] = described("steps every text goes through, see `text_cleaning.STEPS`", factory=list)
+    remove_overlaid_text: bool = described("paint over text on pictures", False)
+    read_missing_text: bool = described("where a post has no text, read its picture's", False)
+    feature_arrays: dict[str, str] = described(
+        "features extracted elsewhere, .npy files with a row per row of the table: " + ", ".join(FEATURE_DIMENSIONS),
+        factory=dict,
+        metavar="FEATURE=FILE",
+    )
+    paraphrases: str | None = described("of mm-orient paraphrase: more training posts", metavar="FILE")
+
+    @property
+    def text_columns(self) -> list[str]:
+        return [self.text_column] if isinstance(self.text_column, str) else list(self.text_column or [])
+
+
+@dataclass
+class ChatModel:
+    """A chat model behind an endpoint, and how it is asked."""
+
+    endpoint: str = described("OpenAI-compatible, say http://localhost:8000/v1", "", metavar="URL")
+    model: str = described("its name at the endpoint", "", metavar="NAME")
+    variants: int = described("paraphrases per text, the paper's number", 5, metavar="N")
+    temperature: float = described("of sampling", 0.9)
+    max_tokens: int | None = described("of an answer (default: 60 per variant and 100)", metavar="N")
+    api_key: str | None = described("sent to the endpoint; without one no key is, and never the Hub's token")
+    timeout: float = described("for an answer", 60.0, metavar="SECONDS")
+    retries: int = described("further tries after one that failed", 5, metavar="N")
+    backoff: float = described(
+        "before the first of them, doubled for each; where the server says how long to wait, that",
+        1.0,
+        metavar="SECONDS",
+    )
+    requests_per_minute: float | None = described("default: no limit", metavar="N")
+    parallel: int = described("requests at a time", 4, metavar="N")

@@ -1,0 +1,171 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""From what a table says to tasks and labels.
+
+A class name is the text that stands there. Numbers are read only from columns that hold nothing but plain decimal numbers.
+"""
+
+import json
+import re
+from collections.abc import Callable
+
+import datasets
+
+from ..tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL, kind_of
+from .description import DataDescription
+from .problems import Problem
+
+MISSING_VALUES = ("", "nan")  # not "none": that is a class in some data sets
+RESERVED_TASK_NAMES = ("id", "image", "text", "split", "row", "post_key", "mean_macro_f1")
+MOST_CLASSES = 50
+PLAIN_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?", re.ASCII)
+NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?", re.ASCII)
+
+
+def is_missing(value) -> bool:
+    """Whether a table's cell says nothing."""
+    if value is None or (isinstance(value, float) and value != value):
+        return True
+    return isinstance(value, str) and value.strip().lower() in MISSING_VALUES
+
+
+def read_labels(
+    name: str, description: DataDescription, declared: dict[str, dict], posts: list[dict], problems: list[Problem]
+) -> dict:
+    """Describe the task, and turn the posts' raw values of it into class numbers, lists or floats.
+
+    Several labels of a post are a list, in a table a JSON list (or, of a known multi-label task, `a|b`).
+
+    Args:
+        declared: column -> `kind` and `labels`, of columns whose source says what its classes are.
+    """
+    if name in RESERVED_TASK_NAMES:
+        raise ValueError(f"a task cannot be called {name!r}; rename the column")
+    mapping = description.label_maps.get(name, {})
+    known = {task["name"]: task for task in description.tasks or []}.get(name)
+    of_source = None if mapping else declared.get(description.label_columns.get(name, name))
+    if of_source is None:
+        _read_cells(name, mapping, posts, problems)
+    values = [post[name] for post in posts if post[name] is not None]
+    task = {"name": name} | (known or of_source or {})
+    task.setdefault("kind", _kind(values))
+    kind = kind_of(task)
+    if kind is REGRESSION:
+        task["labels"] = []
+        _convert(posts, name, float, "a number", problems)
+        return task
+    label_of = _label_reader([v for value in values for v in (value if isinstance(value, list) else [value])])
+    if "labels" not in task:
+        task["labels"] = _class_names(name, kind, label_of, values, problems)
+    numbers = {label: number for number, label in enumerate(task["labels"])}
+
+    def number_of(label) -> int:
+        return numbers[label if isinstance(label, str) and label in numbers else label_of(label)]
+
+    def numbers_of(labels) -> list[float]:
+        found = {number_of(label) for label in (labels.split("|") if isinstance(labels, str) else labels)}
+        return [float(number in found) for number in range(len(numbers))]
+
+    convert = numbers_of if kind is MULTI_LABEL else number_of
+    _convert(posts, name, convert, f"one of {', '.join(task['labels'][:20])}", problems)
+    return task
+
+
+def feature_of(task: dict):
+    """The type of the task's column in a data set of posts."""
+    kind = kind_of(task)
+    if kind is SINGLE_LABEL:
+        return datasets.ClassLabel(names=task["labels"]) if task["labels"] else None
+    return datasets.Sequence(datasets.Value("float32")) if kind is MULTI_LABEL else datasets.Value("float32")
+
+
+def label_counts(task: dict, posts: datasets.DatasetDict) -> dict[str, int]:
+    """How many posts have each label; of a number, how many have one."""
+    values = [value for split in posts.values() for value in split[task["name"]] if value is not None]
+    kind = kind_of(task)
+    if not kind.is_classification:
+        return {"known": len(values)}
+    labels = kind.collate(task, values)
+    return kind.counts(task, [kind.label(task, label) for label in labels])
+
+
+def untrainable(tasks: list[dict], posts: list[dict]) -> list[Problem]:
+    """Tasks that have no labels, or a single class, in the training posts."""
+    problems = []
+    for task in tasks:
+        used = {str(post[task["name"]]): post[task["name"]] for post in posts if post[task["name"]] is not None}
+        if len(used) < 2:
+            what = "no label at all"
+            if used:
+                value = next(iter(used.values()))
+                what = f"only {(task['labels'][value] if kind_of(task) is SINGLE_LABEL else value)!r}"
+            problems.append(
+                Problem(f"column {task['name']!r}", "single class", f"{what} in training: nothing to learn")
+            )
+    return problems
+
+
+def _read_cells(name: str, mapping: dict, posts: list[dict], problems: list[Problem]) -> None:
+    """Cells of a table to values: white space cut, lists read, names mapped, None where nothing is said."""
+    for post in posts:
+        value = post[name]
+        if isinstance(value, str):
+            value = value.strip()
+        if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
+            try:
+                value = json.loads(value)
+            except (json.JSONDecodeError, RecursionError) as error:
+                problems.append(Problem(post["where"], "unknown label", f"{name} is {value!r}, no JSON list ({error})"))
+                value = None
+        value = mapping.get(str(value), value) if not isinstance(value, list) else value
+        post[name] = None if is_missing(value) else value
+
+
+def _class_names(name: str, kind, label_of: Callable, values: list, problems: list[Problem]) -> list[str]:
+    labels = {label_of(label) for value in values for label in (value if kind is MULTI_LABEL else [value])}
+    if kind is SINGLE_LABEL and len(labels) > max(MOST_CLASSES, len(values) // 2):
+        problems.append(
+            Problem(f"column {name!r}", "not a class column", f"{len(labels)} different values: not a label")
+        )
+    return sorted(labels, key=_label_order)
+
+
+def _convert(posts: list[dict], name: str, convert: Callable, expected: str, problems: list[Problem]) -> None:
+    for post in posts:
+        if post[name] is not None:
+            try:
+                post[name] = convert(post[name])
+            except (KeyError, TypeError, ValueError):
+                problems.append(Problem(post["where"], "unknown label", f"{name} is {post[name]!r}, not {expected}"))
+                post[name] = None
+
+
+def _kind(values: list) -> str:
+    if any(isinstance(value, list) for value in values):
+        return MULTI_LABEL.name
+    if not values or not all(_is_number(value, NUMBER) for value in values):
+        return SINGLE_LABEL.name
+    fractions = [value for value in values if _is_number(value, PLAIN_NUMBER) and not float(value).is_integer()]
+    return REGRESSION.name if fractions else SINGLE_LABEL.name
+
+
+def _is_number(value, form: re.Pattern) -> bool:
+    if isinstance(value, str):
+        return form.fullmatch(value) is not None
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value - value == 0
+
+
+def _label_reader(values: list) -> Callable:
+    """A function from a raw value to its class name: of a column of plain numbers 1 and 1.0 are one class, elsewhere the
+    text is the name."""
+    if not all(_is_number(value, PLAIN_NUMBER) for value in values):
+        return lambda value: str(value)
+
+    def name(value) -> str:
+        number = float(value)
+        return str(int(number)) if number.is_integer() else str(value)
+
+    return name
+
+
+def _label_order(label: str):
+    return (0, float(label), "") if PLAIN_NUMBER.fullmatch(label) else (1, 0.0, label)

@@ -1,0 +1,156 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""Predictions of a finished run: posts to lines and tables.
+
+A line of JSON is `{"id": ..., TASK: {LABEL: probability}}`, for regression `{TASK: value}`; tables have columns `id`, `TASK`
+(the most probable label; of several labels those from .5, joined by `|`) and `TASK:LABEL`.
+
+Shapes: N posts, C labels of a task.
+"""
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import pyarrow
+import pyarrow.parquet
+import torch
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from ..data.arrays import FeatureArrays
+from ..data.description import DataDescription
+from ..data.reading import read_split
+from ..features.inputs import model_inputs, reads_pictures
+from ..pipeline_mm_orient import neighbours_of
+from ..tasks import kind_of, predictions_by_task
+from .run_folder import load_run
+
+
+@torch.inference_mode()
+def predict_logits(
+    model, inputs, collator, batch_size: int, neighbours: int = 0
+) -> tuple[dict[str, torch.Tensor], list[dict]]:
+    """All posts in their order: logits, task name -> (N, C), or (N,) for regression; and each one's evidence.
+
+    Evidence is that of `neighbours_of`, empty dicts where `neighbours` is 0.
+    """
+    on_cpu = model.quantised_from is not None or not torch.cuda.is_available()
+    device = torch.device("cpu" if on_cpu else "cuda")
+    model.to(device).eval()
+    batches, evidence = [], []
+    for batch in tqdm(DataLoader(inputs, batch_size, collate_fn=collator), "predicting", leave=False):
+        batch = {name: value.to(device) for name, value in batch.items() if name != "labels"}
+        outputs = model(**batch, output_relations=neighbours > 0)
+        batches.append({name: value.cpu() for name, value in outputs.logits.items()})
+        rows = range(len(outputs.joint_representation))
+        memory = model.relation_memory
+        evidence += [neighbours_of(memory, outputs, row, neighbours) if neighbours else {} for row in rows]
+    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}, evidence
+
+
+def predict(
+    run: str,
+    data: DataDescription,
+    *,
+    output: str,
+    split: str | None = None,
+    batch_size: int = 32,
+    skip_bad_posts: bool = False,
+    neighbours: int = 0,
+    int8_encoders: bool = False,
+) -> int:
+    """Predict posts without looking at labels, and write `.jsonl`, `.csv` or `.parquet` to `output`, complete or not at all.
+
+    Args:
+        run: a finished run's folder. split: None takes all posts.
+        neighbours: a line of JSON also has `"neighbours"`, up to so many posts of the relation memory per modality.
+        int8_encoders: faster on a CPU, see `for_cpu`.
+
+    Returns:
+        The number of posts.
+    """
+    path = Path(output)
+    if path.suffix not in WRITERS:
+        raise ValueError(f"{path}: predictions are written to {', '.join(WRITERS)}")
+    if neighbours and path.suffix != ".jsonl":
+        raise ValueError(f"{path}: neighbours are written to .jsonl only")
+    model, processor = load_run(run)
+    if neighbours and model.config.relation_scope == "batch":
+        raise ValueError(f"{run} has no relation memory to take neighbours from; see mm-orient memory build")
+    if int8_encoders:
+        model.for_cpu(int8=True)
+    posts, inputs, collator = unlabelled(model, processor, data, split, skip_bad_posts)
+    logits, evidence = predict_logits(model, inputs, collator, batch_size, neighbours)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    lines = prediction_lines(posts["id"], logits, model.config.tasks)
+    if neighbours:
+        lines = (line | {"neighbours": found} for line, found in zip(lines, evidence, strict=True))
+    WRITERS[path.suffix](partial, lines, model.config.tasks)
+    os.replace(partial, path)
+    return len(posts)
+
+
+def unlabelled(model, processor, data: DataDescription, split: str | None, skip_bad_posts: bool = False):
+    """The posts of a split, or all, what of them the model reads, and the collator for that; labels are not looked at."""
+    data = replace(data, labels=None, split_column=data.split_column if split else None)
+    with_pictures = reads_pictures(model.config.encoder_names)
+    posts = read_split(data, split, skip_bad_posts=skip_bad_posts, check_images=with_pictures)[0]
+    arrays = FeatureArrays(data.feature_arrays)
+    inputs, collator = model_inputs(model, processor, datasets.DatasetDict({"all": posts}), [], arrays=arrays)
+    return posts, inputs["all"], replace(collator, labels=False)
+
+
+def prediction_lines(ids: Iterable[str], logits: dict[str, torch.Tensor], tasks: list[dict]) -> Iterator[dict]:
+    """Of each post its `id` and what `predictions_by_task` makes of its row of logits."""
+    for row, name in enumerate(ids):
+        yield {"id": name} | predictions_by_task(tasks, {task: values[row] for task, values in logits.items()})
+
+
+def prediction_columns(tasks: list[dict]) -> dict[str, type]:
+    """Columns of a table of predictions and what they hold: `id`, and `TASK` and every `TASK:LABEL` of the tasks."""
+    columns = {"id": str}
+    for task in tasks:
+        columns[task["name"]] = str if kind_of(task).is_classification else float
+        columns |= {f"{task['name']}:{label}": float for label in task["labels"]}
+    return columns
+
+
+def prediction_row(line: dict, tasks: list[dict]) -> dict:
+    """One of `predictions_by_task`, with its `id`, as a row with `prediction_columns`."""
+    row = {"id": line["id"]}
+    for task in tasks:
+        values = line[task["name"]]
+        row[task["name"]] = kind_of(task).decision(values)
+        row |= {f"{task['name']}:{label}": values[label] for label in task["labels"]}
+    return row
+
+
+def prediction_schema(tasks: list[dict]) -> pyarrow.Schema:
+    """Of a Parquet file of predictions."""
+    kinds = {str: pyarrow.string(), float: pyarrow.float64()}
+    return pyarrow.schema({name: kinds[kind] for name, kind in prediction_columns(tasks).items()})
+
+
+def _write_csv(path: Path, lines: Iterable[dict], tasks: list[dict]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, prediction_columns(tasks))
+        writer.writeheader()
+        writer.writerows(prediction_row(line, tasks) for line in lines)
+
+
+def _write_jsonl(path: Path, lines: Iterable[dict], tasks: list[dict]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
+def _write_parquet(path: Path, lines: Iterable[dict], tasks: list[dict]) -> None:
+    rows = [prediction_row(line, tasks) for line in lines]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, prediction_schema(tasks)), path)
+
+
+WRITERS = {".jsonl": _write_jsonl, ".csv": _write_csv, ".parquet": _write_parquet}

@@ -1,0 +1,59 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""The folder of a run: what lies in it, and a finished one read back."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from ..data.description import DataDescription
+from ..data.sources import has_tables
+
+RUN_FILE = "run.json"
+METRICS_FILE = "metrics.json"
+CHECKPOINTS = "checkpoints"
+
+
+def read_run(folder: str) -> dict:
+    """`run.json` of a finished run, empty for a checkpoint from elsewhere. Raises FileNotFoundError where there is none."""
+    for name in ("config.json", "processor_config.json"):
+        if not (Path(folder) / name).is_file():
+            raise FileNotFoundError(f"{folder} is no finished run: it has no {name}")
+    run_file = Path(folder) / RUN_FILE
+    return json.loads(run_file.read_text(encoding="utf-8")) if run_file.is_file() else {}
+
+
+def load_run(folder: str, *, load_relation_memory: bool = True):
+    """Model and processor of a finished run; on a machine without an accelerator with `for_cpu`'s layers.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    import torch
+
+    from ..modeling_mm_orient import MMOrientForMultiTaskClassification
+    from ..processing_mm_orient import MMOrientProcessor
+
+    read_run(folder)
+    model = MMOrientForMultiTaskClassification.from_pretrained(folder, load_relation_memory=load_relation_memory)
+    if not torch.accelerator.is_available():
+        model.for_cpu()
+    return model, MMOrientProcessor.from_pretrained(folder)
+
+
+def describe_data(run: dict, data: str, **changes) -> DataDescription:
+    """The run's own description of its data, for the folder `data`, with the entries of `changes`.
+
+    A labels file or a published data set's tables that the run had and the folder has not are forgotten.
+
+    Raises:
+        ValueError: the run was trained on feature arrays, and those of other data are not given.
+    """
+    before = DataDescription(**run.get("data", {"data": data}))
+    description = replace(before, data=data)
+    if description.feature_arrays and data != before.data and "feature_arrays" not in changes:
+        raise ValueError(f"this run reads feature arrays: name those of {data} with --feature-arrays")
+    if description.labels_file and not (Path(data) / description.labels_file).is_file():
+        description.labels_file = None
+    if description.reader and not has_tables(description):
+        description.reader = None
+    return replace(description, **changes)

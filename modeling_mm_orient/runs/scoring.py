@@ -1,0 +1,62 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""From logits and labels to metrics of every task: the one place where that is done.
+
+Shapes: N posts, C labels of a task.
+"""
+
+import numpy as np
+import torch
+
+from ..tasks import kind_of, probabilities_of
+from .metrics import METRICS
+
+
+def metrics_of_logits(tasks: list[dict], logits: dict, labels: dict) -> dict:
+    """`multi_task_metrics` of logits, task name -> (N, C) or (N,), tensors or arrays."""
+    scores = {name: value.numpy() for name, value in probabilities_of(tasks, logits).items()}
+    return multi_task_metrics(tasks, labels, scores)
+
+
+def multi_task_metrics(tasks: list[dict], references: dict, scores: dict) -> dict:
+    """`{task: metrics, "mean_macro_f1": mean over classification tasks}`.
+
+    Args:
+        tasks: task descriptions of the configuration.
+        references: task name -> labels as the model takes them, missing ones included; such posts are left out. A task
+            without any label in these posts is left out of the result.
+        scores: task name -> probabilities (N, C), or values (N,).
+    """
+    result = {}
+    for task in tasks:
+        kind, labels = kind_of(task), torch.as_tensor(references[task["name"]])
+        known = kind.known(labels).numpy()
+        if known.any():
+            labels, values = labels.numpy()[known], np.asarray(scores[task["name"]], dtype=np.float64)[known]
+            labels = labels.astype(int) if kind.is_classification else labels
+            result[task["name"]] = METRICS[kind.name](labels, values) | {"posts": int(known.sum())}
+    macro = [metrics["macro_f1"] for metrics in result.values() if "macro_f1" in metrics]
+    result["mean_macro_f1"] = float(np.mean(macro)) if macro else None
+    return result
+
+
+def task_metrics_function(tasks: list[dict]):
+    """`compute_metrics` for any `Trainer`: every task's scalar metrics as `TASK_METRIC`, and `mean_macro_f1`.
+
+    A run of regression tasks alone has no macro-F1: there `mean_macro_f1` is the negated mean squared error.
+    """
+
+    def compute(prediction) -> dict[str, float]:
+        metrics = metrics_of_logits(tasks, prediction.predictions, prediction.label_ids)
+        mean = metrics.pop("mean_macro_f1")
+        if mean is None:
+            errors = [values["mse"] for values in metrics.values()]
+            mean = -sum(errors) / max(1, len(errors))
+        flat = {
+            f"{task}_{name}": value
+            for task, values in metrics.items()
+            for name, value in values.items()
+            if isinstance(value, (int, float))
+        }
+        return flat | {"mean_macro_f1": mean}
+
+    return compute

@@ -1,0 +1,118 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""A Trainer that logs every task's loss, learns encoders at a rate of their own and reads stored features ahead."""
+
+from dataclasses import dataclass, field
+
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+
+from ..features.collation import FeatureCollator, ReadAheadLoader
+from ..names import ENCODER_MODULES
+
+
+@dataclass
+class MMOrientTrainingArguments(TrainingArguments):
+    """`TrainingArguments` with a learning rate for the encoders; None (default) trains them at `learning_rate`."""
+
+    encoder_learning_rate: float | None = field(default=None, metadata={"help": "learning rate of the encoders"})
+
+
+class MMOrientTrainer(Trainer):
+    """`Trainer` that also logs each task's training loss (`loss_TASK`), has a learning rate for the encoders, reads stored
+    features ahead, and on a CPU calls the model's `for_cpu`."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if self.args.device.type == "cpu":
+            self.model.for_cpu()
+        self._task_losses, self._task_loss_count = {}, 0
+
+    def get_train_dataloader(self):
+        return self._reading_ahead(super().get_train_dataloader())
+
+    def get_eval_dataloader(self, *args, **kwargs):
+        return self._reading_ahead(super().get_eval_dataloader(*args, **kwargs))
+
+    def _reading_ahead(self, loader):
+        base = getattr(loader, "base_dataloader", None)  # see `private_apis`
+        if type(base) is DataLoader and base.num_workers == 0 and isinstance(self.data_collator, FeatureCollator):
+            loader.base_dataloader = ReadAheadLoader.in_place_of(base)
+        return loader
+
+    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        if model.training:
+            for name, value in outputs["task_losses"].items():
+                self._task_losses[name] = self._task_losses.get(name, 0.0) + value
+            self._task_loss_count += 1
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs, *args, **kwargs):
+        if "loss" in logs and self._task_loss_count:
+            totals = self.accelerator.reduce(self._task_losses, "mean")
+            logs |= {f"loss_{name}": float(total) / self._task_loss_count for name, total in totals.items()}
+            self._task_losses, self._task_loss_count = {}, 0
+        super().log(logs, *args, **kwargs)
+
+    def create_optimizer(self, model=None):
+        model = self.model if model is None else model
+        encoder_rate = getattr(self.args, "encoder_learning_rate", None)
+        if self.optimizer is None and encoder_rate is not None:
+            decayed = set(self.get_decay_parameter_names(model))
+            groups = []
+            for of_encoder, rate in ((False, self.args.learning_rate), (True, encoder_rate)):
+                for decays in (True, False):
+                    parameters = [
+                        value
+                        for name, value in model.named_parameters()
+                        if value.requires_grad
+                        and is_encoder_parameter(name) == of_encoder
+                        and (name in decayed) == decays
+                    ]
+                    decay = self.args.weight_decay if decays else 0.0
+                    groups.append({"params": parameters, "lr": rate, "weight_decay": decay})
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            self.optimizer = optimizer_class([group for group in groups if group["params"]], **options)
+        return super().create_optimizer() if self.optimizer is None else self.optimizer
+
+
+class EpochLines(ProgressCallback):
+    """The progress bar, with one short line per epoch in place of every metric; all are in the Trainer's log history."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero and "eval_loss" in logs and not args.disable_tqdm:
+            train_loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), float("nan"))
+            tqdm.write(
+                f"epoch {logs['epoch']:.0f}  training loss {train_loss:.4f}  validation loss {logs['eval_loss']:.4f}"
+                f"  mean macro-F1 {logs['eval_mean_macro_f1']:.4f}"
+            )
+
+
+class RefreshRelationMemory(TrainerCallback):
+    """Encodes the relation memory anew where encoders are trained: before the first step and after every epoch, ahead of
+    validation and saving. Within an epoch it is up to an epoch old.
+
+    After `load_best_model_at_end` call `rebuild(model)`: in `eval()` the model refuses a memory of other weights.
+
+    Args:
+        posts, processor: as `MMOrientModel.build_relation_memory` takes them.
+    """
+
+    def __init__(self, posts, processor):
+        self.posts, self.processor = posts, processor
+
+    def rebuild(self, model) -> None:
+        """Encode the posts with the model as it is."""
+        model.build_relation_memory(self.posts, self.processor)
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        self.rebuild(model)
+
+    def on_epoch_end(self, args, state, control, model=None, **kwargs):
+        self.rebuild(model)
+
+
+def is_encoder_parameter(name: str) -> bool:
+    """Whether a parameter's full name is one of an encoder's."""
+    return any(f"{module}." in name for module in ENCODER_MODULES.values())

@@ -1,0 +1,286 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""The kinds of task: one object for each knows its labels, loss, probabilities and what a reader is told.
+
+A task is a dict of the configuration: `name`, `kind`, `labels` and more. `kind_of` gives its kind; nothing else asks for the
+kind's name. Single label is the paper's; the other two are ours.
+
+Shapes: B posts, M reference posts, C labels of a task.
+"""
+
+from collections import Counter
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+MISSING_LABEL = -100
+LEAST_DOUBT = 1e-6  # of a probability under a fractional power, whose slope at 0 is infinite
+
+
+class TaskKind:
+    """What all kinds answer. `least_labels` is how many label names a task must have, `most_labels` how many it may."""
+
+    name: str
+    least_labels = 1
+    most_labels: int | None = None
+    is_classification = True
+
+    def collate(self, task: dict, values: list) -> Tensor:
+        """Labels of posts, None where missing, as a tensor in the form of `losses`.
+
+        Raises:
+            ValueError: a name is none of the task's labels.
+        """
+        raise NotImplementedError
+
+    def shape_of_labels(self, logits: Tensor) -> torch.Size:
+        """The shape that labels of `logits` must have."""
+        return logits.shape
+
+    def num_outputs(self, task: dict) -> int:
+        """Width of the task's head."""
+        return len(task["labels"])
+
+    def form(self, outputs: Tensor) -> Tensor:
+        """A head's outputs (B, `num_outputs`) as the logits of a model's output."""
+        return outputs
+
+    def losses(self, logits: Tensor, labels: Tensor, class_weights: Tensor | None, gamma: float):
+        """Losses and their weights, in the shape of `labels`, 0 where one is missing.
+
+        `gamma` > 0 makes a classification's loss focal; `class_weights` (C,).
+        """
+        raise NotImplementedError
+
+    def known(self, labels: Tensor) -> Tensor:
+        """Bool (B,): which posts have a label, all of them of several."""
+        return ~labels.isnan().reshape(len(labels), -1).any(-1)
+
+    def are_labels(self, task: dict, labels: Tensor) -> bool:
+        """Whether all of `labels`, missing ones among them, can be labels of the task."""
+        raise NotImplementedError
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """What the logits say, float32, in their shape."""
+        raise NotImplementedError
+
+    def prediction(self, task: dict, probabilities: list) -> dict | float:
+        """One post's `probabilities` for a reader: `{label: probability}`, or a value."""
+        return dict(zip(task["labels"], probabilities, strict=True))
+
+    def decision(self, prediction) -> str | float:
+        """What a table's cell says of a `prediction`."""
+        raise NotImplementedError
+
+    def label(self, task: dict, label: Tensor):
+        """One post's label (or row of labels) as a reader knows it; None where missing."""
+        raise NotImplementedError
+
+    def summary(self, task: dict, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """What the labels (M,) or (M, C) of reference posts say beyond the average, (M, C), and what they know, (M, C) of 0
+        and 1."""
+        labels = labels.float().reshape(len(labels), -1)
+        known = ~labels.isnan()
+        return _beyond_average(labels.nan_to_num(0.0), known), known.float()
+
+    def counts(self, task: dict, labels: list) -> dict[str, int]:
+        """How often each label stands among those of `label` that are known."""
+        raise NotImplementedError
+
+    def balanced_weights(self, task: dict, labels: list) -> list[float] | None:
+        """`class_weights` that give every class the same say; None where there is no such thing.
+
+        `labels` are class numbers or rows of 0 and 1, None where missing.
+        """
+        return None
+
+
+class SingleLabel(TaskKind):
+    """One of C classes. Labels: (B,) int64, -100 where missing."""
+
+    name = "single_label"
+    least_labels = 2
+
+    def collate(self, task: dict, values: list) -> Tensor:
+        values = [_class_number(task, value) if isinstance(value, str) else value for value in values]
+        numbers = [MISSING_LABEL if value is None or value < 0 else int(value) for value in values]
+        return torch.tensor(numbers, dtype=torch.long)
+
+    def shape_of_labels(self, logits: Tensor) -> torch.Size:
+        return logits.shape[:1]
+
+    def losses(self, logits: Tensor, labels: Tensor, class_weights: Tensor | None, gamma: float):
+        """Cross-entropy; the weights are the class weight of each label, as in `torch.nn.CrossEntropyLoss`."""
+        known = self.known(labels)
+        target = labels.clamp(min=0)
+        log_probability = logits.float().log_softmax(-1).gather(-1, target[:, None]).squeeze(-1)
+        weights = known.float() if class_weights is None else class_weights.float()[target] * known
+        return -log_probability * _focus(1 - log_probability.exp(), gamma) * weights, weights
+
+    def known(self, labels: Tensor) -> Tensor:
+        return labels != MISSING_LABEL
+
+    def are_labels(self, task: dict, labels: Tensor) -> bool:
+        return bool(((labels == MISSING_LABEL) | ((labels >= 0) & (labels < len(task["labels"])))).all())
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.float().softmax(-1)
+
+    def decision(self, prediction: dict) -> str:
+        return max(prediction, key=prediction.get)
+
+    def label(self, task: dict, label: Tensor) -> str | None:
+        return None if label == MISSING_LABEL else task["labels"][int(label)]
+
+    def summary(self, task: dict, labels: Tensor) -> tuple[Tensor, Tensor]:
+        known = self.known(labels)[:, None].expand(-1, len(task["labels"]))
+        values = F.one_hot(labels.clamp(min=0), len(task["labels"])).float()
+        return _beyond_average(values, known), known.float()
+
+    def counts(self, task: dict, labels: list) -> dict[str, int]:
+        found = Counter(labels)
+        return {name: found[name] for name in task["labels"]}
+
+    def balanced_weights(self, task: dict, labels: list) -> list[float]:
+        counts = Counter(number for number in labels if number is not None)
+        total = sum(counts.values())
+        return [total / (len(task["labels"]) * counts[c]) if counts[c] else 1.0 for c in range(len(task["labels"]))]
+
+
+class MultiLabel(TaskKind):
+    """Any of C labels. Labels: (B, C) float in {0, 1}, NaN where missing."""
+
+    name = "multi_label"
+
+    def collate(self, task: dict, values: list) -> Tensor:
+        unknown = [float("nan")] * len(task["labels"])
+        rows = [unknown if value is None else _label_row(task, list(value)) for value in values]
+        return torch.tensor(rows).float().reshape(len(values), len(task["labels"]))
+
+    def losses(self, logits: Tensor, labels: Tensor, class_weights: Tensor | None, gamma: float):
+        """Binary cross-entropy per label; `class_weights` multiply the positive term."""
+        known = ~labels.isnan()
+        target = labels.nan_to_num(0.0).float()
+        losses = F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none", pos_weight=class_weights)
+        if gamma:
+            probability = logits.float().sigmoid()
+            losses = losses * _focus(target * (1 - probability) + (1 - target) * probability, gamma)
+        return losses * known, known.float()
+
+    def are_labels(self, task: dict, labels: Tensor) -> bool:
+        return bool((labels.isnan() | (labels == 0) | (labels == 1)).all())
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.float().sigmoid()
+
+    def decision(self, prediction: dict) -> str:
+        return "|".join(label for label, probability in prediction.items() if probability >= 0.5)
+
+    def label(self, task: dict, label: Tensor) -> list[str] | None:
+        if label.isnan().any():
+            return None
+        return [name for name, value in zip(task["labels"], label.tolist(), strict=True) if value]
+
+    def counts(self, task: dict, labels: list) -> dict[str, int]:
+        found = Counter(name for names in labels for name in names)
+        return {name: found[name] for name in task["labels"]}
+
+
+class Regression(TaskKind):
+    """A number. Labels: (B,) float, NaN where missing."""
+
+    name = "regression"
+    least_labels, most_labels = 0, 0
+    is_classification = False
+
+    def collate(self, task: dict, values: list) -> Tensor:
+        return torch.tensor([float("nan") if value is None else value for value in values]).float()
+
+    def num_outputs(self, task: dict) -> int:
+        return 1
+
+    def form(self, outputs: Tensor) -> Tensor:
+        return outputs.squeeze(-1)
+
+    def losses(self, logits: Tensor, labels: Tensor, class_weights: Tensor | None, gamma: float):
+        """Squared error."""
+        known = ~labels.isnan()
+        return (logits.float() - labels.nan_to_num(0.0).float()) ** 2 * known, known.float()
+
+    def are_labels(self, task: dict, labels: Tensor) -> bool:
+        return not bool(labels.isinf().any())
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.float()
+
+    def prediction(self, task: dict, probabilities: float) -> float:
+        return probabilities
+
+    def decision(self, prediction: float) -> float:
+        return prediction
+
+    def label(self, task: dict, label: Tensor) -> float | None:
+        return None if label.isnan().any() else float(label)
+
+    def summary(self, task: dict, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Standardised; C is 1."""
+        values, known = super().summary(task, labels)
+        spread = (values.square().sum(0) / known.sum(0).clamp(min=1)).sqrt()
+        return values / spread.clamp(min=1e-6), known
+
+    def counts(self, task: dict, labels: list) -> dict[str, int]:
+        return {}
+
+
+SINGLE_LABEL, MULTI_LABEL, REGRESSION = SingleLabel(), MultiLabel(), Regression()
+KINDS: dict[str, TaskKind] = {kind.name: kind for kind in (SINGLE_LABEL, MULTI_LABEL, REGRESSION)}
+
+
+def kind_of(task: dict) -> TaskKind:
+    """The kind of a task description; one without `kind` is single label."""
+    return KINDS[task.get("kind", SINGLE_LABEL.name)]
+
+
+def collate_labels(posts: list[dict], tasks: list[dict]) -> dict[str, Tensor]:
+    """Labels of a batch of posts, one key per task always, in the forms of `TaskHeads.loss`; a missing key counts as None.
+
+    A class is its number or its name, several labels are a list of 0 and 1 or of names.
+
+    Raises:
+        ValueError: a name is none of the task's labels.
+    """
+    return {task["name"]: kind_of(task).collate(task, [post.get(task["name"]) for post in posts]) for task in tasks}
+
+
+def probabilities_of(tasks: list[dict], logits: dict) -> dict[str, Tensor]:
+    """Task name -> probabilities (B, C), or values (B,), of logits by task name, tensors or arrays."""
+    return {task["name"]: kind_of(task).probabilities(torch.as_tensor(logits[task["name"]])) for task in tasks}
+
+
+def predictions_by_task(tasks: list[dict], logits: dict[str, Tensor]) -> dict:
+    """One post's logits, task name -> (C,) or scalar tensor, as `{task: {label: probability}}`; a regression's value."""
+    found = probabilities_of(tasks, logits)
+    return {task["name"]: kind_of(task).prediction(task, found[task["name"]].tolist()) for task in tasks}
+
+
+def _class_number(task: dict, name: str) -> int:
+    if name not in task["labels"]:
+        raise ValueError(f"{name!r} is no label of the task {task['name']!r}; it has {', '.join(task['labels'])}")
+    return task["labels"].index(name)
+
+
+def _label_row(task: dict, values: list) -> list[float]:
+    """0 and 1 per label, from the same or from names."""
+    if not any(isinstance(value, str) for value in values) and len(values) == len(task["labels"]):
+        return values
+    numbers = {_class_number(task, value) for value in values}
+    return [float(number in numbers) for number in range(len(task["labels"]))]
+
+
+def _focus(doubt: Tensor, gamma: float) -> Tensor:
+    return doubt.clamp(min=LEAST_DOUBT) ** gamma if gamma else torch.ones_like(doubt)
+
+
+def _beyond_average(values: Tensor, known: Tensor) -> Tensor:
+    count = known.sum(0).clamp(min=1)
+    return (values - (values * known).sum(0) / count) * known
