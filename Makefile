@@ -6,7 +6,7 @@ OLDEST := .venv-oldest
 COMMON := .cache/transformers-common-tests
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint test-slow test-common test-oldest bench clean
+.PHONY: demo test lint docs test-slow test-common test-oldest bench clean
 
 demo: $(VENV)/.ready  ## train on memes drawn by us, no download
 	$(BIN)/mm-orient demo
@@ -18,6 +18,11 @@ test: $(VENV)/.ready  ## lint and the default tests
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy modeling_mm_orient/*.py
+
+docs: $(VENV)/.ready  ## the site, strictly: build/docs
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 test-slow: $(VENV)/.ready  ## tests that take minutes
 	$(BIN)/python -m pytest -q -m slow

@@ -16,6 +16,9 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    author="The MM-ORIENT authors",
+    url="https://arxiv.org/abs/2508.16300",
+    project_urls={"Paper": "https://arxiv.org/abs/2508.16300"},
     python_requires=">=3.11",
     packages=[*find_packages(include=["modeling_mm_orient*"]), "modeling_mm_orient.hub_configs"],
     package_dir={"modeling_mm_orient.hub_configs": "hub_configs"},
@@ -32,8 +35,13 @@ setup(
         "accelerate>=1.10",
         "evaluate>=0.4.6",
         "huggingface-hub>=1.33",
+        "numpy>=2.1",
         "pillow>=11",
+        "pyarrow>=18",  # shards of features, Parquet in and out
+        "safetensors>=0.8",  # the relation memory's file
         "scikit-learn>=1.7",  # F1, AUROC, precision and recall
+        "tokenizers>=0.23.1",  # the vocabulary of a text encoder that is trained from scratch
+        "tqdm>=4.67",
     ],
     extras_require={
         # message passing kernels; no wheel on PyPI, compiles against the installed torch with --no-build-isolation
@@ -48,11 +56,15 @@ setup(
         "ray": ["ray[data]>=2.60"],
         # the peers of benchmarks/speed
         "bench": ["torch-geometric>=2.6", "faiss-cpu>=1.10", "matplotlib>=3.9"],  # the last for plots
+        # the site of docs/: pages per command from the parser, API pages from docstrings
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.8", "mkdocstrings[python]>=1.0"],
         "test": [
             "pytest>=9",
             "hypothesis>=6.140",  # properties of graphs and attention over random inputs
             "parameterized>=0.9",  # imported by transformers' common tests
+            "peft>=0.18",  # adapters around the model
             "ruff>=0.17",  # lint and format
+            "mypy>=2.4",  # types of what travels with a checkpoint
             "transformers[serving]>=5.19",  # a real OpenAI-compatible server for the paraphrases to ask
         ],
     },

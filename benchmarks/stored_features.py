@@ -21,9 +21,10 @@ from modeling_mm_orient import (
     MMOrientProcessor,
     PostCollator,
 )
-from modeling_mm_orient.data.reading import DataDescription, read_posts
+from modeling_mm_orient.data.description import DataDescription
+from modeling_mm_orient.data.reading import read_posts
 from modeling_mm_orient.features.cache import CachedPosts, FeatureCache
-from modeling_mm_orient.processing_mm_orient import post_key
+from modeling_mm_orient.pictures import post_key
 
 EPOCHS = 3
 

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from modeling_mm_orient.data.picture_files import pictures_below
-from modeling_mm_orient.processing_mm_orient import read_image
+from modeling_mm_orient.pictures import read_image
 from modeling_mm_orient.text_removal import joined_text, read_text, remove_text, text_mask
 
 CAPTIONS = (

@@ -13,9 +13,10 @@ import argparse
 from transformers import Trainer, TrainingArguments, set_seed
 
 from modeling_mm_orient import MMOrientForMultiTaskClassification, MMOrientProcessor, save_for_hub
-from modeling_mm_orient.data.reading import DataDescription, read_posts
+from modeling_mm_orient.data.description import DataDescription
+from modeling_mm_orient.data.reading import read_posts
 from modeling_mm_orient.features.collation import PostCollator
-from modeling_mm_orient.runs.training import task_metrics_function
+from modeling_mm_orient.runs.scoring import task_metrics_function
 
 
 def main() -> None:

@@ -13,9 +13,8 @@ import argparse
 import numpy as np
 from transformers import Trainer, TrainingArguments
 
-from modeling_mm_orient import MMOrientConfig, MMOrientForMultiTaskClassification, save_for_hub
-from modeling_mm_orient.features.collation import FeatureCollator
-from modeling_mm_orient.runs.training import task_metrics_function
+from modeling_mm_orient import FeatureCollator, MMOrientConfig, MMOrientForMultiTaskClassification, save_for_hub
+from modeling_mm_orient.runs.scoring import task_metrics_function
 
 
 def main() -> None:

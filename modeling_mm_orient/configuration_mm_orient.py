@@ -198,7 +198,7 @@ class MMOrientConfig(PreTrainedConfig):
     @property
     def encoder_configs(self) -> dict[str, PreTrainedConfig]:
         """The configurations of the encoders there are, by `"joint"`, `"text"`, `"vision"`."""
-        configs = {"joint": self.joint_config, "text": self.text_config, "vision": self.vision_config}
+        configs: dict = {"joint": self.joint_config, "text": self.text_config, "vision": self.vision_config}
         return {name: config for name, config in configs.items() if config is not None}
 
     @property
@@ -252,7 +252,7 @@ class MMOrientConfig(PreTrainedConfig):
             raise ValueError(f"`{name}`: {error}") from error
 
     def _set_feature_sizes(self) -> None:
-        joint, text, vision = self.joint_config, self.text_config, self.vision_config
+        joint, text, vision = (self.encoder_configs.get(name) for name in ("joint", "text", "vision"))
         sizes = {
             "region_feature_dim": feature_width(vision) if vision else None,
             "token_feature_dim": feature_width(text) if text else None,

@@ -37,6 +37,9 @@ class Int8Linear(nn.Module):
         layer: the layer; its bias is shared, its weight is not kept.
     """
 
+    weight: Tensor
+    scale: Tensor
+
     def __init__(self, layer: nn.Linear):
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
@@ -71,7 +74,7 @@ def use_plain_linear(module: nn.Module) -> None:
     """Undo `use_cpu_linear`."""
     for layer in module.modules():
         if type(layer) is CpuLinear:
-            layer.__class__ = nn.Linear
+            layer.__class__ = nn.Linear  # type: ignore[assignment]
 
 
 def quantise_linear_layers(module: nn.Module) -> int:
@@ -79,7 +82,7 @@ def quantise_linear_layers(module: nn.Module) -> int:
     count = 0
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
-            if type(child) in (nn.Linear, CpuLinear):
+            if isinstance(child, nn.Linear) and type(child) in (nn.Linear, CpuLinear):
                 setattr(parent, name, Int8Linear(child))
                 count += 1
     return count

@@ -6,6 +6,7 @@ Shapes: B posts, R regions, T tokens, L either, D features.
 
 import hashlib
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -197,12 +198,10 @@ def complete(
         ValueError: some of it is given and the rest missing, or a shape is wrong; the message names the input.
     """
     embeds, sequence, mask, pooled = reading
-    count, options = like.shape[0], {"dtype": dtype, "device": like.device}
+    count = like.shape[0]
     if embeds is None and sequence is None:
-        embeds, sequence = (
-            torch.zeros(count, form.embed_dim, **options),
-            torch.zeros(count, 1, form.feature_dim, **options),
-        )
+        embeds = torch.zeros(count, form.embed_dim, dtype=dtype, device=like.device)
+        sequence = torch.zeros(count, 1, form.feature_dim, dtype=dtype, device=like.device)
         present = torch.zeros(count, dtype=torch.bool, device=like.device)
     if sequence is None:
         raise ValueError(f"`{form.modality}_embeds` came without `{form.unit}_features` or what its encoder reads")
@@ -246,7 +245,7 @@ def check_shape(name: str, value: Tensor, shape: tuple) -> None:
         raise ValueError(f"`{name}` must have shape {shape}, got {tuple(value.shape)}")
 
 
-def encoder_fingerprints(encoders: dict[str, nn.Module], pooling: str) -> list[str]:
+def encoder_fingerprints(encoders: Mapping[str, nn.Module], pooling: str) -> list[str]:
     """What names a model's encoders, so that a relation memory of others is noticed; empty without encoders.
 
     Of every weight up to 4,096 evenly spaced values are hashed, once rounded to bfloat16 and once to float16: a model that

@@ -53,6 +53,9 @@ class BatchAttention(nn.Module):
     `eval()` the running estimate is used, so that a prediction does not depend on the other posts (ours).
     """
 
+    running_bias: Tensor
+    num_batches_tracked: Tensor
+
     def __init__(self, feature_size: int, hidden_size: int, context_vector: bool, momentum: float, combine: str):
         super().__init__()
         self.attention = SequenceAttention(feature_size, hidden_size, context_vector)

@@ -88,7 +88,7 @@ def takes_post_inputs(method: Callable) -> Callable:
         return method(self, inputs, **{name: value for name, value in kwargs.items() if name not in INPUT_NAMES})
 
     this = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    with_fields.__signature__ = inspect.Signature([this, *places])
+    with_fields.__signature__ = inspect.Signature([this, *places])  # type: ignore[attr-defined]
     return with_fields
 
 

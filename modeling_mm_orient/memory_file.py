@@ -250,5 +250,5 @@ def _checksum(tensors: dict[str, Tensor]) -> str:
     value = 0
     for name in sorted(tensors):
         value = zlib.crc32(name.encode(), value)
-        value = zlib.crc32(memoryview(tensors[name].contiguous().flatten().view(torch.uint8).numpy()), value)
+        value = zlib.crc32(tensors[name].contiguous().flatten().view(torch.uint8).numpy().data, value)
     return f"{value:08x}"

@@ -135,8 +135,8 @@ def _embeds_and_presence(posts: list[dict], encode, processor) -> tuple[dict[str
     inputs.pop("task_features", None)
     for name in ("region_features", "token_features"):
         if posts[0].get(name) is not None:  # of encoders that the model lacks
-            rows = [torch.as_tensor(post[name]).float() for post in posts]
-            inputs[name] = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+            sequences = [torch.as_tensor(post[name]).float() for post in posts]
+            inputs[name] = nn.utils.rnn.pad_sequence(sequences, batch_first=True)
     encoded = encode(**inputs)
     return {m: v.cpu() for m, v in encoded.embeds.items()}, {m: v.cpu() for m, v in encoded.present.items()}
 

@@ -7,6 +7,7 @@ batch.
 
 import os
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -104,7 +105,7 @@ class MMOrientPreTrainedModel(PreTrainedModel):
     config_class = MMOrientConfig
     base_model_prefix = "mm_orient"
     main_input_name = "pixel_values"
-    input_modalities = ("image", "text")
+    input_modalities = ("image", "text")  # type: ignore[assignment]
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # the loss is a mean already: the Trainer must not rescale it under accumulation
     _supports_sdpa = True
@@ -281,11 +282,11 @@ class MMOrientModel(MMOrientPreTrainedModel):
         for name, encoder_config in config.encoder_configs.items():
             if encoder := (encoders or {}).get(name):
                 set_attention_implementation(encoder_config, attention_implementation(encoder.config))
-                encoder = prepare_encoder(encoder, keep_pooler)
+                prepare_encoder(encoder, keep_pooler)
                 encoder.config = encoder_config
             self.add_module(ENCODER_MODULES[name], encoder or build_encoder(encoder_config, keep_pooler))
 
-        hima = {
+        hima: dict[str, Any] = {
             "hidden_size": config.attention_hidden_size,
             "context_vector": config.attention_context_vector,
             "stage1": config.hima_stage1,
@@ -298,7 +299,7 @@ class MMOrientModel(MMOrientPreTrainedModel):
         self.relations = None
         if config.relation_streams:
             self.relations = CrossModalRelations(
-                config.relation_streams,
+                list(config.relation_streams),
                 config.embed_dims,
                 config.relation_hidden_size,
                 config.relation_layers,
@@ -309,14 +310,15 @@ class MMOrientModel(MMOrientPreTrainedModel):
             )
         self.learner = Learner([config.merged_size, *config.learner_hidden_sizes], config.learner_dropout)
         self.relation_memory: RelationMemory | None = None
-        self._checked_weights = None
+        self._checked_weights: tuple | None = None
         self.post_init()
         self.freeze_encoders(config.frozen_encoders)
 
     @property
     def encoders(self) -> dict[str, PreTrainedModel]:
         """The encoders there are, by name."""
-        return {name: self.get_submodule(ENCODER_MODULES[name]) for name in self.config.encoder_names}
+        modules = {name: self.get_submodule(ENCODER_MODULES[name]) for name in self.config.encoder_names}
+        return cast("dict[str, PreTrainedModel]", modules)
 
     @can_return_tuple
     @takes_post_inputs
@@ -347,7 +349,9 @@ class MMOrientModel(MMOrientPreTrainedModel):
         word_vector, word_attention = self.word_hima(posts.token_features, posts.token_mask, batch)
 
         # CMRL: in-modal and cross-modal streams over both relation graphs, in the batch and in the memory
-        references, graphs, relation_features = {}, {}, None
+        references: dict[str, ReferencePosts] = {}
+        graphs: dict[str, Tensor] = {}
+        relation_features = None
         if self.config.relation_scope != "batch":
             references = self.look_up_references(posts, inputs.post_keys, without_themselves=self.training)
         if self.relations is not None:
@@ -604,7 +608,7 @@ def _embeds(posts: PostFeatures) -> dict[str, Tensor]:
 
 def _relations(graphs: dict[str, Tensor], references: dict[str, ReferencePosts]) -> dict[str, Tensor]:
     """Which edges were used, in the batch and in the memory, as parts of `MMOrientOutput`."""
-    parts = {}
+    parts: dict[str, Tensor] = {}
     if graphs:
         parts |= {"image_adjacency": graphs["image"], "text_adjacency": graphs["text"]}
     if references:

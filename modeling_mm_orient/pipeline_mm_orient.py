@@ -25,10 +25,10 @@ class MultimodalClassificationPipeline(Pipeline):
     `"image"` and `"text"` up to n of `{"id", "similarity", "labels"}`, nearest first.
     """
 
-    _load_processor = True
-    _load_image_processor = False
-    _load_feature_extractor = False
-    _load_tokenizer = False
+    _load_processor = True  # type: ignore[assignment]
+    _load_image_processor = False  # type: ignore[assignment]
+    _load_feature_extractor = False  # type: ignore[assignment]
+    _load_tokenizer = False  # type: ignore[assignment]
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

@@ -23,7 +23,7 @@ JOINT_FOLDER = "joint_processor"
 
 
 class MMOrientProcessorKwargs(ProcessingKwargs, total=False):
-    _defaults = {"text_kwargs": {"padding": True, "truncation": True}}
+    _defaults = {"text_kwargs": {"padding": True, "truncation": True}}  # type: ignore[misc]
 
 
 class MMOrientProcessor(ProcessorMixin):
@@ -68,7 +68,7 @@ class MMOrientProcessor(ProcessorMixin):
         parts = {"image_processor": image_processor, "tokenizer": tokenizer}
         present = {name: part for name, part in parts.items() if part is not None}
         # see `private_apis`: of an instance only the parts it has are asked for
-        self.get_attributes = partial(list, present)
+        self.get_attributes = partial(list, present)  # type: ignore[method-assign]
         super().__init__(**present, **kwargs)
         for name in parts:
             if name not in present:
@@ -133,12 +133,13 @@ class MMOrientProcessor(ProcessorMixin):
         """
         images, text = self.treat(images, text)
         merged = self._merge_kwargs(
-            MMOrientProcessorKwargs, tokenizer_init_kwargs=getattr(self.tokenizer, "init_kwargs", {}), **kwargs
+            MMOrientProcessorKwargs,  # type: ignore[arg-type]
+            tokenizer_init_kwargs=getattr(self.tokenizer, "init_kwargs", {}), **kwargs
         )
         text_kwargs, images_kwargs = merged["text_kwargs"], merged["images_kwargs"]
         return_tensors = text_kwargs.pop("return_tensors", None)
         images_kwargs.pop("return_tensors", None)
-        data = {}
+        data: dict = {}
         reads_pictures = self.image_processor is not None or self.joint_processor is not None
         if reads_pictures and any(image is not None for image in images):
             pictures = self._pictures(images)

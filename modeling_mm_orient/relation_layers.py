@@ -195,7 +195,8 @@ class CrossModalRelations(nn.Module):
         """
         outputs, edges = [], {modality: Graph(adjacency) for modality, adjacency in graphs.items()}
         for name, stream in self.streams.items():
-            kind, listed = STREAMS[name], ()
+            kind = STREAMS[name]
+            listed: tuple[Tensor, ...] = ()
             if references:
                 found = references[kind.graph]
                 listed = found.embeds[kind.features], found.weights * found.present[kind.features]

@@ -70,7 +70,8 @@ class RelationMemory:
         self.present, self.ids, self.keys = dict(present), list(ids), keys
         self.tasks = [{part: task[part] for part in ("name", "kind", "labels")} for task in tasks]
         self.labels, self.fingerprints = dict(labels), list(fingerprints)
-        self._searches, self._summaries = {}, None
+        self._searches: dict[str, ExactSearch | IndexSearch] = {}
+        self._summaries: dict[str, tuple[Tensor, Tensor]] | None = None
         self._check()
 
     def __len__(self) -> int:
@@ -155,6 +156,7 @@ class RelationMemory:
         """
         self.to(queries.device)
         engine, size = self.search(modality), len(self)
+        has_modality = has_modality & queries.isfinite().all(-1)  # what is no number is near to nobody
         wanted = min(size, (64 if top_k is None else top_k) + 8)
         while wanted:
             cosines, entries = engine.nearest(queries, wanted)
@@ -220,7 +222,7 @@ class RelationMemory:
     def evidence(self, entries: Tensor, similarity: Tensor, most: int | None = None) -> list[dict]:
         """One post's neighbours (K,) as `{"id", "similarity", "labels": {task: label}}`, nearest first; unknown labels left
         out, -1 skipped, at most `most`."""
-        found = []
+        found: list[dict] = []
         for entry, cosine in zip(entries.tolist(), similarity.tolist(), strict=True):
             if entry >= 0 and (most is None or len(found) < most):
                 labels = {task["name"]: self.label(task, entry) for task in self.tasks}

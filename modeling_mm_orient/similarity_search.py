@@ -126,13 +126,13 @@ class IndexSearch:
         """As `ExactSearch.nearest`, but for entries that the index misses."""
         unit = F.normalize(queries.float(), dim=-1).cpu().contiguous()
         if self.kind == "hnsw":
-            parameters = faiss.SearchParametersHNSW(efSearch=max(128, 2 * count))
+            parameters = faiss.SearchParametersHNSW(efSearch=max(128, 2 * count))  # type: ignore[attr-defined]
         else:
-            parameters = faiss.SearchParametersIVF(nprobe=max(32, self.index.nlist // 16))
+            parameters = faiss.SearchParametersIVF(nprobe=max(32, self.index.nlist // 16))  # type: ignore[call-arg]
         wanted = min(count + SPARE, len(self.rows))
         # one by one: of many queries at once FAISS rounds differently, and could look into other lists
-        found = [self.index.search(query[None], wanted, params=parameters)[1] for query in unit.numpy()]
-        found = torch.from_numpy(np.concatenate(found)) if found else torch.zeros(0, wanted, dtype=torch.int64)
+        each = [self.index.search(query[None], wanted, params=parameters)[1] for query in unit.numpy()]
+        found = torch.from_numpy(np.concatenate([np.zeros((0, wanted), np.int64), *each]))
         entries = self.rows[found.clamp(min=0)]
         places = torch.arange(len(unit)).repeat_interleave(wanted)
         scale = reciprocal_norms(self.vectors.cpu()[entries.flatten()])

@@ -5,6 +5,7 @@ Shapes: B posts, F features of all sources side by side, T tokens.
 """
 
 import re
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -22,7 +23,7 @@ WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")  # noqa: RUF001 (the apostro
 MOST_TOKENS = 512
 
 
-def check_sources(sources: list[dict]) -> list[dict]:
+def check_sources(sources: Sequence[dict]) -> list[dict]:
     """Complete descriptions of sources, in the order in which their features stand side by side.
 
     Args:
@@ -80,8 +81,8 @@ def task_features(texts: list[str], sources: list[dict], device="cpu") -> Tensor
         if entry["source"] == NRC:
             parts.append(torch.tensor([nrc_emotions(texts[row]) for row in rows], device=device))
         else:
-            classifier = _classifier(entry["source"], entry["revision"], str(device))
-            parts.append(classifier_features([texts[row] for row in rows], *classifier, entry["output"]))
+            model, tokenizer = _classifier(entry["source"], entry["revision"], str(device))
+            parts.append(classifier_features([texts[row] for row in rows], model, tokenizer, entry["output"]))
     size = sum(entry["size"] for entry in feature_sizes(sources)) if not rows else sum(p.shape[-1] for p in parts)
     features = torch.zeros(len(texts), size, device=device)
     if rows:

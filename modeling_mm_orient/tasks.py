@@ -64,7 +64,7 @@ class TaskKind:
         """What the logits say, float32, in their shape."""
         raise NotImplementedError
 
-    def prediction(self, task: dict, probabilities: list) -> dict | float:
+    def prediction(self, task: dict, probabilities) -> dict | float:
         """One post's `probabilities` for a reader: `{label: probability}`, or a value."""
         return dict(zip(task["labels"], probabilities, strict=True))
 
@@ -213,7 +213,7 @@ class Regression(TaskKind):
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.float()
 
-    def prediction(self, task: dict, probabilities: float) -> float:
+    def prediction(self, task: dict, probabilities) -> float:
         return probabilities
 
     def decision(self, prediction: float) -> float:

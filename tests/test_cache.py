@@ -24,9 +24,7 @@ def setting(tmp_path):
     for index in range(10):
         noise = np.random.default_rng(index).integers(0, 255, (8, 8, 3), dtype=np.uint8)
         Image.fromarray(noise).save(folder / "images" / f"{index}.png")
-    model = MMOrientModel(
-        small_towers(joint_config=None, text_config=small_towers().text_config.to_dict() | {"vocab_size": 400})
-    )
+    model = MMOrientModel(small_towers(joint_config=None))
     posts, tasks, _ = read_posts(DataDescription(str(folder), labels=["mood"]), check_images=False)
     return tmp_path / "cache", model.eval(), make_processor(), posts["train"], tasks
 

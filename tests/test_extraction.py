@@ -19,7 +19,7 @@ from modeling_mm_orient.features.cache import FeatureCache
 from modeling_mm_orient.features.extraction import extract_features
 from modeling_mm_orient.pictures import post_key
 
-from .helpers import make_processor, save_classifier, small_towers, write_folder
+from .helpers import joint_config, make_processor, save_classifier, save_encoders, small_towers, write_folder
 
 
 def write_posts(folder, count: int):
@@ -33,8 +33,7 @@ def write_posts(folder, count: int):
 
 def make_model() -> MMOrientModel:
     torch.manual_seed(0)
-    text = small_towers().text_config.to_dict() | {"vocab_size": 400}
-    return MMOrientModel(small_towers(joint_config=None, text_config=text)).eval()
+    return MMOrientModel(small_towers(joint_config=None)).eval()
 
 
 def stored(report) -> datasets.Dataset:
@@ -114,9 +113,7 @@ def test_bad_posts_are_reported_and_nothing_else_is_lost(tmp_path, small_shards)
 
 def test_a_joint_encoder_alone_and_task_features(tmp_path, small_shards):
     folder = write_posts(tmp_path / "d", 5)
-    joint = small_towers().joint_config.to_dict()
-    joint["text_config"]["vocab_size"], joint["vision_config"]["image_size"] = 400, 8
-    fields = {"joint_config": joint, "text_config": None, "vision_config": None}
+    fields = {"joint_config": joint_config(), "text_config": None, "vision_config": None}
     model = MMOrientModel(small_towers(**fields)).eval()
     sources = [{"name": "sentiment", "source": save_classifier(tmp_path / "c")}]
     processor = make_processor(joint=True, task_features=sources)

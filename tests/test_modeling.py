@@ -4,7 +4,7 @@ import torch
 from modeling_mm_orient import MMOrientForMultiTaskClassification, MMOrientModel
 from modeling_mm_orient.optional_dependencies import TORCH_SCATTER_AVAILABLE
 
-from .helpers import feature_batch, label_batch, tiny_config, tiny_model
+from .helpers import feature_batch, label_batch, small_towers, tiny_config, tiny_model, tower_inputs
 
 
 def assert_same_logits(first, second, **tolerance):

@@ -20,6 +20,8 @@ from modeling_mm_orient import MMOrientModel, MMOrientProcessor
 from modeling_mm_orient.pictures import read_image
 from modeling_mm_orient.runs.presets import train_tokenizer
 
+from .helpers import TEXTS, as_bytes, make_processor, picture
+
 
 def test_one_call_prepares_all_three_encoders():
     inputs = make_processor(joint=True)(images=[picture(), picture()], text=TEXTS[:2], return_tensors="pt")

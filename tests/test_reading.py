@@ -10,6 +10,8 @@ from modeling_mm_orient.data.description import DataDescription
 from modeling_mm_orient.data.problems import DataProblems
 from modeling_mm_orient.data.reading import read_posts
 
+from .helpers import ROWS, describe, write_folder
+
 
 def problems_of(description, **options) -> list[tuple[str, str]]:
     with pytest.raises(DataProblems) as caught:

@@ -9,6 +9,8 @@ from modeling_mm_orient.optional_dependencies import FAISS_AVAILABLE
 from modeling_mm_orient.runs.coarse_search import CoarseVectors
 from modeling_mm_orient.similarity_search import ExactSearch, IndexSearch, index_kind
 
+from .helpers import crowded
+
 needs_faiss = pytest.mark.skipif(not FAISS_AVAILABLE, reason="FAISS is not installed")
 
 

@@ -14,7 +14,7 @@ from modeling_mm_orient.task_features import (
     task_features,
 )
 
-from .helpers import TEXTS, make_processor, picture
+from .helpers import TEXTS, make_processor, picture, save_classifier
 
 needs_lexicon = pytest.mark.skipif(nrclex is None, reason="NRCLex is not installed")
 

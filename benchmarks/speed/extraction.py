@@ -6,6 +6,7 @@ decodes JPEG files, tokenises, and writes the features to the disk, with as many
 processor multiplies bfloat16, once more in that.
 """
 
+import copy
 import tempfile
 import time
 from pathlib import Path
@@ -17,9 +18,9 @@ from PIL import Image
 from transformers import BertConfig, CLIPConfig, CLIPImageProcessorPil, CLIPProcessor
 
 from modeling_mm_orient import MMOrientConfig, MMOrientModel, MMOrientProcessor
-from modeling_mm_orient.data.reading import DataDescription
+from modeling_mm_orient.data.description import DataDescription
+from modeling_mm_orient.encoders import PostFeatures
 from modeling_mm_orient.features.extraction import DataShards, ShardBatches, encoder_fingerprint, extract_features
-from modeling_mm_orient.modeling_mm_orient import PostFeatures
 from modeling_mm_orient.runs.presets import train_tokenizer
 
 from .timing import markdown, plot_bars
@@ -55,17 +56,12 @@ def build() -> tuple[MMOrientModel, MMOrientProcessor]:
     return MMOrientModel(config).eval(), processor
 
 
-def own_forward(model: MMOrientModel, inputs: dict) -> object:
-    """The encoders as they come, without the faster products of `cpu_linear`."""
-    return MMOrientModel.encode_posts.__wrapped__(model, **inputs)
-
-
 @torch.inference_mode()
-def bare_loop(encode, model: MMOrientModel, batches: list[dict], bf16: bool) -> tuple[list[PostFeatures], float]:
+def bare_loop(model: MMOrientModel, batches: list[dict], bf16: bool) -> tuple[list[PostFeatures], float]:
     """Features and seconds."""
     start = time.perf_counter()
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        return [encode(model, batch) for batch in batches], time.perf_counter() - start
+        return [model.encode_posts(**batch) for batch in batches], time.perf_counter() - start
 
 
 def worst_deviation(stored: datasets.Dataset, prepared: list, encoded: list[PostFeatures]) -> float:
@@ -87,16 +83,17 @@ def main(folder: Path) -> str:
     description = DataDescription(str(data))
     shards = DataShards(description, 0, 1, frozenset())
     prepared = list(ShardBatches(shards, processor, BATCH))
-    loops = {"bare loop": own_forward, "bare loop, faster products": lambda model, inputs: model.encode_posts(**inputs)}
+    loops = {"bare loop": model, "bare loop, for_cpu": copy.deepcopy(model).for_cpu()}
+    model = loops["bare loop, for_cpu"]
     capable = torch.cpu.get_capabilities()
     rows, plotted, fingerprints = [], {}, []
     for bf16 in (False, True)[: 1 + bool(capable.get("avx512_bf16"))]:
         if bf16:
-            del loops["bare loop, faster products"]  # they are of float32
+            del loops["bare loop, for_cpu"]  # its products are of float32
         times = {name: [] for name in (*loops, "extraction")}
         for number in range(ROUNDS):
-            for name, encode in loops.items():
-                encoded, seconds = bare_loop(encode, model, [batch.inputs for batch in prepared], bf16)
+            for name, way in loops.items():
+                encoded, seconds = bare_loop(way, [batch.inputs for batch in prepared], bf16)
                 times[name].append(seconds)
             start = time.perf_counter()
             encoder_fingerprint(model, processor)

@@ -25,7 +25,7 @@ from modeling_mm_orient import (
 )
 from modeling_mm_orient.features.cache import CachedPosts, FeatureCache
 from modeling_mm_orient.features.extraction import SHARD_POSTS, feature_table
-from modeling_mm_orient.runs.training import MMOrientTrainer
+from modeling_mm_orient.runs.trainer import MMOrientTrainer
 
 from .timing import markdown
 

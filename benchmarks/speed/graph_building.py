@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from modeling_mm_orient.runs.coarse_search import CoarseVectors
 from modeling_mm_orient.runs.data_set_graphs import threshold_graph, top_k_graph
-from modeling_mm_orient.similarity_search import TILE, CoarseVectors
+from modeling_mm_orient.similarity_search import TILE
 
 from .memory_look_up import WIDTH, embeddings
 from .timing import Timing, markdown, plot_bars, timing_of
@@ -46,7 +47,7 @@ def left_to_compare(vectors: torch.Tensor) -> str:
     """The share of the posts that each bound leaves for a comparison in full, of queries for the nearest."""
     rows = F.normalize(vectors.float(), dim=-1)
     asked = rows[:QUERIES]
-    coarse = CoarseVectors(rows.split(TILE), torch.zeros(len(rows), dtype=torch.bool), WIDTH)
+    coarse = CoarseVectors(rows.split(TILE), len(rows), WIDTH)
     compared = coarse.compare(coarse.quantise(asked), 0, coarse.tiles)
     found = {"the 8-bit bound": len(compared.at_least(compared.reached(NEAREST + 1))[0])}
     least = (asked @ rows.T).topk(NEAREST + 1).values[:, -1:]

@@ -22,7 +22,7 @@ from transformers import BertConfig, ViTConfig, ViTImageProcessorPil
 
 from modeling_mm_orient import FeatureCollator, MMOrientConfig, MMOrientForMultiTaskClassification, MMOrientModel
 from modeling_mm_orient.data.arrays import ArrayPosts, FeatureArrays
-from modeling_mm_orient.data.reading import DataDescription
+from modeling_mm_orient.data.description import DataDescription
 from modeling_mm_orient.features.extraction import extract_features
 from modeling_mm_orient.message_passing import Graph, aggregate_neighbours
 from modeling_mm_orient.processing_mm_orient import MMOrientProcessor
@@ -95,12 +95,13 @@ def batch(posts: int, folder: Path) -> Callable[[], object]:
 
 def edges(count: int, folder: Path) -> Callable[[], object]:
     generator = torch.Generator().manual_seed(0)
-    listed = torch.randint(0, NODES, (2, count), generator=generator).unique(dim=1)
-    features = torch.randn(NODES, 512)
+    adjacency = torch.zeros(NODES, NODES)
+    adjacency[torch.randint(0, NODES, (2, count), generator=generator).unbind()] = 1.0
+    features, present = torch.randn(NODES, 512), torch.ones(NODES, dtype=torch.bool)
 
     def pass_messages() -> None:
         for _ in range(10):
-            aggregate_neighbours(features, Graph.from_edges(listed, NODES, NODES))
+            aggregate_neighbours(features, Graph(adjacency), present)
 
     pass_messages()
     return pass_messages

@@ -57,7 +57,7 @@ def main(folder: Path) -> str:
         index = IndexSearch.build(vectors, present, index_kind(count))
         seconds = time.perf_counter() - start
         flat_bytes = 4 * vectors.numel()
-        exact_bytes = 3 * vectors.numel() + 5 * count  # half precision and the 8-bit copy
+        exact_bytes = 2 * vectors.numel() + 4 * count  # half precision and one over each length
         index_bytes = len(faiss.serialize_index(index.index))
         for name, search, size, recall in (
             ("exact", lambda q, exact=exact: exact.nearest(q, NEAREST), exact_bytes, ""),

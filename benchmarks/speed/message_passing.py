@@ -1,8 +1,8 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
-"""The four relation streams by every back-end, and PyTorch Geometric's `SAGEConv` for the same, on the same edges.
+"""The four relation streams as the model runs them, by every back-end, and PyTorch Geometric's `SAGEConv` for the same.
 
-Every way starts from the edge lists of both graphs; what a back-end builds from them, once for all streams, is counted. For
-PyTorch Geometric the better of its forms is taken: edge list, or sparse by rows, built once as well.
+Every way starts from both adjacency matrices, which is what cosines and a threshold give; what it builds from them, once
+for all streams, is counted. For PyTorch Geometric the better of its forms is taken: edge list, or sparse by rows.
 """
 
 from functools import partial
@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 from torch_geometric.nn import SAGEConv
 
-from modeling_mm_orient import MMOrientConfig
-from modeling_mm_orient.message_passing import BACKENDS, Graph
+from modeling_mm_orient.cpu_speed import use_cpu_linear
+from modeling_mm_orient.global_batch import GlobalBatch
+from modeling_mm_orient.names import BACKENDS
 from modeling_mm_orient.optional_dependencies import TORCH_SCATTER_AVAILABLE
-from modeling_mm_orient.relation_layers import STREAMS, RelationLayer
+from modeling_mm_orient.relation_layers import STREAMS, CrossModalRelations
 
 from .timing import in_turn, markdown, plot_bars
 
@@ -23,71 +24,67 @@ WIDTH, ROUNDS = 512, 5
 OURS = [name for name in BACKENDS if name != "torch_scatter" or TORCH_SCATTER_AVAILABLE]
 
 
-def ours(features, edges, layers, backend: str) -> list[torch.Tensor]:
-    """The streams by one of our back-ends."""
+def ours(features, adjacencies, relations) -> list[torch.Tensor]:
+    """The streams, as `CrossModalRelations` runs them in the model."""
     nodes = len(features["image"])
-    graphs = {modality: Graph.from_edges(listed, nodes, nodes) for modality, listed in edges.items()}
-    outputs = []
-    for layer, kind in zip(layers, STREAMS.values(), strict=True):
-        layer.backend, own = backend, features[kind.features]
-        outputs.append(layer(own, own, graphs[kind.graph]))
-    return outputs
+    present = dict.fromkeys(features, torch.ones(nodes, dtype=torch.bool))
+    batch = GlobalBatch(nodes, torch.device("cpu"), gather=False)
+    return list(relations(features, adjacencies, present, batch).split(WIDTH, -1))
 
 
-def same_layer(theirs: SAGEConv) -> RelationLayer:
-    """Our layer with their weights."""
-    layer = RelationLayer(MMOrientConfig(), WIDTH, WIDTH)
+def same_layers(theirs: list[SAGEConv], backend: str) -> CrossModalRelations:
+    """Our streams with their weights."""
+    relations = CrossModalRelations(list(STREAMS), {"image": WIDTH, "text": WIDTH}, WIDTH, backend=backend)
     with torch.no_grad():
-        layer.linear.weight.copy_(torch.cat([theirs.lin_r.weight, theirs.lin_l.weight], 1))
-        layer.linear.bias.copy_(theirs.lin_l.bias)
-    return layer
+        for stream, layer in zip(relations.streams.values(), theirs, strict=True):
+            linear = stream.layers[0].linear
+            linear.weight.copy_(torch.cat([layer.lin_r.weight, layer.lin_l.weight], 1))
+            linear.bias.copy_(layer.lin_l.bias)
+    use_cpu_linear(relations)
+    return relations
 
 
-def geometric(features, edges, layers, sparse: bool) -> list[torch.Tensor]:
+def geometric(features, adjacencies, layers, sparse: bool) -> list[torch.Tensor]:
     """The streams by PyTorch Geometric."""
-    nodes = len(features["image"])
-    if sparse:
-        edges = {
-            modality: torch.sparse_coo_tensor(
-                listed.flip(0), torch.ones(listed.shape[1]), (nodes, nodes)
-            ).to_sparse_csr()
-            for modality, listed in edges.items()
-        }
+    edges = {
+        modality: adjacency.to_sparse_csr() if sparse else adjacency.nonzero().T.flip(0).contiguous()
+        for modality, adjacency in adjacencies.items()
+    }
     kinds = zip(layers, STREAMS.values(), strict=True)
     return [layer(features[kind.features], edges[kind.graph]) for layer, kind in kinds]
 
 
-def forward(way, features, edges, layers) -> None:
+def forward(way, features, adjacencies, layers) -> None:
     with torch.no_grad():
-        way(features, edges, layers)
+        way(features, adjacencies, layers)
 
 
-def forward_backward(way, features, edges, layers) -> None:
-    for values in [*features.values(), *(p for layer in layers for p in layer.parameters())]:
+def forward_backward(way, features, adjacencies, layers) -> None:
+    for values in [*features.values(), *layers.parameters()]:
         values.grad = None
-    sum(output.sum() for output in way(features, edges, layers)).backward()
+    sum(output.sum() for output in way(features, adjacencies, layers)).backward()
 
 
 def main(folder: Path) -> str:
     """The benchmark's table: times relative to the fastest of our back-ends in the row."""
     torch.manual_seed(0)
     rows, plotted = [], {}
-    ways = {name: partial(ours, backend=name) for name in OURS}
+    ways = dict.fromkeys(OURS, ours)
     ways |= {"PyG": partial(geometric, sparse=False), "PyG sparse": partial(geometric, sparse=True)}
     for nodes, degree in CELLS:
-        edges = {}
-        for modality in ("image", "text"):
-            adjacency = (torch.rand(nodes, nodes) < degree / nodes).fill_diagonal_(True)
-            edges[modality] = adjacency.nonzero().T.flip(0).contiguous()
-        features = {modality: torch.randn(nodes, WIDTH, requires_grad=True) for modality in edges}
-        theirs = [SAGEConv(WIDTH, WIDTH, normalize=True) for _ in STREAMS]
-        layers = {name: [same_layer(layer) for layer in theirs] if name in OURS else theirs for name in ways}
-        expected = ours(features, edges, layers["dense"], "dense")
+        adjacencies = {
+            modality: (torch.rand(nodes, nodes) < degree / nodes).fill_diagonal_(True).float()
+            for modality in ("image", "text")
+        }
+        features = {modality: torch.randn(nodes, WIDTH, requires_grad=True) for modality in adjacencies}
+        theirs = torch.nn.ModuleList(SAGEConv(WIDTH, WIDTH, normalize=True) for _ in STREAMS)
+        layers = {name: same_layers(theirs, name) if name in OURS else theirs for name in ways}
+        expected = ours(features, adjacencies, layers["dense"])
         for name, way in ways.items():
-            for found, wanted in zip(way(features, edges, layers[name]), expected, strict=True):
+            for found, wanted in zip(way(features, adjacencies, layers[name]), expected, strict=True):
                 torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4, msg=name)
         for title, kind in (("forward", forward), ("forward + backward", forward_backward)):
-            calls = {name: partial(kind, way, features, edges, layers[name]) for name, way in ways.items()}
+            calls = {name: partial(kind, way, features, adjacencies, layers[name]) for name, way in ways.items()}
             times = in_turn(calls, ROUNDS, 0.02, together=1)
             best = min(times[name].median for name in OURS)
             peer = min(times["PyG"].median, times["PyG sparse"].median)

@@ -3,7 +3,7 @@
 
 Encoders of random weights (CLIP ViT-B/32 for embeddings and regions, BERT-base), a relation memory of 10,000 posts, the
 learner network of the paper or of `--preset modern`. The encoders' side gets tensors that lie ready; it runs as it comes,
-and with the faster products of `cpu_linear`. The model runs with these, and with its encoders in 8 bits.
+and with the products of `for_cpu`. The model runs with these, and with its encoders in 8 bits.
 """
 
 import copy
@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 
 from modeling_mm_orient import MMOrientForMultiTaskClassification
-from modeling_mm_orient.pipeline_mm_orient import predictions_by_task
 from modeling_mm_orient.relation_memory import RelationMemory
-from modeling_mm_orient.runs.presets import load_preset
+from modeling_mm_orient.runs.preset_files import load_preset
+from modeling_mm_orient.tasks import predictions_by_task
 
-from .extraction import build, own_forward, write_posts
+from .extraction import build, write_posts
 from .timing import in_turn, markdown, plot_bars
 
 BATCHES, ENTRIES, ROUNDS = (1, 4), 10_000, 3
@@ -46,13 +46,13 @@ def main(folder: Path) -> str:
     write_posts(folder / "posts")
     lines = (folder / "posts" / "labels.csv").read_text().splitlines()[1:]
     posts = [(str(folder / "posts" / "images" / name), text) for name, text in (line.split(",") for line in lines)]
-    names, rows, plotted = encoders.config.encoder_names, [], {}
+    plain, rows, plotted = copy.deepcopy(encoders), [], {}
+    encoders.for_cpu()
     for preset in ("paper", "modern"):
         fields = {"learner_hidden_sizes": load_preset(preset)["config"]["learner_hidden_sizes"]}
         fields |= {"relation_scope": "memory", "edge_weights": "softmax", "neighbour_labels": True}
-        model = MMOrientForMultiTaskClassification.from_encoders_pretrained(
-            **{name: getattr(encoders, f"{name}_encoder") for name in names}, **fields
-        ).eval()
+        model = MMOrientForMultiTaskClassification.from_encoders_pretrained(**encoders.encoders, **fields).eval()
+        model.for_cpu()
         attach_memory(model)
         for count in BATCHES:
             images, texts = [list(values) for values in zip(*posts[:count], strict=True)]
@@ -64,12 +64,12 @@ def main(folder: Path) -> str:
                 return [predictions_by_task(model.config.tasks, {n: v[row] for n, v in logits.items()}) for row in rows]
 
             ways = {
-                "encoders": lambda inputs=inputs: own_forward(encoders, inputs),
+                "encoders": lambda inputs=inputs: plain.encode_posts(**inputs),
                 "faster": lambda inputs=inputs: encoders.encode_posts(**inputs),
                 "model": lambda inputs=inputs, model=model: model(**inputs),
                 "end to end": predict,
             }
-            small = copy.deepcopy(model).quantise_encoders()
+            small = copy.deepcopy(model).for_cpu(int8=True)
             ways["8 bits"] = lambda small=small: predict(small)
             times = in_turn(ways, ROUNDS, 0.2)
             own = times["encoders"].median

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from transformers import TrainerCallback, TrainingArguments
 
 from modeling_mm_orient import FeatureCollator, MMOrientConfig, MMOrientForMultiTaskClassification
-from modeling_mm_orient.runs.training import MMOrientTrainer
+from modeling_mm_orient.runs.trainer import MMOrientTrainer
 
 from .timing import markdown
 

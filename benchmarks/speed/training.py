@@ -15,10 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
-from modeling_mm_orient.configuration_mm_orient import STREAM_NAMES
-from modeling_mm_orient.cpu_speed import with_fast_linear
+from modeling_mm_orient.cpu_speed import fastest_linear
+from modeling_mm_orient.names import STREAM_NAMES
 from modeling_mm_orient.runs.reference_converter import INPUTS, convert_reference_weights
 
 from .timing import in_turn, markdown, plot_bars
@@ -58,6 +57,7 @@ def ours(arrays: dict[str, np.ndarray], bf16: bool) -> dict[str, list[float]]:
     model = convert_reference_weights(
         weights, image_threshold=THRESHOLD, text_threshold=THRESHOLD, learner_dropout=0.0
     ).train()
+    model.for_cpu()
     optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=0.01, fused=True)
     batches = [
         {name: torch.tensor(arrays[f"{name}.{n}"]) for name in INPUTS}
@@ -90,12 +90,11 @@ def bound(arrays: dict[str, np.ndarray]) -> float:
     optimizer = torch.optim.AdamW(parameters, RATE, fused=True)
 
     @torch.no_grad()
-    @with_fast_linear
     def products() -> None:
         for x, weight, gradient in zip(inputs, weights, outputs, strict=True):
-            F.linear(x, weight)
-            F.linear(gradient, weight.T)
-            F.linear(gradient.T, x.T)
+            fastest_linear(x, weight)
+            fastest_linear(gradient, weight.T)
+            fastest_linear(gradient.T, x.T)
 
     times = in_turn({"products": products, "optimiser": optimizer.step}, 7)
     return times["products"].median + times["optimiser"].median

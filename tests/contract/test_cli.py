@@ -21,7 +21,7 @@ from modeling_mm_orient.cli import main
 from modeling_mm_orient.runs import training
 from modeling_mm_orient.runs.demo import make_memes
 
-from ..helpers import make_processor, save_classifier, shared, small_towers
+from ..helpers import joint_config, make_processor, save_classifier, shared, small_towers
 
 LABELS = ["sarcasm", "offensive"]
 
@@ -604,13 +604,14 @@ def test_feature_arrays_in_place_of_every_encoder(memes, tmp_path, capsys):
 
 
 def test_the_papers_mixture_of_encoders_and_arrays(memes, tmp_path, capsys):
-    joint, processor = small_towers().joint_config, make_processor(joint=True)
-    joint.text_config.vocab_size, joint.vision_config.image_size = 400, 8
-    joint.text_config.max_position_embeddings = 200
+    joint, processor = (
+        small_towers(joint_config=joint_config(max_position_embeddings=200)).joint_config,
+        make_processor(joint=True),
+    )
     AutoModel.from_config(joint).save_pretrained(tmp_path / "clip")
     processor.joint_processor.save_pretrained(tmp_path / "clip")
     text = small_towers().text_config
-    text.vocab_size, text.max_position_embeddings = 400, 200
+    text.max_position_embeddings = 200
     AutoModel.from_config(text).save_pretrained(tmp_path / "bert")
     processor.tokenizer.save_pretrained(tmp_path / "bert")
     arrays = save_arrays(tmp_path, 120, region_features=2048, task_features=784)

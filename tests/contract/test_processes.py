@@ -8,7 +8,7 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
-from ..helpers import feature_batch, label_batch, reference_posts, tiny_model
+from ..helpers import feature_batch, free_port, label_batch, leave, reference_posts, tiny_model
 
 FORMS = {
     "paper": {},

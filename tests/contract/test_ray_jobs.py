@@ -58,8 +58,7 @@ def some_posts(count: int) -> list[dict]:
 
 def save_run(folder, scope: str = "memory"):
     torch.manual_seed(0)
-    text = small_towers().text_config.to_dict() | {"vocab_size": 400}
-    config = small_towers(joint_config=None, text_config=text, relation_scope=scope, memory_top_k=4, tasks=TASKS)
+    config = small_towers(joint_config=None, relation_scope=scope, memory_top_k=4, tasks=TASKS)
     model, processor = MMOrientForMultiTaskClassification(config), make_processor()
     if scope != "batch":
         posts = [{"id": str(row), "image": Image.open(io.BytesIO(picture(row))), "text": "dog"} for row in range(20)]

@@ -21,9 +21,18 @@ from modeling_mm_orient.pictures import key_number
 from modeling_mm_orient.relation_memory import RelationMemory
 from modeling_mm_orient.runs.trainer import MMOrientTrainer, RefreshRelationMemory
 
-from ..helpers import feature_batch, free_port, leave, make_processor, reference_posts, small_towers, tiny_model
-from .test_trainer import arguments, train
-from .test_trainer import posts as training_posts
+from ..helpers import (
+    feature_batch,
+    free_port,
+    leave,
+    make_processor,
+    reference_posts,
+    small_towers,
+    tiny_model,
+    trained,
+    trainer_arguments,
+    training_posts,
+)
 
 FORMS = {
     "top k": {},
@@ -160,7 +169,7 @@ def test_labelled_copies_of_a_new_kind_of_post_move_verdicts_on_its_variants(tmp
     data = training_posts(60, missing=False)
     model = tiny_model(relation_scope="memory", memory_top_k=8, neighbour_labels=True, edge_weights="softmax")
     model.build_relation_memory(data)
-    model = train(tmp_path, data, model, max_steps=60, optim="adamw_torch", learning_rate=3e-3).model.eval()
+    model = trained(tmp_path, data, model, max_steps=60, optim="adamw_torch", learning_rate=3e-3).model.eval()
 
     new = {name: value[:1] for name, value in feature_batch(3, seed=99).items()}
     variants = {
@@ -272,10 +281,7 @@ def towers(tmp_path):
         image = {"path": str(path), "bytes": None}
         posts.append({"id": f"post {number}", "image": image, "text": "a cat on mat"[number:], "x": number % 2})
     torch.manual_seed(0)
-    text = small_towers().text_config.to_dict() | {"vocab_size": 400}
-    config = small_towers(
-        joint_config=None, text_config=text, relation_scope="memory", memory_top_k=3, neighbour_labels=True
-    )
+    config = small_towers(joint_config=None, relation_scope="memory", memory_top_k=3, neighbour_labels=True)
     return Towers(MMOrientForMultiTaskClassification(config), processor, posts)
 
 
@@ -339,7 +345,7 @@ def test_trained_encoders_get_a_new_memory_before_training_and_after_every_epoch
     options = {"max_steps": -1, "num_train_epochs": 2, "per_device_train_batch_size": 4, "eval_strategy": "epoch"}
     trainer = MMOrientTrainer(
         model=model,
-        args=arguments(tmp_path, learning_rate=0.05, **options),
+        args=trainer_arguments(tmp_path, learning_rate=0.05, **options),
         train_dataset=towers.posts,
         eval_dataset=towers.posts[:4],
         data_collator=PostCollator(towers.processor, model.config.tasks),

@@ -13,7 +13,7 @@ from PIL import Image
 from modeling_mm_orient import MMOrientForMultiTaskClassification, MMOrientProcessor, save_for_hub
 from modeling_mm_orient.runs.hub import TRAVELLING_FILES
 
-from ..helpers import TASKS, make_processor, small_towers
+from ..helpers import TASKS, joint_config, make_processor, small_towers
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -64,11 +64,8 @@ def exported(tmp_path_factory):
 
 def export(folder, **fields):
     torch.manual_seed(0)
-    text = small_towers().text_config.to_dict() | {"vocab_size": 400}
-    joint = small_towers().joint_config.to_dict()
-    joint["text_config"]["vocab_size"], joint["vision_config"]["image_size"] = 400, 8
     config = small_towers(
-        text_config=text, joint_config=joint, tasks=TASKS, image_threshold=0.99999, text_threshold=0.99999, **fields
+        joint_config=joint_config(), tasks=TASKS, image_threshold=0.99999, text_threshold=0.99999, **fields
     )
     model = MMOrientForMultiTaskClassification(config).eval()
     processor = make_processor(joint=True)

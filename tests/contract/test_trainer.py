@@ -11,14 +11,14 @@ from modeling_mm_orient import MMOrientForMultiTaskClassification
 from modeling_mm_orient.features.collation import ReadAheadLoader
 from modeling_mm_orient.runs.trainer import MMOrientTrainer, MMOrientTrainingArguments
 
-from ..helpers import TASKS, free_port, leave, small_towers, tiny_model
+from ..helpers import TASKS, free_port, leave, small_towers, tiny_model, trained, trainer_arguments, training_posts
 
 STEPS = {"max_steps": 4, "learning_rate": 0.05, "logging_steps": 1}
 
 
 def test_plain_trainer_trains_and_evaluates_every_task(tmp_path):
-    data = posts()
-    trainer = train(tmp_path, data, max_steps=60, optim="adamw_torch", learning_rate=1e-2)
+    data = training_posts()
+    trainer = trained(tmp_path, data, max_steps=60, optim="adamw_torch", learning_rate=1e-2)
     metrics = trainer.evaluate()
     assert {
         "eval_loss",
@@ -37,9 +37,9 @@ def test_plain_trainer_trains_and_evaluates_every_task(tmp_path):
 def test_accumulation_equals_one_big_batch(tmp_path, kind):
     # without edges and batch bias posts do not see each other, so both must take the same step
     options = {"hima_stage2": False, "image_threshold": 1.0, "text_threshold": 1.0}
-    data, start = posts(missing=False), tiny_model(**options)
-    whole = train(tmp_path, data, tiny_model(**options), kind).model
-    parts = train(
+    data, start = training_posts(missing=False), tiny_model(**options)
+    whole = trained(tmp_path, data, tiny_model(**options), kind).model
+    parts = trained(
         tmp_path, data, tiny_model(**options), kind, per_device_train_batch_size=3, gradient_accumulation_steps=4
     ).model
     for (name, first), second, before in zip(
@@ -50,7 +50,7 @@ def test_accumulation_equals_one_big_batch(tmp_path, kind):
 
 
 def test_task_losses_are_logged(tmp_path):
-    trainer = train(tmp_path, posts(), kind=MMOrientTrainer, max_steps=2, logging_steps=1)
+    trainer = trained(tmp_path, training_posts(), kind=MMOrientTrainer, max_steps=2, logging_steps=1)
     for entry in trainer.state.log_history[:2]:
         parts = [entry[f"loss_{task['name']}"] for task in TASKS]
         assert sum(parts) == pytest.approx(entry["loss"], rel=1e-3)
@@ -58,7 +58,9 @@ def test_task_losses_are_logged(tmp_path):
 
 def test_reading_ahead_changes_no_step(tmp_path):
     runs = [
-        train(tmp_path, posts(14), tiny_model(learner_dropout=0.3), kind, **STEPS, per_device_train_batch_size=4)
+        trained(
+            tmp_path, training_posts(14), tiny_model(learner_dropout=0.3), kind, **STEPS, per_device_train_batch_size=4
+        )
         for kind in (Trainer, MMOrientTrainer)
     ]
     loaders = runs[1].get_train_dataloader(), runs[1].get_eval_dataloader()
@@ -76,7 +78,7 @@ def test_reading_ahead_changes_no_step(tmp_path):
 
 def test_encoders_have_their_own_learning_rate(tmp_path):
     model = MMOrientForMultiTaskClassification(small_towers(frozen_encoders=["joint", "vision"]))
-    args = arguments(tmp_path, MMOrientTrainingArguments, encoder_learning_rate=1e-6, weight_decay=0.1)
+    args = trainer_arguments(tmp_path, MMOrientTrainingArguments, encoder_learning_rate=1e-6, weight_decay=0.1)
     trainer = MMOrientTrainer(model=model, args=args, train_dataset=[])
     optimizer = trainer.create_optimizer()
     rates = {id(value): group["lr"] for group in optimizer.param_groups for value in group["params"]}
@@ -91,14 +93,16 @@ def train_in_a_process(rank: int, port: int, folder: str) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     torch.set_num_threads(1)
-    trainer = train(f"{folder}/{rank}", posts(16), kind=MMOrientTrainer, **STEPS, per_device_train_batch_size=4)
+    trainer = trained(
+        f"{folder}/{rank}", training_posts(16), kind=MMOrientTrainer, **STEPS, per_device_train_batch_size=4
+    )
     torch.save((trainer.model.state_dict(), trainer.state.log_history), f"{folder}/{rank}.pt")
     leave()
 
 
 def test_the_trainer_in_two_processes_equals_one_with_twice_the_batch(tmp_path):
     multiprocessing.spawn(train_in_a_process, (free_port(), str(tmp_path)), nprocs=2)
-    one = train(tmp_path, posts(16), kind=MMOrientTrainer, **STEPS, per_device_train_batch_size=8)
+    one = trained(tmp_path, training_posts(16), kind=MMOrientTrainer, **STEPS, per_device_train_batch_size=8)
     state, history = torch.load(tmp_path / "0.pt")
     for name, value in one.model.state_dict().items():
         torch.testing.assert_close(state[name], value, atol=1e-6, rtol=1e-4, msg=name)
