@@ -154,15 +154,48 @@ def read_images(inputs: PostInputs, encoders: dict[str, PreTrainedModel]) -> Rea
     embeds, regions, mask, pooled = inputs.image_embeds, inputs.region_features, inputs.region_mask, None
     if inputs.pixel_values is not None:
         encoder = _encoder(encoders, "vision", "pixel_values")
-        extra = {} if inputs.pixel_mask is None else {"pixel_mask": inputs.pixel_mask}
-        outputs = encoder(pixel_values=inputs.pixel_values.to(encoder.dtype), **extra, return_dict=True)
-        regions, mask = region_features(outputs, inputs.pixel_values, encoder.config), None
-        pooled = getattr(outputs, "pooler_output", None)
+        regions, mask, pooled = _regions(encoder, inputs.pixel_values.to(encoder.dtype), inputs.pixel_mask)
     if inputs.joint_pixel_values is not None:
         encoder = _encoder(encoders, "joint", "joint_pixel_values")
         pixels = inputs.joint_pixel_values.to(encoder.dtype)
         embeds = joint_embedding(encoder.get_image_features(pixel_values=pixels))
     return Reading(embeds, regions, mask, pooled)
+
+
+def _regions(encoder, pixels: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Regions (B, R, D) of pictures, their mask (B, R) where pictures differ in size, and the pooler's output.
+
+    Pictures of one size go through the encoder together, without padding: whatever it makes of padding would differ with the
+    batch.
+    """
+    extents = None if mask is None or torch.compiler.is_compiling() else _extents(mask)
+    if extents is None:
+        extra = {} if mask is None else {"pixel_mask": mask}
+        outputs = encoder(pixel_values=pixels, **extra, return_dict=True)
+        return region_features(outputs, pixels, encoder.config), None, getattr(outputs, "pooler_output", None)
+    regions: list[Tensor] = []
+    pools, order = [], []
+    for height, width in dict.fromkeys(extents):
+        rows = [row for row, extent in enumerate(extents) if extent == (height, width)]
+        part = pixels[rows, :, :height, :width]
+        outputs = encoder(pixel_values=part, return_dict=True)
+        regions += region_features(outputs, part, encoder.config).unbind()
+        pools.append(getattr(outputs, "pooler_output", None))
+        order += rows
+    back = torch.tensor(order, device=pixels.device).argsort()
+    counts = torch.tensor([len(row) for row in regions], device=pixels.device)[back]
+    padded = nn.utils.rnn.pad_sequence(regions, batch_first=True)[back]
+    present = torch.arange(padded.shape[1], device=pixels.device) < counts[:, None]
+    return padded, present, None if pools[0] is None else torch.cat(pools)[back]
+
+
+def _extents(mask: Tensor) -> list[tuple[int, int]] | None:
+    """Height and width of each picture from its mask (B, H, W); None where one is no rectangle at the upper left."""
+    mask = mask.bool()
+    heights, widths = mask.any(2).sum(1), mask.any(1).sum(1)
+    if bool((mask.sum((1, 2)) != heights * widths).any()):
+        return None
+    return list(zip(heights.tolist(), widths.tolist(), strict=True))
 
 
 def read_texts(inputs: PostInputs, encoders: dict[str, PreTrainedModel]) -> Reading:

@@ -1,62 +1,96 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
-"""Pictures: read from whatever they come as, and what names a post's content."""
+"""Pictures: read from whatever they come as, within bounds, and what names a post's content."""
 
+import base64
+import binascii
 import hashlib
 import io
 import math
 import os
+import stat
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
-from transformers.image_utils import load_image
 
+# no others are opened: PostScript starts a program of the machine's, and most of the rest nobody posts
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "ICO", "PPM")  # MPO is a JPEG
+IMAGE_SOURCES = ("pil", "bytes", "array", "path", "url")
 MAX_IMAGE_PIXELS = 89_478_485  # Pillow's own limit before it warns of a decompression bomb
 MOST_ENCODED_PIXELS = 4_000_000  # larger pictures reach the encoders reduced
+MOST_ELONGATED = 16  # longest side by shortest; a resize by the shortest side makes of 1 x 30,000 pixels gigabytes
+LONGEST_ELONGATED = 4096  # pixels of the longest side of a picture beyond that
+MAX_URL_BYTES = 64 * 2**20
+URL_TIMEOUT = 10.0  # seconds without a byte; a whole picture may take three times as long
+SHOWN = 80  # characters of a source in a message
 
 
-def read_image(source, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
+def read_image(source, max_pixels: int = MAX_IMAGE_PIXELS, image_sources: Iterable[str] = IMAGE_SOURCES) -> Image.Image:
     """One picture as an upright RGB image.
 
     Args:
-        source: path, URL (`http...` or `data:`), bytes, open binary file, PIL image, or a `datasets` image dict
-            (`{"path", "bytes"}`).
+        source: path, URL (`http...` or `data:`), bytes, open binary file, PIL image, array or tensor ((H, W), (H, W, C) or
+            (C, H, W), whole numbers to 255 or fractions to 1), or a `datasets` image dict (`{"path", "bytes"}`).
         max_pixels: larger pictures are refused before they are decoded.
+        image_sources: the kinds of source that are read, of `IMAGE_SOURCES`. A server that passes on what strangers send
+            takes `("pil", "bytes", "array")`: then no string is opened as a file or fetched.
 
     EXIF orientation is applied, transparency laid over white, 16-bit greys scaled, of an animation the first frame taken.
+    Only the formats in `FORMATS` are opened. A URL has 10 seconds to answer and 64 MiB.
 
     Raises:
-        ValueError: not a picture, truncated, or too large; the message names the source.
+        ValueError: not a picture, truncated, too large, or a source that is not allowed; the message names the source.
     """
     if isinstance(source, dict):
-        source = source["bytes"] if source.get("bytes") is not None else source.get("path")
-    name = f"image {str(source)!r}" if isinstance(source, (str, os.PathLike)) else f"image ({type(source).__name__})"
+        source = source.get("path") if source.get("bytes") is None else source["bytes"]
+    name, kind = f"image {_shown(source)}", _kind(source)
+    if kind is None:
+        raise ValueError(f"{name} is no picture: give a path, a URL, bytes, an open file, a PIL image or an array")
+    if kind not in image_sources:
+        raise ValueError(f"{name}: a picture may not be given as {kind} here, only as {', '.join(image_sources)}")
     try:
-        if isinstance(source, str) and source.startswith(("http://", "https://", "data:")):
-            image = load_image(source)
-        elif isinstance(source, (bytes, bytearray)):
-            image = Image.open(io.BytesIO(source))
-        else:
-            image = source if isinstance(source, Image.Image) else Image.open(source)
+        image = _opened(source, kind)
         if image.width * image.height > max_pixels:
             raise ValueError(f"{image.width} x {image.height} pixels are more than the {max_pixels} allowed")
         if getattr(image, "is_animated", False):
             image.seek(0)
         image.load()
-        if image is not source:  # nobody else holds it: no copy is needed
-            ImageOps.exif_transpose(image, in_place=True)
-            return _to_rgb(image)
-        return _to_rgb(ImageOps.exif_transpose(image))
+        return _to_rgb(_upright(image, in_place=image is not source))
     except FileNotFoundError:
         raise ValueError(f"{name} does not exist") from None
+    except MemoryError:
+        raise ValueError(f"{name} cannot be read: too little memory") from None
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error and more for broken files
-        raise ValueError(f"{name} cannot be read: {error}") from error
+        raise ValueError(f"{name} cannot be read: {str(error)[:300]}") from error
 
 
 def reduced(picture: Image.Image) -> Image.Image:
-    """A picture that is far larger than any encoder needs, by a whole factor smaller; any other as it is."""
+    """A picture that encoders can take: one far larger than any needs is made smaller by a whole factor, one that is longer
+    than 16 times its width is shortened to 4,096 pixels and laid on white of that proportion. Any other as it is."""
     excess = picture.width * picture.height / MOST_ENCODED_PIXELS
-    return picture if excess <= 1 else picture.reduce(math.ceil(math.sqrt(excess)))
+    if excess > 1 and min(picture.size) > math.ceil(math.sqrt(excess)):
+        picture = picture.reduce(math.ceil(math.sqrt(excess)))
+    longest, shortest = max(picture.size), min(picture.size)
+    if longest <= MOST_ELONGATED * shortest:
+        return picture
+    longest, shortest = min(longest, LONGEST_ELONGATED), min(shortest, LONGEST_ELONGATED)
+    wide = picture.width > picture.height
+    picture = picture.resize((longest, shortest) if wide else (shortest, longest))
+    width = max(shortest, math.ceil(longest / MOST_ELONGATED))
+    canvas = Image.new("RGB", (longest, width) if wide else (width, longest), "white")
+    canvas.paste(picture, (0, (width - shortest) // 2) if wide else ((width - shortest) // 2, 0))
+    return canvas
+
+
+def format_of(prefix: bytes) -> str | None:
+    """What the first bytes of a file say it is, without opening it; None where nothing is known."""
+    Image.init()
+    accepted = (name for name, (_, accept) in Image.OPEN.items() if accept is not None and accept(prefix) is True)
+    return next(accepted, None)
 
 
 def post_key(post: dict) -> str:
@@ -68,7 +102,7 @@ def post_key(post: dict) -> str:
     if post.get("image") is not None:
         digest.update(b"image" + hashlib.sha256(_image_content(post["image"])).digest())
     if post.get("text"):
-        digest.update(b"text" + post["text"].encode())
+        digest.update(b"text" + post["text"].encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 
@@ -79,13 +113,123 @@ def key_number(key: str) -> int:
 
 def _image_content(image) -> bytes:
     if isinstance(image, dict):
-        return image["bytes"] if image.get("bytes") is not None else Path(image["path"]).read_bytes()
-    if isinstance(image, (bytes, bytearray)):
+        image = image.get("path") if image.get("bytes") is None else image["bytes"]
+    kind = _kind(image)
+    if kind == "bytes" and isinstance(image, (bytes, bytearray)):
         return bytes(image)
-    if isinstance(image, (str, os.PathLike)):
-        return str(image).encode() if str(image).startswith(("http", "data:")) else Path(image).read_bytes()
+    if kind == "url":
+        return str(image).encode()
+    if kind == "path":
+        _require_file(image)
+        return Path(image).read_bytes()
     pixels = image if isinstance(image, Image.Image) else read_image(image)
     return f"{pixels.mode} {pixels.size}".encode() + pixels.tobytes()
+
+
+def _kind(source) -> str | None:
+    """Which of `IMAGE_SOURCES` a source is."""
+    if isinstance(source, Image.Image):
+        return "pil"
+    if isinstance(source, (bytes, bytearray)) or hasattr(source, "read"):
+        return "bytes"
+    if isinstance(source, str) and source.startswith(("http://", "https://", "data:")):
+        return "url"
+    if isinstance(source, (str, os.PathLike)):
+        return "path"
+    return "array" if hasattr(source, "shape") and hasattr(source, "__array__") else None
+
+
+def _opened(source, kind: str) -> Image.Image:
+    if kind == "pil":
+        return source
+    if kind == "array":
+        return _of_array(np.asarray(source))
+    if kind == "path":
+        _require_file(source)
+    if kind == "url":
+        source = _of_data_url(source) if source.startswith("data:") else _fetched(source)
+    if isinstance(source, (bytes, bytearray)):
+        source = io.BytesIO(source)
+    Image.init()
+    try:
+        return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
+    except Image.UnidentifiedImageError:
+        if kind == "path":
+            with open(source, "rb") as file:
+                found = format_of(file.read(16))
+        else:
+            source.seek(0)
+            found = format_of(source.read(16))
+        what = "no picture in a known format" if found is None else f"pictures in {found} are not opened"
+        raise ValueError(f"{what} (opened are {', '.join(FORMATS)})") from None
+
+
+def _require_file(path) -> None:
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError("it is no regular file")
+
+
+def _of_array(values: np.ndarray) -> Image.Image:
+    if values.ndim == 3 and values.shape[0] in (1, 3, 4) and values.shape[2] not in (1, 3, 4):
+        values = values.transpose(1, 2, 0)
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[:, :, 0]
+    if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in (3, 4)) or not values.size:
+        raise ValueError(f"an array of a picture must be (H, W), (H, W, C) or (C, H, W), got {values.shape}")
+    if values.dtype.kind == "f":
+        if not np.isfinite(values).all():
+            raise ValueError("the array has values that are no numbers")
+        values = values * 255 if values.max() <= 1 else values
+    elif values.dtype.kind not in "iub":
+        raise ValueError(f"an array of a picture must hold numbers, got {values.dtype}")
+    return Image.fromarray(np.clip(np.round(values.astype(np.float32)), 0, 255).astype(np.uint8))
+
+
+def _of_data_url(url: str) -> bytes:
+    head, _, content = url.partition(",")
+    if not head.endswith(";base64"):
+        raise ValueError("a data: URL of a picture must be in base64")
+    try:
+        return base64.b64decode(content, validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"not base64 ({error})") from None
+
+
+def _fetched(url: str) -> bytes:
+    deadline, parts, size = time.monotonic() + 3 * URL_TIMEOUT, [], 0
+    request = urllib.request.Request(url, headers={"User-Agent": "mm-orient"})
+    try:
+        with urllib.request.urlopen(request, timeout=URL_TIMEOUT) as answer:
+            while part := answer.read(2**16):
+                parts.append(part)
+                size += len(part)
+                if size > MAX_URL_BYTES:
+                    raise ValueError(f"more than {MAX_URL_BYTES // 2**20} MiB")
+                if time.monotonic() > deadline:
+                    raise ValueError(f"not there after {3 * URL_TIMEOUT:.0f} s")
+    except TimeoutError:
+        raise ValueError(f"no answer within {URL_TIMEOUT:.0f} s") from None
+    except urllib.error.URLError as error:
+        raise ValueError(f"it cannot be fetched: {error.reason}") from None
+    return b"".join(parts)
+
+
+def _upright(image: Image.Image, in_place: bool) -> Image.Image:
+    """As its EXIF orientation says; what is broken in metadata does not make a picture unreadable."""
+    try:
+        if in_place:  # nobody else holds it: no copy is needed
+            ImageOps.exif_transpose(image, in_place=True)
+            return image
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        return image
+
+
+def _shown(source) -> str:
+    if not isinstance(source, (str, os.PathLike)):
+        return f"({type(source).__name__})"
+    text = str(source)
+    return repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text)} characters)")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

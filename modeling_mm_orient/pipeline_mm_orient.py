@@ -1,10 +1,15 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """`pipeline("multimodal-classification", model=..., trust_remote_code=True)`."""
 
+from typing import Any
+
+from torch import Tensor
 from transformers import Pipeline
 
+from .pictures import IMAGE_SOURCES
 from .tasks import predictions_by_task
 
+POST_KEYS = ("image", "text", "id")
 NEIGHBOUR_OUTPUTS = ("image_neighbours", "text_neighbours", "image_similarities", "text_similarities")
 
 
@@ -21,8 +26,15 @@ class MultimodalClassificationPipeline(Pipeline):
     `pipe(images=..., text=...)` takes lists as the processor does. Either part of a post may be missing. A picture is
     anything `read_image` takes. Every post gives `{task: {label: probability}}`, for regression `{task: value}`.
 
-    With `neighbours=n` the posts of the relation memory that a verdict rests on come too, under `"neighbours"`: for each of
-    `"image"` and `"text"` up to n of `{"id", "similarity", "labels"}`, nearest first.
+    Args:
+        neighbours: n gives the posts of the relation memory that a verdict rests on too, under `"neighbours"`: for each of
+            `"image"` and `"text"` up to n of `{"id", "similarity", "labels"}`, nearest first.
+        image_sources: how pictures may be given, see `read_image` (default: in any way). A server that passes on what
+            strangers send takes `("pil", "bytes", "array")`, here or when the pipeline is made: no file is opened and
+            nothing fetched because a post says so.
+        on_error: `"raise"` (default), or `"skip"`: a post that cannot be read gives `{"error": message}` in its place.
+
+    On a machine without an accelerator the model's `for_cpu` is called.
     """
 
     _load_processor = True  # type: ignore[assignment]
@@ -37,48 +49,104 @@ class MultimodalClassificationPipeline(Pipeline):
 
     def __call__(self, inputs=None, images=None, text=None, **kwargs):
         if inputs is None:
-            if images is None and text is None:
-                raise ValueError('give posts as {"image": ..., "text": ...}, or `images` and `text`')
-            many = isinstance(images if images is not None else text, (list, tuple))
-            images = images if many or images is None else [images]
-            text = text if many or text is None else [text]
-            count = len(images if images is not None else text)
-            images, text = images or [None] * count, text or [None] * count
-            inputs = [{"image": image, "text": words} for image, words in zip(images, text, strict=True)]
-            inputs = inputs if many else inputs[0]
+            inputs = _posts(images, text)
+        if isinstance(inputs, (list, tuple)) and not inputs:
+            return []
+        if hasattr(inputs, "column_names") and hasattr(inputs, "select_columns"):  # a `datasets.Dataset`
+            columns = [name for name in POST_KEYS if name in inputs.column_names]
+            if not {"image", "text"} & set(columns):
+                raise ValueError(f"the data set has neither `image` nor `text`; its columns are {inputs.column_names}")
+            inputs = (row for row in inputs.select_columns(columns))
+            return list(super().__call__(inputs, **kwargs))
         return super().__call__(inputs, **kwargs)
 
-    def _sanitize_parameters(self, neighbours=None, **kwargs):
+    def _sanitize_parameters(self, neighbours=None, image_sources=None, on_error=None, **kwargs):
         if kwargs:
             raise TypeError(f"unknown arguments for this pipeline: {', '.join(kwargs)}")
+        reading = {}
+        if image_sources is not None:
+            if isinstance(image_sources, str) or set(image_sources) - set(IMAGE_SOURCES):
+                raise ValueError(f"`image_sources` must be some of {IMAGE_SOURCES}, got {image_sources!r}")
+            reading["image_sources"] = tuple(image_sources)
+        if on_error is not None:
+            if on_error not in ("raise", "skip"):
+                raise ValueError(f"`on_error` must be 'raise' or 'skip', got {on_error!r}")
+            reading["skip"] = on_error == "skip"
         if neighbours is None:
-            return {}, {}, {}
+            return reading, {}, {}
+        if not isinstance(neighbours, int) or neighbours < 0:
+            raise ValueError(f"`neighbours` must be a whole number of at least 0, got {neighbours!r}")
         if neighbours and self.model.config.relation_scope == "batch":
             raise ValueError(
                 "`neighbours` needs a model with a relation memory; this one's `relation_scope` is 'batch'"
             )
-        return {}, {"output_relations": neighbours > 0}, {"neighbours": neighbours}
+        return reading, {"output_relations": neighbours > 0}, {"neighbours": neighbours}
 
-    def preprocess(self, post):
+    def preprocess(self, post, image_sources=IMAGE_SOURCES, skip=False):
+        try:
+            return {"error": None, **self._read(post, image_sources)}
+        except ValueError as error:
+            if not skip:
+                raise
+            return {"error": str(error), "image": None, "text": None}
+
+    def _read(self, post, image_sources) -> dict:
         if not hasattr(post, "get"):
             post = {"image": post}
-        image = post.get("image")
-        return {
-            "image": None if image is None else self.processor.read_picture(image),
-            "text": post.get("text"),
-        }
+        elif {"bytes", "path"} & set(post) and not set(post) & {"image", "text"}:
+            post = {"image": post}  # a picture as `datasets` has it
+        if unknown := [name for name in post if name not in POST_KEYS]:
+            raise ValueError(f"a post has `image` and `text`, not {unknown[0]!r}")
+        image, text = post.get("image"), post.get("text")
+        if text is not None and not isinstance(text, str):
+            raise ValueError(f"the text of a post must be a string or None, got {type(text).__name__}")
+        if image is None and not (text and text.strip()):
+            raise ValueError("the post has neither an image nor a text")
+        reader: Any = self.processor
+        return {"image": None if image is None else reader.read_picture(image, image_sources), "text": text}
 
     def _forward(self, posts, output_relations=False):
-        batch = isinstance(posts["image"], list)
-        images, text = (posts["image"], posts["text"]) if batch else ([posts["image"]], [posts["text"]])
+        if not isinstance(posts["image"], list):
+            posts = {name: [value] for name, value in posts.items()}
+        sound = [row for row, error in enumerate(posts["error"]) if error is None]
+        outputs = {"error": posts["error"]}
+        if not sound:
+            return outputs
+        images, text = ([posts[name][row] for row in sound] for name in ("image", "text"))
         inputs = self.processor(images=images, text=text, return_tensors="pt").to(self.device)
-        outputs = self.model(**inputs, output_relations=output_relations)
-        found = {name: outputs[name] for name in NEIGHBOUR_OUTPUTS if output_relations}
-        return found | {f"logits.{name}": values for name, values in outputs.logits.items()}
+        found = self.model(**inputs, output_relations=output_relations)
+        tensors = {name: found[name] for name in NEIGHBOUR_OUTPUTS if output_relations}
+        tensors |= {f"logits.{name}": values for name, values in found.logits.items()}
+        return outputs | {name: _in_places(values, sound, len(posts["error"])) for name, values in tensors.items()}
 
     def postprocess(self, outputs, neighbours=0):
+        error = outputs["error"][0] if isinstance(outputs["error"], list) else outputs["error"]
+        if error is not None:
+            return {"error": error}
         logits = {task["name"]: outputs[f"logits.{task['name']}"][0] for task in self.model.config.tasks}
         verdict = predictions_by_task(self.model.config.tasks, logits)
         if neighbours:
             verdict["neighbours"] = neighbours_of(self.model.relation_memory, outputs, 0, neighbours)
         return verdict
+
+
+def _posts(images, text):
+    """`images` and `text` as one post, or as a list of posts."""
+    if images is None and text is None:
+        raise ValueError('give posts as {"image": ..., "text": ...}, or `images` and `text`')
+    many = isinstance(images if images is not None else text, (list, tuple))
+    images = images if many or images is None else [images]
+    text = text if many or text is None else [text]
+    count = len(images if images is not None else text)
+    images, text = images or [None] * count, text or [None] * count
+    posts = [{"image": image, "text": words} for image, words in zip(images, text, strict=True)]
+    return posts if many else posts[0]
+
+
+def _in_places(values: Tensor, rows: list[int], count: int) -> Tensor:
+    """Rows of `values` at their places among `count`; zeros between."""
+    if len(rows) == count:
+        return values
+    laid = values.new_zeros(count, *values.shape[1:])
+    laid[rows] = values
+    return laid

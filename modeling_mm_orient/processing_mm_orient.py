@@ -5,18 +5,20 @@ Shapes: B posts, T tokens.
 """
 
 import os
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 
-from .pictures import MAX_IMAGE_PIXELS, read_image, reduced
+from .pictures import IMAGE_SOURCES, MAX_IMAGE_PIXELS, read_image, reduced
 from .task_features import check_sources, task_features
 from .text_cleaning import clean_text
-from .text_removal import joined_text, read_text, remove_text
+from .text_removal import INPAINTERS, READERS, joined_text, read_text, registered, remove_text
 
 MAX_TOKENS = 128
 JOINT_FOLDER = "joint_processor"
@@ -42,7 +44,8 @@ class MMOrientProcessor(ProcessorMixin):
             paper's. A text that nothing is left of counts as missing, unless the post has no picture: then it stays.
         remove_overlaid_text: paint over the text on pictures (paper; default False).
         read_missing_text: where a post has no text, take the one on its picture (ours; default False).
-        text_reader, inpainter: see `text_removal` (default `"rapidocr"` and `"opencv"`, both optional packages).
+        text_reader, inpainter: names of `text_removal.READERS` and `INPAINTERS` (default `"rapidocr"` and `"opencv"`, both
+            optional packages), or functions of your own; a processor with these is not saved.
         task_features: what `task_features` are made of, see `task_features.check_sources` (default nothing).
     """
 
@@ -60,8 +63,8 @@ class MMOrientProcessor(ProcessorMixin):
         text_cleaning: list[str] | tuple[str, ...] = (),
         remove_overlaid_text: bool = False,
         read_missing_text: bool = False,
-        text_reader: str = "rapidocr",
-        inpainter: str = "opencv",
+        text_reader: str | Callable = "rapidocr",
+        inpainter: str | Callable = "opencv",
         task_features: list[dict] | tuple[dict, ...] = (),
         **kwargs,
     ):
@@ -81,7 +84,8 @@ class MMOrientProcessor(ProcessorMixin):
         clean_text("", text_cleaning)
         self.text_cleaning = list(text_cleaning)
         self.remove_overlaid_text, self.read_missing_text = remove_overlaid_text, read_missing_text
-        self.text_reader, self.inpainter = text_reader, inpainter
+        self.text_reader = registered(text_reader, READERS, "text_reader")
+        self.inpainter = registered(inpainter, INPAINTERS, "inpainter")
         self.task_features = check_sources(task_features)
 
     @classmethod
@@ -119,7 +123,7 @@ class MMOrientProcessor(ProcessorMixin):
 
         Args:
             images: a picture or a list with one entry per post, None for a post without; anything `read_image` takes,
-                or arrays and tensors as image processors take them.
+                or arrays and tensors as image processors take them. Or a batch of a data set, with `image` and `text`.
             text: a string or a list with one entry per post; None or a text of white space alone means no text.
             kwargs: `return_tensors`, and what tokenizers and image processors take (`text_kwargs`, `images_kwargs`).
 
@@ -131,10 +135,13 @@ class MMOrientProcessor(ProcessorMixin):
         Raises:
             ValueError: lengths differ, a post has neither picture nor text, or a picture cannot be read.
         """
+        if isinstance(images, Mapping) and text is None and {"image", "text"} & set(images):  # of `datasets.map`
+            images, text = images.get("image"), images.get("text")
         images, text = self.treat(images, text)
         merged = self._merge_kwargs(
             MMOrientProcessorKwargs,  # type: ignore[arg-type]
-            tokenizer_init_kwargs=getattr(self.tokenizer, "init_kwargs", {}), **kwargs
+            tokenizer_init_kwargs=getattr(self.tokenizer, "init_kwargs", {}),
+            **kwargs,
         )
         text_kwargs, images_kwargs = merged["text_kwargs"], merged["images_kwargs"]
         return_tensors = text_kwargs.pop("return_tensors", None)
@@ -144,15 +151,16 @@ class MMOrientProcessor(ProcessorMixin):
         if reads_pictures and any(image is not None for image in images):
             pictures = self._pictures(images)
             if self.image_processor is not None:
-                data |= self.image_processor(pictures, **images_kwargs)
+                data |= _prepared_alone(self.image_processor, pictures, images_kwargs)
             if self.joint_processor is not None:
                 prepare = self.joint_processor.image_processor
                 # both encoders may well be of one kind: then its pictures are resized once
                 prepared = data and not images_kwargs and _alike(prepare, self.image_processor)
-                data |= _joint(dict(data) if prepared else prepare(pictures))
+                data |= _joint(dict(data) if prepared else _prepared_alone(prepare, pictures, {}))
         if any(text):
             if self.tokenizer is not None:
-                data |= self.tokenizer(text, **({"max_length": self.max_tokens} | text_kwargs))
+                options: dict = {"max_length": self.max_tokens, "return_attention_mask": True}
+                data |= self.tokenizer(text, **(options | text_kwargs))
             if self.joint_processor is not None:
                 options = {"padding": self.joint_padding, "truncation": True, "max_length": self.joint_max_tokens}
                 if self.joint_padding == "max_length":
@@ -165,9 +173,9 @@ class MMOrientProcessor(ProcessorMixin):
             data["task_features"] = task_features(text, self.task_features, device).tolist()
         return BatchFeature(data, tensor_type=return_tensors)
 
-    def read_picture(self, source) -> Image.Image:
-        """A picture as `read_image` reads it; one that is far larger than any encoder needs, by a whole factor smaller."""
-        return reduced(read_image(source, self.max_image_pixels))
+    def read_picture(self, source, image_sources=IMAGE_SOURCES) -> Image.Image:
+        """A picture as `read_image` reads it, of a size and proportion that encoders can take, see `reduced`."""
+        return reduced(read_image(source, self.max_image_pixels, image_sources))
 
     def treat(self, images=None, text=None) -> tuple[list, list[str]]:
         """Posts as encoders and task features see them: texts cleaned, text on pictures read and painted over, where asked.
@@ -190,9 +198,15 @@ class MMOrientProcessor(ProcessorMixin):
 
     def to_dict(self) -> dict:
         joint = None if self.joint_processor is None else JOINT_FOLDER
-        return super().to_dict() | {"parts": self.get_attributes(), "joint_processor": joint}
+        own = {"text_reader": _name_of(self.text_reader), "inpainter": _name_of(self.inpainter)}
+        return super().to_dict() | {"parts": self.get_attributes(), "joint_processor": joint} | own
 
     def save_pretrained(self, save_directory, **kwargs):
+        for name, choice in (("text_reader", self.text_reader), ("inpainter", self.inpainter)):
+            if callable(choice):
+                raise ValueError(
+                    f"`{name}` is a function of yours, and a saved processor names only what the package offers"
+                )
         if self.joint_processor is not None:
             self.joint_processor.save_pretrained(os.path.join(save_directory, JOINT_FOLDER))
         return super().save_pretrained(save_directory, **kwargs)
@@ -226,7 +240,8 @@ class MMOrientProcessor(ProcessorMixin):
             for index, words in enumerate(text):
                 if words is not None and not isinstance(words, str):
                     raise ValueError(f"`text[{index}]` must be a string or None, got {type(words).__name__}")
-            text = [words if words and words.strip() else "" for words in text]
+            # half of a pair of surrogates is no character, and no tokenizer takes it
+            text = [words.encode("utf-8", "replace").decode() if words and words.strip() else "" for words in text]
         images = [None] * len(text) if images is None else images
         text = [""] * len(images) if text is None else text
         if len(images) != len(text):
@@ -246,7 +261,12 @@ class MMOrientProcessor(ProcessorMixin):
             if image is None or (text[index] and not self.remove_overlaid_text):
                 continue
             picture = self._picture(index, image)
-            regions = read_text(picture, self.text_reader)
+            try:
+                regions = read_text(picture, self.text_reader)
+            except ImportError:
+                raise
+            except Exception as error:  # an engine's own trouble with one picture
+                raise ValueError(f"`images[{index}]`: its text cannot be read: {error}") from error
             if self.read_missing_text and not text[index]:
                 text[index] = clean_text(joined_text(regions), self.text_cleaning)
             if self.remove_overlaid_text:
@@ -282,6 +302,35 @@ def _as_list(images) -> list:
             raise ValueError("`images` must have one picture per post")
         images = [image[0] for image in images]
     return images
+
+
+def _prepared_alone(image_processor, pictures: list, options: dict) -> dict:
+    """What an image processor makes of pictures, each as if it came alone: those of one size go together, and results of
+    different sizes are laid on zeros with a `pixel_mask`, so that nothing depends on the batch."""
+    sizes = [picture.size if isinstance(picture, Image.Image) else tuple(picture.shape) for picture in pictures]
+    if len(set(sizes)) == 1:
+        return dict(image_processor(pictures, **options))
+    rows: list = [None] * len(pictures)
+    for size in dict.fromkeys(sizes):
+        members = [row for row, other in enumerate(sizes) if other == size]
+        found = dict(image_processor([pictures[row] for row in members], **options))
+        if set(found) - {"pixel_values", "pixel_mask"}:  # a form of its own, which only it can join
+            return dict(image_processor(pictures, **options))
+        for row, pixels in zip(members, found["pixel_values"], strict=True):
+            rows[row] = np.asarray(pixels)
+    if len({row.shape for row in rows}) == 1:
+        return {"pixel_values": rows}
+    height, width = (max(row.shape[side] for row in rows) for side in (-2, -1))
+    pixels = np.zeros((len(rows), rows[0].shape[0], height, width), rows[0].dtype)
+    mask = np.zeros((len(rows), height, width), np.int64)
+    for number, row in enumerate(rows):
+        pixels[number, :, : row.shape[-2], : row.shape[-1]] = row
+        mask[number, : row.shape[-2], : row.shape[-1]] = 1
+    return {"pixel_values": list(pixels), "pixel_mask": list(mask)}
+
+
+def _name_of(choice: str | Callable) -> str:
+    return choice if isinstance(choice, str) else f"{choice.__module__}.{choice.__qualname__}"
 
 
 def _alike(one, other) -> bool:

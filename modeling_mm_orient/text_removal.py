@@ -15,6 +15,8 @@ from PIL import Image, ImageDraw, ImageFilter
 from .optional_dependencies import cv2, rapidocr
 
 LEAST_SCORE = 0.5
+LEAST_SIDE = 6  # pixels; in less no letter can be read, and engines enlarge it to gigabytes
+MOST_INPAINTED = 4_000_000  # pixels; more are filled in a reduced copy
 LONGEST_SIDE = 1600  # a reader sees larger pictures reduced
 INPAINT_RADIUS = 4
 
@@ -57,12 +59,30 @@ READERS: dict[str, Callable[[np.ndarray], list[TextRegion]]] = {"rapidocr": rapi
 INPAINTERS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"opencv": opencv_inpainter}
 
 
-def find_by_name(name: str, table: dict[str, Callable]) -> Callable:
-    """An entry of `table`, or a function of the user's own as `package.module:function`.
+def registered(choice, table: dict[str, Callable], argument: str):
+    """A name in `table`, or a function, as it is: what a file may say is a name in the table, and nothing is imported.
 
     Raises:
-        ValueError: there is neither.
+        ValueError: it is another name; the message has `argument`.
     """
+    if callable(choice) or choice in table:
+        return choice
+    raise ValueError(
+        f"`{argument}` must be one of {', '.join(table)}, or a function of your own (itself, not its name: a name in a file "
+        f"would be code that the file runs), got {choice!r}"
+    )
+
+
+def find_by_name(name: str | Callable, table: dict[str, Callable]) -> Callable:
+    """A function as it is, an entry of `table`, or a function of the caller's own as `package.module:function`.
+
+    For names that a caller gives, never for those in a file: see `registered`.
+
+    Raises:
+        ValueError: there is none of them.
+    """
+    if callable(name):
+        return name
     if name in table:
         return table[name]
     module, _, function = name.partition(":")
@@ -74,12 +94,14 @@ def find_by_name(name: str, table: dict[str, Callable]) -> Callable:
         ) from None
 
 
-def read_text(picture: Image.Image, reader: str = "rapidocr") -> list[TextRegion]:
+def read_text(picture: Image.Image, reader: str | Callable = "rapidocr") -> list[TextRegion]:
     """Lines of text on an RGB picture, from top to bottom and left to right; uncertain ones (score below .5) are left out.
 
     Args:
-        reader: name in `READERS`, or `package.module:function`: RGB array (H, W, 3) -> `TextRegion`s.
+        reader: name in `READERS`, a function, or its `package.module:function`: RGB array (H, W, 3) -> `TextRegion`s.
     """
+    if min(picture.size) < LEAST_SIDE:
+        return []
     scale = min(1.0, LONGEST_SIDE / max(picture.size))
     smaller = picture if scale == 1 else picture.resize([max(1, round(side * scale)) for side in picture.size])
     regions = find_by_name(reader, READERS)(np.asarray(smaller))
@@ -107,11 +129,12 @@ def text_mask(size: tuple[int, int], regions: list[TextRegion]) -> np.ndarray:
     return np.asarray(mask) > 0
 
 
-def remove_text(picture: Image.Image, regions: list[TextRegion], inpainter: str = "opencv") -> Image.Image:
+def remove_text(picture: Image.Image, regions: list[TextRegion], inpainter: str | Callable = "opencv") -> Image.Image:
     """An RGB picture with its regions of text painted over.
 
     Args:
-        inpainter: name in `INPAINTERS`, or `package.module:function`: RGB array (H, W, 3) and bool mask (H, W) -> array.
+        inpainter: name in `INPAINTERS`, a function, or its `package.module:function`: RGB array (H, W, 3) and bool mask
+            (H, W) -> array.
     """
     if not regions:
         return picture
@@ -125,8 +148,21 @@ def remove_text(picture: Image.Image, regions: list[TextRegion], inpainter: str 
         slice(max(0, columns[0] - margin), columns[-1] + margin + 1),
     )
     pixels = np.array(picture)
-    pixels[window] = find_by_name(inpainter, INPAINTERS)(pixels[window], mask[window])
+    pixels[window] = _filled(pixels[window], mask[window], find_by_name(inpainter, INPAINTERS))
     return Image.fromarray(pixels)
+
+
+def _filled(pixels: np.ndarray, mask: np.ndarray, inpainter: Callable) -> np.ndarray:
+    """`pixels` (H, W, 3) with `mask` (H, W) filled; of a large picture the filling is that of a smaller copy."""
+    if mask.size <= MOST_INPAINTED:
+        return inpainter(pixels, mask)
+    height, width = mask.shape
+    scale = (MOST_INPAINTED / mask.size) ** 0.5
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = np.asarray(Image.fromarray(pixels).resize(size))
+    small_mask = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.BOX, reducing_gap=None)) > 0
+    found = Image.fromarray(inpainter(small, small_mask)).resize((width, height), Image.Resampling.BICUBIC)
+    return np.where(mask[..., None], np.asarray(found), pixels)
 
 
 def _height(region: TextRegion) -> float:

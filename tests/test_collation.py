@@ -1,4 +1,3 @@
-import math
 import threading
 
 import numpy as np
@@ -8,17 +7,8 @@ from torch.utils.data import DataLoader
 
 from modeling_mm_orient.features.collation import FeatureCollator, ReadAheadLoader, pad_sequences
 from modeling_mm_orient.pictures import key_number
-from modeling_mm_orient.tasks import collate_labels
 
 from .helpers import TASKS, tiny_model
-
-
-def test_labels_have_every_task_and_missing_marks():
-    posts = [{"offensive": 1, "emotions": [1.0, 0.0, 1.0], "intensity": 0.5}, {"offensive": None}, {"offensive": -1}]
-    labels = collate_labels(posts, TASKS)
-    assert labels["offensive"].tolist() == [1, -100, -100] and labels["offensive"].dtype == torch.int64
-    assert labels["emotions"][0].tolist() == [1, 0, 1] and labels["emotions"][1:].isnan().all()
-    assert labels["intensity"][0] == 0.5 and math.isnan(labels["intensity"][1])
 
 
 def test_a_stored_post_key_becomes_a_number_in_the_batch():

@@ -1,25 +1,38 @@
+"""Linear layers for CPUs: the faster products are the plain ones, and 8-bit ones nearly so."""
+
+import copy
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from modeling_mm_orient import cpu_speed as cpu_linear
-from modeling_mm_orient.cpu_speed import fast_linear, linear_of_two, mixed_linear, with_fast_linear, without_gaps
-
-from .helpers import feature_batch, tiny_model
-
-pytestmark = pytest.mark.skipif(
-    not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="this PyTorch has no linear layer of oneDNN"
+from modeling_mm_orient import MMOrientForMultiTaskClassification, cpu_speed
+from modeling_mm_orient.cpu_speed import (
+    CpuLinear,
+    Int8Linear,
+    by_onednn,
+    linear_of_two,
+    quantise_linear_layers,
+    use_cpu_linear,
+    use_plain_linear,
+    without_gaps,
 )
+from modeling_mm_orient.private_apis import has_onednn_linear
+
+from .helpers import feature_batch, label_batch, small_towers, tiny_model
+
+needs_onednn = pytest.mark.skipif(not has_onednn_linear(), reason="this PyTorch has no linear layer of oneDNN")
 
 
+@needs_onednn
 @pytest.mark.parametrize("shape", [(5, 12), (3, 4, 12)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_it_is_the_linear_layer_with_its_gradients(shape, bias):
     torch.manual_seed(0)
     arguments = [torch.randn(shape), torch.randn(7, 12), *([torch.randn(7)] if bias else [])]
     sides = []
-    for function in (F.linear, fast_linear):
+    for function in (F.linear, by_onednn):
         inputs = [value.clone().requires_grad_() for value in arguments]
         output = function(*inputs)
         (output * torch.arange(7)).sum().backward()
@@ -29,6 +42,7 @@ def test_it_is_the_linear_layer_with_its_gradients(shape, bias):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
+@needs_onednn
 def test_a_part_of_a_weight_reaches_onednn_without_gaps():
     whole = torch.randn(6, 10)
     for weight, copied in (
@@ -41,13 +55,14 @@ def test_a_part_of_a_weight_reaches_onednn_without_gaps():
         assert (without_gaps(weight) is not weight) == copied
         torch.testing.assert_close(without_gaps(weight), weight)
         features = torch.randn(3, weight.shape[1])
-        torch.testing.assert_close(fast_linear(features, weight), features @ weight.T)
+        torch.testing.assert_close(by_onednn(features, weight), features @ weight.T)
 
 
+@needs_onednn
 def test_second_derivatives():
     torch.manual_seed(0)
     found = []
-    for function in (F.linear, fast_linear):
+    for function in (F.linear, by_onednn):
         features, weight = (
             torch.randn(4, 4, generator=torch.Generator().manual_seed(n)).requires_grad_() for n in (0, 1)
         )
@@ -60,54 +75,92 @@ def test_second_derivatives():
 @pytest.fixture
 def everywhere(monkeypatch):
     """The faster way on any processor and for any size; the list of its calls."""
+    if not has_onednn_linear():
+        pytest.skip("this PyTorch has no linear layer of oneDNN")
     calls = []
 
     def watched(*arguments):
         calls.append(arguments)
-        return fast_linear(*arguments)
+        return by_onednn(*arguments)
 
-    monkeypatch.setattr(cpu_linear, "FEWEST_PRODUCTS", 1)
-    monkeypatch.setattr(cpu_linear, "onednn_pays", lambda: True)
-    monkeypatch.setattr(cpu_linear, "fast_linear", watched)
+    monkeypatch.setattr(cpu_speed, "FEWEST_PRODUCTS", 1)
+    monkeypatch.setattr(cpu_speed, "onednn_pays", lambda: True)
+    monkeypatch.setattr(cpu_speed, "by_onednn", watched)
     return calls
 
 
-def test_a_model_takes_it_and_gives_the_same(everywhere):
+def test_a_model_takes_it_where_it_is_asked_to_and_gives_the_same(everywhere):
     model, batch = tiny_model().eval(), feature_batch()
+    plain, layers = model(**batch), [module for module in model.modules() if isinstance(module, nn.Linear)]
+    weights = dict(model.state_dict())
+    assert not everywhere
+    assert model.for_cpu() is model
     fast = model(**batch)
     assert len(everywhere) > 8
+    torch.testing.assert_close(dict(fast.logits), dict(plain.logits), atol=1e-6, rtol=1e-5)
+    assert [module for module in model.modules() if isinstance(module, nn.Linear)] == layers
+    assert model.state_dict().keys() == weights.keys()
     everywhere.clear()
-    cpu_linear.FEWEST_PRODUCTS = 10**12
-    slow = model(**batch)
-    assert not everywhere
-    torch.testing.assert_close(dict(fast.logits), dict(slow.logits), atol=1e-6, rtol=1e-5)
+    assert model.for_any_device() is model
+    again = model(**batch)
+    assert not everywhere and {type(layer) for layer in layers} == {nn.Linear}
+    torch.testing.assert_close(dict(again.logits), dict(plain.logits), atol=0, rtol=0)
+
+
+def test_it_trains_as_it_would(everywhere):
+    gradients = []
+    for model in (tiny_model(), tiny_model().for_cpu()):
+        model(**feature_batch(), labels=label_batch()).loss.backward()
+        gradients.append({name: value.grad for name, value in model.named_parameters()})
+    assert everywhere
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
+@torch.no_grad()
+def test_a_layer_is_what_it_was_to_hooks_copies_and_adapters(everywhere):
+    class Adapter(nn.Linear):
+        pass
+
+    features, seen = torch.randn(3, 4), []
+    module = nn.Sequential(nn.Linear(4, 4), Adapter(4, 4))
+    first = module[0]
+    first.register_forward_hook(lambda layer, inputs, output: seen.append(output))
+    expected = module(features)
+    use_cpu_linear(module)
+    assert module[0] is first and type(first) is CpuLinear and type(module[1]) is Adapter
+    again = copy.deepcopy(module)
+    for run in (module, again, torch.compile(module, backend="eager")):
+        torch.testing.assert_close(run(features), expected, atol=1e-6, rtol=1e-5)
+    assert len(seen) == 4 and type(again[0]) is CpuLinear
+    use_plain_linear(module)
+    assert type(first) is nn.Linear
 
 
 @torch.no_grad()
 def test_what_it_is_not_made_for_runs_as_it_would(everywhere):
-    layer, features = nn.Linear(4, 4), torch.ones(2, 4)
-    run = with_fast_linear(lambda layer, features: layer(features))
-    run(layer, features)
-    assert len(everywhere) == 1
-    run(nn.Linear(4, 1), features)
-    run(layer.double(), features.double())
-    run(nn.Linear(4, 4, device="meta"), torch.ones(2, 4, device="meta"))
-    with torch.autocast("cpu", torch.bfloat16):
-        assert run(layer.float(), features).dtype == torch.bfloat16
-    torch.vmap(lambda row: run(layer, row))(features)
-    torch.jit.trace(lambda x: run(lambda row: F.linear(row, torch.ones(4, 4)), x), features, check_trace=False)
+    layer, features = CpuLinear(4, 4), torch.ones(2, 4)
     layer(features)
     assert len(everywhere) == 1
+    CpuLinear(4, 1)(features)
+    layer.double()(features.double())
+    CpuLinear(4, 4, device="meta")(torch.ones(2, 4, device="meta"))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer.float()(features).dtype == torch.bfloat16
+    torch.vmap(layer)(features)
+    torch.jit.trace(layer, features, check_trace=False)
+    torch.export.export(layer, (features,))
+    assert len(everywhere) == 1
     with pytest.raises(RuntimeError):
-        run(layer, torch.ones(2, 5))
-    run(layer, features)  # an error leaves nothing behind
+        layer(torch.ones(2, 5))
+    layer(features)
     assert len(everywhere) == 3
 
 
 @pytest.fixture
 def by_mkl(monkeypatch):
-    monkeypatch.setattr(cpu_linear, "onednn_pays", lambda: False)
-    monkeypatch.setattr(cpu_linear, "FEW_ROWS", 4)
+    monkeypatch.setattr(cpu_speed, "onednn_pays", lambda: False)
+    monkeypatch.setattr(cpu_speed, "FEW_ROWS", 4)
 
 
 @pytest.mark.parametrize("shape", [(3,), (9,), (2, 5), (2, 2)])
@@ -124,49 +177,64 @@ def test_the_layer_of_two_is_that_of_both_joined(by_mkl, shape, bias, gradients)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("features_dtype", [torch.float32, torch.bfloat16])
-def test_mixed_precision_is_autocast_with_gradients_in_single_precision(features_dtype):
+@pytest.mark.parametrize("shape, outputs", [((5, 64), 32), ((3, 7, 96), 17), ((1, 33), 1), ((2, 1, 5), 3)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_8_bits_are_nearly_the_layer(shape, outputs, bias):
     torch.manual_seed(0)
-    arguments = [torch.randn(6, 5, 64).to(features_dtype), torch.randn(32, 64), torch.randn(32)]
-    slope, sides = torch.randn(6, 5, 32).bfloat16(), []
-    for function in (F.linear, mixed_linear):
-        inputs = [value.clone().requires_grad_() for value in arguments]
-        with torch.autocast("cpu", torch.bfloat16):
-            output = function(*inputs)
-        output.backward(slope)
-        sides.append((output, *(value.grad for value in inputs)))
-    for expected, found, value in zip(*sides, [None, *arguments], strict=True):
-        assert value is None or found.dtype == value.dtype
-        torch.testing.assert_close(found, expected, atol=0.05, rtol=0.02)
-    rows, features = slope.view(-1, 32).double(), arguments[0].bfloat16().view(-1, 64).double()
-    torch.testing.assert_close(sides[1][2].double(), rows.T @ features, atol=1e-4, rtol=1e-4)
-    assert torch.backends.mkldnn.matmul.fp32_precision == "none"
+    layer, features = nn.Linear(shape[-1], outputs, bias), torch.randn(shape)
+    features[0] *= 1000  # a row has its own scale
+    expected, found = layer(features), Int8Linear(layer)(features)
+    error = (found - expected).flatten(0, -2).norm(dim=-1) / expected.flatten(0, -2).norm(dim=-1).clamp(min=1)
+    assert found.shape == expected.shape and error.max() < 0.05
+    assert Int8Linear(layer)(features.bfloat16()).dtype == torch.bfloat16
 
 
-def test_mixed_precision_where_amx_multiplies(monkeypatch):
-    calls = []
-
-    def watched(*arguments):
-        calls.append(arguments)
-        return mixed_linear(*arguments)
-
-    monkeypatch.setattr(cpu_linear, "FEWEST_PRODUCTS", 1)
-    monkeypatch.setattr(cpu_linear, "onednn_pays", lambda: False)
-    monkeypatch.setattr(cpu_linear, "mixed_linear", watched)
+def test_in_8_bits_a_row_depends_on_itself_alone():
     torch.manual_seed(0)
-    model, found = tiny_model().train(), []
-    batch = feature_batch() | {"labels": {"offensive": torch.tensor([0, 1, 1, 0, 1, 0, 0, 1, 1])}}
-    for amx in (False, True):
-        monkeypatch.setattr(cpu_linear, "amx_multiplies", lambda amx=amx: amx)
-        model.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = model(**batch).loss
-        loss.backward()
-        found.append((loss.detach(), model.mm_orient.learner[0].dense.weight.grad))
-        assert bool(calls) is amx
-    torch.testing.assert_close(found[1], found[0], atol=2e-2, rtol=5e-2)
-    calls.clear()
-    model(**batch)  # without autocast
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        model(**batch)
-    assert not calls
+    layer, features = Int8Linear(nn.Linear(64, 16)), torch.randn(6, 64)
+    torch.testing.assert_close(layer(features)[2:3], layer(features[2:3]), atol=0, rtol=0)
+    torch.testing.assert_close(layer(torch.zeros(2, 64)), layer.bias.expand(2, 16))
+
+
+def test_only_plain_linear_layers_are_put_in_8_bits():
+    class Special(nn.Linear):
+        pass
+
+    module = nn.Sequential(nn.Linear(4, 4), nn.ModuleList([nn.Linear(4, 2), Special(4, 4)]), nn.LayerNorm(4))
+    assert quantise_linear_layers(module) == 2
+    assert type(module[0]) is type(module[1][0]) is Int8Linear and type(module[1][1]) is Special
+
+
+def posts() -> dict:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "pixel_values": torch.randn(3, 3, 16, 16, generator=generator),
+        "input_ids": torch.randint(1, 50, (3, 6), generator=generator),
+        "attention_mask": torch.ones(3, 6, dtype=torch.long),
+    }
+
+
+def test_a_model_with_8_bit_encoders(tmp_path):
+    torch.manual_seed(0)
+    config = small_towers(joint_config=None, relation_scope="memory", memory_top_k=4)
+    model = MMOrientForMultiTaskClassification(config).eval()
+    inputs = posts()
+    with torch.no_grad():
+        encoded = model.mm_orient.encode_posts(**inputs)
+    references = [
+        {"id": str(row), **{f"{m}_embeds": encoded[f"{m}_embeds"][row] for m in ("image", "text")}} for row in range(3)
+    ]
+    model.build_relation_memory(references)
+    with torch.no_grad():
+        expected = model(**inputs, output_components=True)
+        assert model.for_cpu(int8=True) is model and not model.training
+        found = model(**inputs, output_components=True)  # the memory is still its own
+    moved = (found.region_vector - expected.region_vector).norm() / expected.region_vector.norm()
+    assert 0 < moved < 0.1
+    with pytest.raises(ValueError, match="8-bit encoders are not saved"):
+        model.save_pretrained(tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+    with pytest.raises(ValueError, match="the encoders' weights were not kept"):
+        model.for_any_device()
+    with pytest.raises(ValueError, match="no encoder with linear layers"):
+        tiny_model().for_cpu(int8=True)

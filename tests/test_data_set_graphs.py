@@ -1,13 +1,15 @@
 """Graphs of a whole data set against all cosines."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
 from modeling_mm_orient.runs import data_set_graphs
+from modeling_mm_orient.runs.coarse_search import CoarseSearch
 from modeling_mm_orient.runs.data_set_graphs import MutualCandidates, threshold_graph, top_k_graph
-from modeling_mm_orient.similarity_search import ExactSearch
 
 from .helpers import crowded
 
@@ -18,8 +20,14 @@ def all_cosines(vectors: torch.Tensor) -> torch.Tensor:
     return (unit @ unit.T).fill_diagonal_(-2)
 
 
-@pytest.mark.parametrize("count", [900, 5000])  # below and above what a coarse comparison is tried for
-def test_graphs_of_a_whole_data_set(count):
+@pytest.fixture(params=[True, False], ids=["by copies", "by plain products"])
+def search(request, monkeypatch):
+    """By which products graphs are searched, whatever is measured to pay."""
+    monkeypatch.setattr(data_set_graphs, "CoarseSearch", partial(CoarseSearch, coarse=request.param))
+
+
+@pytest.mark.parametrize("count", [900, 5000])
+def test_graphs_of_a_whole_data_set(search, count):
     vectors = crowded(count, 64)
     cosines = all_cosines(vectors)
     edges, values = threshold_graph(vectors, 0.9)
@@ -40,14 +48,14 @@ def test_graphs_of_a_whole_data_set(count):
 @pytest.fixture
 def mutual(monkeypatch):
     """Each pair is compared once even where that was not measured to pay; the posts that were searched for alone."""
-    searched, nearest = [], ExactSearch.nearest
+    searched, nearest = [], CoarseSearch.nearest
 
     def watched(search, queries, count):
         searched.append(len(queries))
         return nearest(search, queries, count)
 
-    monkeypatch.setattr(ExactSearch, "_coarse_is_faster", lambda search, queries: True)
-    monkeypatch.setattr(ExactSearch, "nearest", watched)
+    monkeypatch.setattr(data_set_graphs, "CoarseSearch", partial(CoarseSearch, coarse=True))
+    monkeypatch.setattr(CoarseSearch, "nearest", watched)
     monkeypatch.setattr(data_set_graphs, "LEAST_MUTUAL", 4096)
     monkeypatch.setattr(data_set_graphs, "FIRST", 1)
     return searched
@@ -85,7 +93,7 @@ def test_posts_with_more_candidates_than_a_list_holds_are_searched_for_alone(mut
 
 def test_lists_hold_what_the_bound_leaves_and_little_else(mutual):
     count, top_k, vectors = 5000, 10, spread(5000)
-    coarse = ExactSearch(vectors, torch.ones(count, dtype=torch.bool)).coarse
+    coarse = CoarseSearch(vectors, coarse=True).coarse
     candidates = MutualCandidates(coarse, count, top_k)
     step, error = (values.repeat(1, 16).flatten()[:count] for values in (coarse.step, coarse.error))
     whole = coarse.vectors.flatten(0, 1)[:count].float()

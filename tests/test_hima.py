@@ -4,7 +4,7 @@ from torch.nn import functional as F
 from modeling_mm_orient.global_batch import GlobalBatch
 from modeling_mm_orient.hima import HIMA, BatchAttention, SequenceAttention, masked_softmax
 
-from .helpers import feature_batch, tiny_config
+from .helpers import feature_batch
 
 BATCH = GlobalBatch(9, torch.device("cpu"), gather=False)
 
@@ -29,7 +29,7 @@ def test_attention_is_the_papers_formula():
 
 def test_padding_content_changes_nothing():
     torch.manual_seed(0)
-    hima, inputs = HIMA(tiny_config(), 12), feature_batch()
+    hima, inputs = HIMA(12, 5), feature_batch()
     changed = torch.where(inputs["token_mask"][..., None], inputs["token_features"], torch.tensor(1e4))
     first, _ = hima(inputs["token_features"], inputs["token_mask"], BATCH)
     second, _ = hima(changed, inputs["token_mask"], BATCH)
@@ -37,7 +37,7 @@ def test_padding_content_changes_nothing():
 
 
 def test_stage_one_switched_off_is_the_mean():
-    hima, inputs = HIMA(tiny_config(hima_stage1=False, hima_stage2=False), 12), feature_batch()
+    hima, inputs = HIMA(12, 5, stage1=False, stage2=False), feature_batch()
     vectors, _ = hima(inputs["token_features"], inputs["token_mask"], BATCH)
     expected = inputs["token_features"][0][inputs["token_mask"][0]].mean(0)
     torch.testing.assert_close(vectors[0], expected)

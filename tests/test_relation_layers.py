@@ -7,9 +7,13 @@ from torch.nn import functional as F
 from modeling_mm_orient import relation_layers
 from modeling_mm_orient.global_batch import GlobalBatch
 from modeling_mm_orient.message_passing import Graph, aggregate_neighbours
-from modeling_mm_orient.relation_layers import CrossModalRelations, ReferencePosts, RelationLayer, neighbour_votes
-
-from .helpers import tiny_config
+from modeling_mm_orient.relation_layers import (
+    STREAMS,
+    CrossModalRelations,
+    ReferencePosts,
+    RelationLayer,
+    neighbour_votes,
+)
 
 BATCH = GlobalBatch(6, torch.device("cpu"), gather=False)
 
@@ -22,10 +26,14 @@ def inputs():
     return embeds, graphs, present
 
 
+def all_streams(names=tuple(STREAMS), num_layers=1) -> CrossModalRelations:
+    return CrossModalRelations(names, {"image": 8, "text": 6}, 7, num_layers)
+
+
 def test_layer_is_graphsage():
     torch.manual_seed(0)
-    layer, (embeds, graphs, _) = RelationLayer(tiny_config(), 8, 7), inputs()
-    found = layer(embeds["image"], embeds["image"], Graph(graphs["text"]))
+    layer, (embeds, graphs, present) = RelationLayer(8, 7), inputs()
+    found = layer(embeds["image"], embeds["image"], Graph(graphs["text"]), present["image"])
     for i in range(6):
         mean = embeds["image"][graphs["text"][i] > 0].mean(0)
         hidden = layer.linear(torch.cat([embeds["image"][i], mean]))
@@ -34,7 +42,7 @@ def test_layer_is_graphsage():
 
 @pytest.mark.parametrize("backend", ["fused", "index_add", "dense"])
 def test_neighbours_projected_first_are_the_same(monkeypatch, backend):
-    layer, (embeds, graphs, _) = RelationLayer(tiny_config(message_passing_backend=backend), 8, 3), inputs()
+    layer, (embeds, graphs, _) = RelationLayer(8, 3, backend=backend), inputs()
     present, widths, sides = torch.tensor([True] * 5 + [False]), [], []
 
     def watched(features, *others):
@@ -55,7 +63,7 @@ def test_neighbours_projected_first_are_the_same(monkeypatch, backend):
 
 @torch.no_grad()
 def test_an_adapter_or_a_hook_on_the_linear_layer_is_not_passed_by():
-    layer, own = RelationLayer(tiny_config(), 8, 7), torch.randn(3, 8)
+    layer, own = RelationLayer(8, 7), torch.randn(3, 8)
     layer.linear.register_forward_hook(lambda module, inputs, output: torch.zeros_like(output))
     assert not layer.combine(own, own).any()
 
@@ -69,7 +77,7 @@ def test_an_adapter_or_a_hook_on_the_linear_layer_is_not_passed_by():
 
 def test_cross_modal_streams_take_one_modality_over_the_others_graph():
     torch.manual_seed(0)
-    relations, (embeds, graphs, present) = CrossModalRelations(tiny_config()), inputs()
+    relations, (embeds, graphs, present) = all_streams(), inputs()
     before = relations(embeds, graphs, present, BATCH).split(7, -1)
     graphs["text"] = torch.ones(6, 6)
     after = relations(embeds, graphs, present, BATCH).split(7, -1)
@@ -80,7 +88,7 @@ def test_cross_modal_streams_take_one_modality_over_the_others_graph():
 def test_a_post_without_the_travelling_modality_sends_nothing():
     torch.manual_seed(0)
     relations, (embeds, graphs, present) = (
-        CrossModalRelations(tiny_config(relation_streams=["image_over_text"])),
+        all_streams(["image_over_text"]),
         inputs(),
     )
     graphs["text"] = torch.ones(6, 6)
@@ -99,7 +107,7 @@ def reference_posts_near(count: int, weights) -> ReferencePosts:
 
 def test_reference_posts_are_neighbours_like_any_other():
     torch.manual_seed(0)
-    relations, (embeds, graphs, present) = CrossModalRelations(tiny_config(relation_layers=2)), inputs()
+    relations, (embeds, graphs, present) = all_streams(num_layers=2), inputs()
     graphs = {m: torch.eye(6) for m in graphs}
     near = reference_posts_near(3, [1.0, 0.5, 0.0])
     found = relations(embeds, graphs, present, BATCH, {"image": near, "text": near})
@@ -117,7 +125,7 @@ def test_reference_posts_are_neighbours_like_any_other():
 def test_a_reference_post_without_the_travelling_modality_sends_nothing():
     torch.manual_seed(0)
     relations, (embeds, graphs, present) = (
-        CrossModalRelations(tiny_config(relation_streams=["image_over_text"], self_loops=False)),
+        all_streams(["image_over_text"]),
         inputs(),
     )
     near = reference_posts_near(3, [1.0, 1.0, 1.0])
@@ -130,24 +138,17 @@ def test_a_reference_post_without_the_travelling_modality_sends_nothing():
     torch.testing.assert_close(found, expected)
 
 
-class LabelsOfFour:
-    """A memory of four posts: said beyond the average, and known."""
-
-    def label_summaries(self):
-        said = torch.tensor([[0.5, -0.5], [-0.5, 0.5], [-0.5, 0.5], [0.0, 0.0]])
-        return {"x": (said, torch.tensor([[1.0, 1.0]] * 3 + [[0.0, 0.0]]))}
-
-
 def test_votes_are_softmax_weighted_and_count_a_post_once():
     own = torch.tensor([[1.0, 0.0]])
+    # of four posts: said beyond the average, and known
+    said = torch.tensor([[0.5, -0.5], [-0.5, 0.5], [-0.5, 0.5], [0.0, 0.0]])
+    summaries = {"x": (said, torch.tensor([[1.0, 1.0]] * 3 + [[0.0, 0.0]]))}
     embeds = {m: torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]]) for m in ("image", "text")}
     present = {m: torch.ones(1, 3, dtype=torch.bool) for m in embeds}
     cosines = torch.tensor([[1.0, 0.0, 0.5**0.5]])
     image = ReferencePosts(embeds, present, torch.ones(1, 3), torch.tensor([[0, 1, 3]]), cosines)
     text = ReferencePosts(embeds, present, torch.ones(1, 3), torch.tensor([[0, 2, -1]]), cosines)
-    votes = neighbour_votes(
-        {"image": image, "text": text}, {"image": own, "text": own}, LabelsOfFour(), temperature=0.5
-    )
+    votes = neighbour_votes({"image": image, "text": text}, {"image": own, "text": own}, summaries, temperature=0.5)
     near, far = 1.0, math.exp(-1 / 0.5)
     one_far = (0.5 * near - 0.5 * far) / (near + far + 0.5)
     two_far = (0.5 * near - 0.5 * 2 * far) / (near + 2 * far + 0.5)
@@ -157,7 +158,7 @@ def test_votes_are_softmax_weighted_and_count_a_post_once():
 
 @pytest.mark.parametrize("streams", [["text_over_image"], ["image_over_image", "text_over_text"]])
 def test_streams_can_be_switched_off(streams):
-    relations = CrossModalRelations(tiny_config(relation_streams=streams))
+    relations = all_streams(streams)
     assert relations(*inputs(), BATCH).shape == (6, 7 * len(streams))
 
 
@@ -167,7 +168,7 @@ def test_two_layers_reach_neighbours_of_neighbours():
     chain[0, 1] = chain[1, 2] = 1
     present = {name: torch.ones(3, dtype=torch.bool) for name in ("image", "text")}
     for layers, reaches in ((1, False), (2, True)):
-        relations = CrossModalRelations(tiny_config(relation_streams=["image_over_image"], relation_layers=layers))
+        relations = all_streams(["image_over_image"], layers)
         embeds = {"image": torch.randn(3, 8, requires_grad=True), "text": torch.zeros(3, 6)}
         relations(embeds, {"image": chain, "text": chain}, present, GlobalBatch(3, torch.device("cpu"), False))[
             0

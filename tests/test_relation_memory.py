@@ -7,14 +7,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
+from modeling_mm_orient import memory_file
 from modeling_mm_orient import relation_memory as module
-from modeling_mm_orient.memory_file import MEMORY_FILE, verify_memory
+from modeling_mm_orient.memory_file import INDEX_FILES, MEMORY_FILE, verify_memory
 from modeling_mm_orient.optional_dependencies import FAISS_AVAILABLE
 from modeling_mm_orient.relation_memory import RelationMemory
 
 from .helpers import TASKS, feature_batch, reference_posts, tiny_model
 
 EVERYONE = torch.ones(5, dtype=torch.bool)
+needs_faiss = pytest.mark.skipif(not FAISS_AVAILABLE, reason="FAISS is not installed")
 
 
 def make_memory(count: int = 40, first: int = 0, tasks=TASKS) -> RelationMemory:
@@ -61,16 +63,33 @@ def test_similarities_stand_beside_their_entries_and_padding_is_marked():
     assert (neighbours.entries[2] == -1).all()
 
 
-def test_equals_at_the_edge_are_all_neighbours():
-    memory = make_memory(12)
+def all_alike(count: int) -> RelationMemory:
+    memory = make_memory(count)
     nearest = int(cosines(memory)[0].argmax())
-    memory.embeds["image"] = memory.embeds["image"][[nearest] * 12]
-    assert [len(row) for row in found(memory, 3, None)] == [12] * 5
+    memory.embeds["image"] = memory.embeds["image"][[nearest] * count]
+    return memory
 
 
-def test_a_memory_that_everyone_ties_in_is_cut(monkeypatch):
-    monkeypatch.setattr(module, "MOST_NEIGHBOURS", 20)
-    assert [len(row) for row in found(make_memory(40), None, -1.0)] == [20] * 5
+def test_equals_at_the_edge_are_all_neighbours_in_the_order_of_the_memory():
+    assert found(all_alike(12), 3, None) == [list(range(12))] * 5
+
+
+def test_at_most_so_many_are_found_the_nearest_and_of_equals_the_first():
+    memory = make_memory(400)
+    expected = [[i for i in row.argsort(descending=True).tolist() if row[i] > -0.9][:20] for row in cosines(memory)]
+    assert found(memory, None, -0.9, most=20) == expected
+    assert found(all_alike(150), 3, None, most=20) == [list(range(20))] * 5
+
+
+def test_a_cosine_equal_to_the_threshold_is_not_above_it():
+    memory = make_memory()
+    near = memory.look_up("image", queries(), EVERYONE, 8, None)
+    for row in range(5):
+        for place in (1, 5):
+            alone = queries()[row : row + 1]
+            threshold = float(near.similarity[row, place])
+            entries = memory.look_up("image", alone, EVERYONE[:1], None, threshold).entries[0]
+            assert entries.tolist() == near.entries[row, :place].tolist()
 
 
 def test_left_out_entries_are_replaced_by_the_next():
@@ -187,7 +206,7 @@ def test_a_damaged_memory_is_refused(tmp_path, monkeypatch):
     (tmp_path / MEMORY_FILE).write_bytes(content)
     with pytest.raises(ValueError, match="is damaged: its content does not match its checksum"):
         RelationMemory.load(tmp_path)
-    monkeypatch.setattr(module, "MOST_BYTES_IN_CHECKPOINT", 10)  # too big to be read whole at each start
+    monkeypatch.setattr(memory_file, "MOST_BYTES_IN_CHECKPOINT", 10)  # too big to be read whole at each start
     RelationMemory.load(tmp_path)
     with pytest.raises(ValueError, match="is damaged"):
         verify_memory(tmp_path)
@@ -204,7 +223,26 @@ def test_other_files_are_refused(tmp_path):
         RelationMemory.load(tmp_path)
 
 
-@pytest.mark.skipif(not FAISS_AVAILABLE, reason="FAISS is not installed")
+@needs_faiss
+@pytest.mark.parametrize("of", ["nobody", "another memory"])
+def test_an_index_that_is_damaged_or_anothers_is_not_used(tmp_path, caplog, of):
+    memory, other = make_memory(300), make_memory(300, first=300)
+    for folder, content in (("a", memory), ("b", other)):
+        content.build_index("hnsw", count=6)
+        content.save(tmp_path / folder)
+    path = tmp_path / "a" / INDEX_FILES["image"]
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged if of == "nobody" else (tmp_path / "b" / path.name).read_bytes())
+    again = RelationMemory.load(tmp_path / "a")
+    assert (again.search("image").kind, again.search("text").kind) == ("exact", "hnsw")
+    assert f"{path} is damaged, or an index of another memory: exact search instead" in caplog.text
+    assert found(again, 6, None) == cosines(memory).topk(6).indices.tolist()
+    with pytest.raises(ValueError, match="is damaged, or an index of another memory: build it anew"):
+        verify_memory(tmp_path / "a")
+
+
+@needs_faiss
 def test_an_index_is_saved_with_the_memory_and_dropped_when_posts_change(tmp_path, monkeypatch):
     memory = make_memory(300)
     recalls = memory.build_index("hnsw", count=6)
@@ -217,7 +255,7 @@ def test_an_index_is_saved_with_the_memory_and_dropped_when_posts_change(tmp_pat
     again.save(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [MEMORY_FILE]
     memory.save(tmp_path)
-    (tmp_path / "relation_memory.image.faiss").unlink()  # a crash between the files
+    (tmp_path / INDEX_FILES["image"]).unlink()  # a crash between the files
     assert RelationMemory.load(tmp_path).search("image").kind == "exact"
     monkeypatch.setattr(module, "FAISS_AVAILABLE", False)
     assert RelationMemory.load(tmp_path).search("image").kind == "exact"

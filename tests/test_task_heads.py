@@ -2,14 +2,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from modeling_mm_orient.task_heads import TaskHeads, probabilities
+from modeling_mm_orient.task_heads import TaskHeads
 
 from .helpers import TASKS, label_batch, tiny_config
 
 
-def heads(**fields):
+def heads(tasks=TASKS, **options):
     torch.manual_seed(0)
-    module = TaskHeads(tiny_config(**fields), 16)
+    module = TaskHeads(tiny_config(tasks=tasks).tasks, 16, **options)
     return module, module(torch.randn(9, 16))
 
 
@@ -46,14 +46,14 @@ def test_focal_loss_turns_to_hard_posts():
         "intensity": torch.zeros(2),
     }
     plain = F.cross_entropy(logits["offensive"], labels["offensive"], reduction="none")
-    module = TaskHeads(tiny_config(tasks=with_weights(focal_gamma=2.0)), 16)
+    module, _ = heads(tasks=with_weights(focal_gamma=2.0))
     expected = (plain * (1 - (-plain).exp()) ** 2).mean()
     torch.testing.assert_close(module.loss(logits, labels)[0], expected)
 
 
 @pytest.mark.parametrize("weighting", ["uniform", "given", "uncertainty"])
 def test_a_batch_without_labels_costs_nothing(weighting):
-    module, logits = heads(task_loss_weighting=weighting)
+    module, logits = heads(weighting=weighting)
     labels = {
         "offensive": torch.full((9,), -100),
         "emotions": torch.full((9, 3), float("nan")),
@@ -68,13 +68,13 @@ def test_a_batch_without_labels_costs_nothing(weighting):
 
 def test_given_weights():
     tasks = [task | {"loss_weight": weight} for task, weight in zip(TASKS, (2.0, 0.0, 0.5), strict=True)]
-    module, logits = heads(tasks=tasks, task_loss_weighting="given")
+    module, logits = heads(tasks=tasks, weighting="given")
     loss, losses = module.loss(logits, label_batch())
     torch.testing.assert_close(loss, 2 * losses["offensive"] + 0.5 * losses["intensity"])
 
 
 def test_learned_weights_fall_for_uncertain_tasks():
-    module, logits = heads(task_loss_weighting="uncertainty")
+    module, logits = heads(weighting="uncertainty")
     labels = {"offensive": label_batch()["offensive"], "intensity": torch.full((9,), 30.0)}
     module.loss(logits, labels)[0].backward()
     gradient = module.log_variances.grad
@@ -96,10 +96,3 @@ def test_wrong_labels_are_refused(labels, message):
     module, logits = heads()
     with pytest.raises(ValueError, match=message):
         module.loss(logits, labels)
-
-
-def test_probabilities():
-    logits = torch.tensor([[1.0, 2.0]])
-    torch.testing.assert_close(probabilities("single_label", logits), logits.softmax(-1))
-    torch.testing.assert_close(probabilities("multi_label", logits), logits.sigmoid())
-    torch.testing.assert_close(probabilities("regression", logits), logits)

@@ -234,13 +234,13 @@ def _with_ray(workers: Workers, job: Callable[[], None]) -> None:
     try:
         if (found := ray.cluster_resources().get("CPU", 0)) < needed:
             raise ValueError(
-                f"{workers.workers} workers of {workers.cpus_per_worker} cores and {READER_CPUS} for reading are more than the "
-                f"{found:g} cores of the Ray cluster"
+                f"{workers.workers} workers of {workers.cpus_per_worker} cores and {READER_CPUS} for reading are more than "
+                f"the {found:g} cores of the Ray cluster"
             )
         if (found := ray.cluster_resources().get("GPU", 0)) < workers.workers * workers.gpus_per_worker:
             raise ValueError(
-                f"{workers.workers} workers of {workers.gpus_per_worker:g} accelerators are more than the {found:g} of the Ray "
-                "cluster"
+                f"{workers.workers} workers of {workers.gpus_per_worker:g} accelerators are more than the {found:g} of the "
+                "Ray cluster"
             )
         job()
     finally:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from transformers.dynamic_module_utils import get_imports, get_relative_import_files
 
 from modeling_mm_orient import MMOrientForMultiTaskClassification, MMOrientProcessor, save_for_hub
-from modeling_mm_orient.runs.hub import TRAVELLING_FILES
+from modeling_mm_orient.runs.hub import travelling_files
 
 from ..helpers import TASKS, joint_config, make_processor, small_towers
 
@@ -117,7 +118,13 @@ def test_the_exported_folder(exported):
     assert config["auto_map"]["AutoConfig"] == "modeling_mm_orient.MMOrientConfig"
     assert config["custom_pipelines"]["multimodal-classification"]["pt"] == ["AutoModelForSequenceClassification"]
     files = {path.name for path in folder.iterdir()}
-    assert {*TRAVELLING_FILES, "model.safetensors", "processor_config.json", "tokenizer.json", "README.md"} <= files
+    assert {
+        *(path.name for path in travelling_files()),
+        "model.safetensors",
+        "processor_config.json",
+        "tokenizer.json",
+        "README.md",
+    } <= files
     assert not [path for path in folder.parent.iterdir() if path.name.startswith(".")]
 
 
@@ -132,24 +139,16 @@ def test_a_relation_memory_travels_too(tmp_path):
     assert not (folder / "relation_memory.safetensors").exists()
 
 
-def test_travelling_files_are_all_that_they_import():
-    from transformers.dynamic_module_utils import get_imports, get_relative_import_files
-
-    import modeling_mm_orient.runs.hub as module
-
-    here = os.path.dirname(module.__file__)
+def test_travelling_files_import_each_other_alone():
+    package = ROOT / "modeling_mm_orient"
+    assert travelling_files() == sorted({*package.glob("*.py")} - {package / "__init__.py", package / "__main__.py"})
     faces = ("modeling_mm_orient.py", "processing_mm_orient.py", "pipeline_mm_orient.py")
-    needed = {os.path.basename(file) for face in faces for file in get_relative_import_files(os.path.join(here, face))}
-    assert needed | set(faces) == set(TRAVELLING_FILES)
-    for name in TRAVELLING_FILES:
-        of_transformers = {
-            "torch",
-            "transformers",
-            "numpy",
-            "PIL",
-            "safetensors",
-        }  # transformers itself demands the last
-        assert set(get_imports(os.path.join(here, name))) <= of_transformers | set(sys.stdlib_module_names)
+    needed = {os.path.basename(file) for face in faces for file in get_relative_import_files(str(package / face))}
+    assert needed | set(faces) == {path.name for path in travelling_files()}
+    # what transformers itself demands
+    of_transformers = {"torch", "transformers", "numpy", "PIL", "safetensors", "huggingface_hub"}
+    for path in travelling_files():
+        assert set(get_imports(str(path))) <= of_transformers | set(sys.stdlib_module_names), path
 
 
 def test_the_installed_package_loads_it_without_running_its_code(exported, monkeypatch):
@@ -169,7 +168,8 @@ def test_an_export_over_an_existing_folder_and_a_failed_one(exported, tmp_path, 
     before = (folder / "config.json").read_bytes()
     save_for_hub(model, processor, folder)
     assert (folder / "joint_processor" / "tokenizer.json").is_file()
-    monkeypatch.setattr("modeling_mm_orient.runs.hub.TRAVELLING_FILES", ("no_such_file.py",))
+    missing = tmp_path / "no_such_file.py"
+    monkeypatch.setattr("modeling_mm_orient.runs.hub.travelling_files", lambda: [*travelling_files(), missing])
     with pytest.raises(FileNotFoundError):
         save_for_hub(model, processor, folder)
     assert (folder / "config.json").read_bytes() == before
