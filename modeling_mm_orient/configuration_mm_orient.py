@@ -184,6 +184,15 @@ class MMOrientConfig(PreTrainedConfig):
         for name in kwargs:
             if close := get_close_matches(name, fields, n=1, cutoff=0.85):
                 raise ValueError(f"`{name}` is no field of MMOrientConfig; did you mean `{close[0]}`?")
+        self.complete()
+        super().__post_init__(**kwargs)
+
+    def complete(self) -> None:
+        """Bring every field to its full form and check it; whoever has set one by hand calls this.
+
+        Raises:
+            ValueError: a field has a wrong value; the message names it.
+        """
         for name in self.sub_configs:
             setattr(self, name, self._encoder_config(name))
         for name in ("frozen_encoders", "relation_streams", "learner_hidden_sizes"):
@@ -193,7 +202,20 @@ class MMOrientConfig(PreTrainedConfig):
         self._set_feature_sizes()
         self.tasks = [self._task(index, task) for index, task in enumerate(self._task_list())]
         self._check()
-        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        found = super().from_dict(config_dict, **kwargs)
+        (found[0] if isinstance(found, tuple) else found).complete()  # arguments are set after it was made
+        return found
+
+    def update(self, config_dict: dict) -> None:
+        super().update(config_dict)
+        self.complete()
+
+    def save_pretrained(self, save_directory, **kwargs):
+        self.complete()
+        super().save_pretrained(save_directory, **kwargs)
 
     @property
     def encoder_configs(self) -> dict[str, PreTrainedConfig]:
@@ -371,3 +393,6 @@ class MMOrientConfig(PreTrainedConfig):
 
 def _is_number(value) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and value == value
+
+
+MMOrientConfig.register_for_auto_class()  # its code goes with what it is saved in

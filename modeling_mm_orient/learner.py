@@ -24,8 +24,8 @@ class LearnerLayer(GradientCheckpointingLayer):
         return self.dropout(torch.relu(self.dense(features)))
 
 
-class Learner(nn.ModuleList):
-    """Its layers, one after the other.
+class Learner(nn.Sequential):
+    """Its layers, one after the other: (B, sizes[0]) -> (B, sizes[-1]).
 
     Args:
         sizes: widths, that of the input first.
@@ -33,10 +33,4 @@ class Learner(nn.ModuleList):
     """
 
     def __init__(self, sizes: list[int], dropout: float):
-        super().__init__(LearnerLayer(size_in, size_out, dropout) for size_in, size_out in pairwise(sizes))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, sizes[0]) -> (B, sizes[-1])."""
-        for layer in self:
-            features = layer(features)
-        return features
+        super().__init__(*(LearnerLayer(size_in, size_out, dropout) for size_in, size_out in pairwise(sizes)))

@@ -106,10 +106,13 @@ def neighbours_in_memory(
     def themselves(entries: Tensor) -> Tensor:
         return memory.same_posts(entries, post_keys, posts.embeds, posts.present)
 
-    found, left_out = {}, themselves if without_themselves else None
+    found = {}
     for modality, queries in posts.embeds.items():
-        asked = rule.top_k, rule.thresholds[modality], left_out
-        neighbours = memory.look_up(modality, queries, posts.present[modality], *asked)
+        asked = modality, queries, posts.present[modality], rule.top_k, rule.thresholds[modality]
+        if torch.compiler.is_exporting():
+            neighbours = memory.look_up_static(*asked)
+        else:
+            neighbours = memory.look_up(*asked, themselves if without_themselves else None)
         theirs = {m: memory.embeds_of(m, neighbours.entries) for m in MODALITIES}
         similarity = listed_cosines(queries, theirs[modality][0])
         weights = edge_weights_of(similarity, rule.edge_weights, rule.edge_temperature)

@@ -5,6 +5,7 @@ Shapes: B posts, R regions, T tokens, K neighbours, D features of a width named 
 batch.
 """
 
+import json
 import os
 from dataclasses import dataclass
 from typing import Any, cast
@@ -36,6 +37,7 @@ from .learner import Learner
 from .memory_file import HUB_OPTIONS, LARGE_MEMORY, find_memory, remove_memory
 from .memory_upkeep import NeighbourRule, check_fit, differ, neighbours_in_memory, reference_posts
 from .names import ENCODER_MODULES, ENCODER_NAMES
+from .pipeline_mm_orient import AUTO_MAP, CUSTOM_PIPELINES, UPLOAD_OPTIONS
 from .private_apis import attention_implementation, set_attention_implementation, weights_state
 from .relation_graph import relation_graphs
 from .relation_layers import CrossModalRelations, ReferencePosts, RelationLayer, neighbour_votes
@@ -87,16 +89,8 @@ class MMOrientOutput(ModelOutput):
     neighbour_votes: dict[str, Tensor] | None = None
 
 
-UPLOAD_OPTIONS = (
-    "repo_id",
-    "commit_message",
-    "commit_description",
-    "private",
-    "token",
-    "revision",
-    "create_pr",
-    "tags",
-)
+# of transformers' sequence classification, which a list of tasks stands in place of
+OF_ONE_TASK = ("num_labels", "id2label", "label2id", "problem_type")
 
 
 class MMOrientPreTrainedModel(PreTrainedModel):
@@ -137,22 +131,40 @@ class MMOrientPreTrainedModel(PreTrainedModel):
                 init.constant_(module.trust, 1 / TRUST_STEP)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, load_relation_memory: bool = True, **kwargs):
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path,
+        *args,
+        load_relation_memory: bool = True,
+        tasks: list[dict] | None = None,
+        **kwargs,
+    ):
         """As in transformers; then frozen encoders are frozen again and the relation memory is attached.
 
         The memory is that of the checkpoint, or the one that `relation_memory` (of the configuration, or given here) names;
         with `load_relation_memory=False` there is none yet.
 
+        Args:
+            tasks: in place of the checkpoint's, see `MMOrientForMultiTaskClassification.set_tasks`.
+
         Raises:
-            ValueError: the memory is damaged, of another width, or was made by other encoders.
+            ValueError: the memory is damaged, of another width, or was made by other encoders; or a field of the
+                configuration is wrong.
         """
+        if wrong := [name for name in OF_ONE_TASK if name in kwargs]:
+            raise ValueError(f"`{wrong[0]}`: this model has a list of tasks with labels of their own; give `tasks`")
         hub_options = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.freeze_encoders(model.config.frozen_encoders)
-        if not load_relation_memory:
-            return loaded
-        elsewhere = model.config.relation_memory
+        if load_relation_memory:
+            model._attach_memory(pretrained_model_name_or_path, hub_options)
+        if tasks is not None:
+            model.set_tasks(tasks)
+        return loaded
+
+    def _attach_memory(self, pretrained_model_name_or_path, hub_options: dict) -> None:
+        elsewhere = self.config.relation_memory
         if elsewhere == LARGE_MEMORY:
             inside = os.path.join(hub_options.get("subfolder", ""), LARGE_MEMORY)
             path = find_memory(pretrained_model_name_or_path, True, **hub_options | {"subfolder": inside})
@@ -163,12 +175,11 @@ class MMOrientPreTrainedModel(PreTrainedModel):
             path = pretrained_model_name_or_path and find_memory(pretrained_model_name_or_path, False, **hub_options)
         if path:
             try:
-                model.set_relation_memory(RelationMemory.load(path))
+                self.set_relation_memory(RelationMemory.load(path))
             except ValueError as error:
                 if str(path) in str(error):
                     raise
                 raise ValueError(f"{path}: {error}") from error
-        return loaded
 
     def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **kwargs):
         """As in transformers; beside the weights the relation memory, if the configuration does not say it lies elsewhere.
@@ -189,6 +200,7 @@ class MMOrientPreTrainedModel(PreTrainedModel):
         upload = {name: kwargs.pop(name) for name in UPLOAD_OPTIONS if name in kwargs} if push_to_hub else {}
         super().save_pretrained(save_directory, *args, **kwargs)
         if args[0] if args else kwargs.get("is_main_process", True):
+            edit_json(os.path.join(save_directory, "config.json"), auto_map=AUTO_MAP, custom_pipelines=CUSTOM_PIPELINES)
             if memory is not None and self.config.relation_memory is None:
                 memory.save(save_directory)
             else:
@@ -277,6 +289,7 @@ class MMOrientModel(MMOrientPreTrainedModel):
     """
 
     def __init__(self, config: MMOrientConfig, encoders: dict[str, PreTrainedModel] | None = None):
+        config.complete()
         super().__init__(config)
         keep_pooler = config.embedding_pooling == "pooler" and config.joint_config is None
         for name, encoder_config in config.encoder_configs.items():
@@ -341,8 +354,9 @@ class MMOrientModel(MMOrientPreTrainedModel):
         """
         # the towers: E_img and E_txt, Q_img and Q_txt, and what else is known
         posts = self._encoded(inputs)
-        batch = GlobalBatch(len(posts.image_embeds), posts.image_embeds.device, self._sees_global_batch())
-        task_features = self._checked_task_features(inputs.task_features, len(posts.image_embeds))
+        count = posts.image_embeds.shape[0]
+        batch = GlobalBatch(count, posts.image_embeds.device, self._sees_global_batch())
+        task_features = self._checked_task_features(inputs.task_features, count)
 
         # HIMA: attention within a post, then across the batch
         region_vector, region_attention = self.region_hima(posts.region_features, posts.region_mask, batch)
@@ -430,7 +444,6 @@ class MMOrientModel(MMOrientPreTrainedModel):
             check_fit(memory, self.config.embed_dims, labelled, self.encoder_fingerprints())
         self.relation_memory, self._checked_weights = memory, None
 
-    @torch.compiler.disable
     def look_up_references(
         self, posts: PostFeatures, post_keys: Tensor | None = None, without_themselves: bool = False
     ) -> dict[str, ReferencePosts]:
@@ -440,11 +453,23 @@ class MMOrientModel(MMOrientPreTrainedModel):
         Raises:
             ValueError: there is no memory, or in `eval()` it was made by other encoders.
         """
-        memory, config = self._usable_memory(post_keys), self.config
+        if torch.compiler.is_exporting():
+            return self._neighbours(posts, None, False)
+        return self._neighbours_eagerly(posts, post_keys, without_themselves)
+
+    @torch.compiler.disable
+    def _neighbours_eagerly(self, posts: PostFeatures, post_keys: Tensor | None, without_themselves: bool):
+        self._check_memory(post_keys)
+        return self._neighbours(posts, post_keys, without_themselves)
+
+    def _neighbours(
+        self, posts: PostFeatures, post_keys: Tensor | None, without_themselves: bool
+    ) -> dict[str, ReferencePosts]:
+        config = self.config
         top_k = None if config.memory_lookup == "threshold" else config.memory_top_k
         thresholds = dict.fromkeys(config.thresholds) if config.memory_lookup == "top_k" else config.thresholds
         rule = NeighbourRule(top_k, thresholds, config.edge_weights, config.edge_temperature)
-        return neighbours_in_memory(memory, posts, rule, post_keys, without_themselves)
+        return neighbours_in_memory(self.relation_memory, posts, rule, post_keys, without_themselves)
 
     def encoder_fingerprints(self) -> list[str]:
         """See `encoders.encoder_fingerprints`; encoders in 8 bits have those of the ones they were made from."""
@@ -471,10 +496,15 @@ class MMOrientModel(MMOrientPreTrainedModel):
         return self
 
     def get_input_embeddings(self):
-        return self.text_encoder.get_input_embeddings()
+        return self._text_encoder().get_input_embeddings()
 
     def set_input_embeddings(self, value):
-        self.text_encoder.set_input_embeddings(value)
+        self._text_encoder().set_input_embeddings(value)
+
+    def _text_encoder(self) -> PreTrainedModel:
+        if "text" not in self.encoders:
+            raise NotImplementedError("this model has no text encoder, and so no input embeddings")
+        return self.encoders["text"]
 
     def _encoded(self, inputs: PostInputs) -> PostFeatures:
         images, texts = read_images(inputs, self.encoders), read_texts(inputs, self.encoders)
@@ -516,9 +546,8 @@ class MMOrientModel(MMOrientPreTrainedModel):
         summaries = self.relation_memory.label_summaries()
         return neighbour_votes(references, posts.embeds, summaries, self.config.edge_temperature)
 
-    def _usable_memory(self, post_keys: Tensor | None) -> RelationMemory:
-        """The memory; refuse to go on without one, with a stale one in `eval()`, or where a post could find itself in
-        training."""
+    def _check_memory(self, post_keys: Tensor | None) -> None:
+        """Refuse to go on without a memory, with a stale one in `eval()`, or where a post could find itself in training."""
         memory = self.relation_memory
         if memory is None:
             raise ValueError(
@@ -537,7 +566,6 @@ class MMOrientModel(MMOrientPreTrainedModel):
                     "`build_relation_memory`"
                 )
             self._checked_weights = weights
-        return memory
 
 
 class MMOrientForMultiTaskClassification(MMOrientPreTrainedModel):
@@ -545,6 +573,7 @@ class MMOrientForMultiTaskClassification(MMOrientPreTrainedModel):
 
     def __init__(self, config: MMOrientConfig, encoders: dict[str, PreTrainedModel] | None = None):
         super().__init__(config)
+        config.complete()
         if not config.tasks:
             raise ValueError("`tasks` must have at least one task for a model with heads")
         self.mm_orient = MMOrientModel(config, encoders)
@@ -552,6 +581,37 @@ class MMOrientForMultiTaskClassification(MMOrientPreTrainedModel):
             config.tasks, config.hidden_size, config.task_loss_weighting, config.neighbour_labels
         )
         self.post_init()
+
+    def set_tasks(self, tasks: list[dict]) -> list[str]:
+        """Give the model other tasks: a head whose task stays, by name, kind and labels, keeps its weights and its place is
+        where its task is now; the others begin anew. The relation memory keeps the labels of the tasks that stay.
+
+        Args:
+            tasks: task descriptions, as the configuration takes them.
+
+        Returns:
+            Names of the tasks that stay.
+
+        Raises:
+            ValueError: a description is wrong; nothing is changed then.
+        """
+        before, heads = self.config.tasks, self.task_heads
+        try:
+            self.config.update({"tasks": tasks})
+            if not self.config.tasks:
+                raise ValueError("`tasks` must have at least one task for a model with heads")
+        except ValueError:
+            self.config.update({"tasks": before})
+            raise
+        self.task_heads = TaskHeads(
+            self.config.tasks, self.config.hidden_size, self.config.task_loss_weighting, self.config.neighbour_labels
+        ).to(self.device, self.dtype)
+        self.task_heads.apply(self._init_weights)
+        self.task_heads.train(self.training)
+        stays = self.task_heads.keep_from(heads)
+        if self.relation_memory is not None:
+            self.set_relation_memory(self.relation_memory.with_tasks(self.config.tasks))
+        return stays
 
     @property
     def relation_memory(self) -> RelationMemory | None:
@@ -600,6 +660,20 @@ class MMOrientForMultiTaskClassification(MMOrientPreTrainedModel):
         logits = self.task_heads(outputs.joint_representation, outputs.neighbour_votes)
         loss, task_losses = (None, None) if labels is None else self.task_heads.loss(logits, labels)
         return MMOrientOutput(loss=loss, logits=logits, task_losses=task_losses, **outputs)
+
+
+MMOrientModel.register_for_auto_class("AutoModel")  # their code goes with what they are saved in
+MMOrientForMultiTaskClassification.register_for_auto_class("AutoModelForSequenceClassification")
+
+
+def edit_json(path, **entries) -> None:
+    """Set entries of a JSON file; it has the old content or the new one."""
+    with open(path, encoding="utf-8") as file:
+        content = json.load(file) | entries
+    partial = f"{path}.{os.getpid()}.partial"
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    os.replace(partial, path)
 
 
 def _embeds(posts: PostFeatures) -> dict[str, Tensor]:

@@ -1,14 +1,40 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """`pipeline("multimodal-classification", model=..., trust_remote_code=True)`."""
 
+import os
 from typing import Any
 
 from torch import Tensor
 from transformers import Pipeline
 
+from .names import PIPELINE_TASK
 from .pictures import IMAGE_SOURCES
 from .tasks import predictions_by_task
 
+# what config.json says of the code beside it; the configuration is named as the modelling file re-exports it, so that a
+# second local directory reloads both together
+CUSTOM_PIPELINES = {
+    PIPELINE_TASK: {
+        "impl": "pipeline_mm_orient.MultimodalClassificationPipeline",
+        "pt": ["AutoModelForSequenceClassification"],
+        "type": "multimodal",
+    }
+}
+AUTO_MAP = {
+    "AutoConfig": "modeling_mm_orient.MMOrientConfig",
+    "AutoModel": "modeling_mm_orient.MMOrientModel",
+    "AutoModelForSequenceClassification": "modeling_mm_orient.MMOrientForMultiTaskClassification",
+}
+UPLOAD_OPTIONS = (
+    "repo_id",
+    "commit_message",
+    "commit_description",
+    "private",
+    "token",
+    "revision",
+    "create_pr",
+    "tags",
+)
 POST_KEYS = ("image", "text", "id")
 NEIGHBOUR_OUTPUTS = ("image_neighbours", "text_neighbours", "image_similarities", "text_similarities")
 
@@ -128,6 +154,15 @@ class MultimodalClassificationPipeline(Pipeline):
         if neighbours:
             verdict["neighbours"] = neighbours_of(self.model.relation_memory, outputs, 0, neighbours)
         return verdict
+
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
+        """Model, processor and code, as in transformers; there the processor is left behind."""
+        upload = {name: kwargs.pop(name) for name in UPLOAD_OPTIONS if name in kwargs} if push_to_hub else {}
+        super().save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory)
+        if push_to_hub:
+            upload.setdefault("repo_id", os.path.basename(os.path.normpath(save_directory)))
+            self.push_to_hub(**upload)
 
 
 def _posts(images, text):

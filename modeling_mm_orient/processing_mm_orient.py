@@ -341,4 +341,6 @@ def _joint(data) -> dict:
     return {f"joint_{name}": value for name, value in data.items()}
 
 
+MMOrientProcessor.register_for_auto_class()  # its code goes with what it is saved in
+
 __all__ = ["MMOrientProcessor"]

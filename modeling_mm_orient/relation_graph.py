@@ -94,14 +94,14 @@ def relation_graphs(
             graphs[modality] = relation_adjacency(queries, keys, here, everyone[modality], *form)
         else:
             loops = here if self_loops else torch.zeros_like(here)
-            graphs[modality] = self_loop_adjacency(loops, len(everyone[modality]), batch.first)
+            graphs[modality] = self_loop_adjacency(loops, everyone[modality].shape[0], batch.first)
     return graphs, everyone
 
 
 def self_loop_adjacency(query_mask: Tensor, num_keys: int, first_key: int = 0) -> Tensor:
     """The graph (B, S) in which a post has no neighbour but itself; arguments as in `relation_adjacency`."""
     columns = torch.arange(num_keys, device=query_mask.device)
-    rows = torch.arange(len(query_mask), device=query_mask.device) + first_key
+    rows = torch.arange(query_mask.shape[0], device=query_mask.device) + first_key
     return ((columns[None, :] == rows[:, None]) & query_mask[:, None]).float()
 
 

@@ -114,7 +114,7 @@ class RelationLayer(nn.Module):
         return F.normalize(hidden, dim=-1, eps=1e-6) if self.normalize else hidden
 
     def _share_listened_to(self, own: Tensor, neighbourhood: Tensor) -> Tensor:
-        share = own.new_ones(len(own), 1)
+        share = own.new_ones(own.shape[0], 1)
         if self.gate is not None:
             # in single precision: in half the squared norms' least value is 0
             agreement = F.cosine_similarity(own.float(), neighbourhood.float(), dim=-1).unsqueeze(-1)
@@ -220,7 +220,7 @@ def votes_of_neighbours(similarity: Tensor, values: Tensor, known: Tensor, tempe
         (B, C), zeros where no neighbour knows anything.
     """
     if not similarity.shape[-1]:
-        return values.new_zeros(len(values), values.shape[-1])
+        return values.new_zeros(values.shape[0], values.shape[-1])
     best = similarity.amax(-1, keepdim=True).clamp(min=-1)
     weights = ((similarity - best) / temperature).exp().unsqueeze(-1)
     return (weights * values).sum(1) / ((weights * known).sum(1) + DOUBT)

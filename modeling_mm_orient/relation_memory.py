@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers.utils import logging
 
 from .memory_file import MOST_BYTES_IN_CHECKPOINT, memory_path, read_memory, save_memory
@@ -180,6 +181,18 @@ class RelationMemory:
         empty = queries.new_zeros(len(queries), 0)
         return Neighbours(empty.long(), empty.float())
 
+    def look_up_static(
+        self, modality: str, queries: Tensor, has_modality: Tensor, top_k: int | None, threshold: float | None
+    ) -> Neighbours:
+        """`look_up` in one shape whatever the posts, for `torch.export`: by one product with every entry. Of equals at the
+        last place some are cut off."""
+        vectors, present = self.embeds[modality].float(), self.present[modality]
+        cosines = F.linear(F.normalize(queries.float(), dim=-1), F.normalize(vectors, dim=-1))
+        cosines = cosines.masked_fill(~present, -torch.inf)
+        similarity, entries = cosines.topk(min(len(self), MOST_NEIGHBOURS if top_k is None else top_k))
+        kept = (similarity > (-2.0 if threshold is None else threshold + TIE)) & has_modality[:, None]
+        return Neighbours(torch.where(kept, entries, -1), torch.where(kept, similarity, 0.0))
+
     def embeds_of(self, modality: str, entries: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings (B, K, D), float32, and presence (B, K) of `entries` (B, K), zeros and False for -1."""
         rows = entries.clamp(min=0).to(self.keys.device)
@@ -209,11 +222,12 @@ class RelationMemory:
     def label_summaries(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Task name -> what each entry says beyond the average (M, C), 0 where unknown, and what it knows (M, C) of 0 and 1;
         see `TaskKind.summary`."""
-        if self._summaries is None:
-            self._summaries = {
-                task["name"]: kind_of(task).summary(task, self.labels[task["name"]]) for task in self.tasks
-            }
-        return self._summaries
+        if self._summaries is not None:
+            return self._summaries
+        summaries = {task["name"]: kind_of(task).summary(task, self.labels[task["name"]]) for task in self.tasks}
+        if not torch.compiler.is_exporting():  # what is traced is no number to keep
+            self._summaries = summaries
+        return summaries
 
     def label(self, task: dict, entry: int):
         """One entry's label as a reader knows it: a name, a list of names, a number; None where missing."""
@@ -230,6 +244,21 @@ class RelationMemory:
                 # a rounded cosine can exceed 1
                 found.append({"id": self.ids[entry], "similarity": min(cosine, 1.0), "labels": labels})
         return found
+
+    def with_tasks(self, tasks: list[dict]) -> "RelationMemory":
+        """The same posts labelled for other tasks: those that stay keep their labels, of the others nothing is known."""
+        known = {task["name"]: (task["kind"], task["labels"]) for task in self.tasks}
+        labels = {}
+        for task in tasks:
+            stays = known.get(task["name"]) == (task["kind"], task["labels"])
+            labels[task["name"]] = (
+                self.labels[task["name"]]
+                if stays
+                else kind_of(task).collate(task, [None] * len(self)).to(self.keys.device)
+            )
+        memory = RelationMemory(self.embeds, self.present, self.ids, self.keys, tasks, labels, self.fingerprints)
+        memory._searches = dict(self._searches)
+        return memory
 
     def add(self, other: "RelationMemory") -> None:
         """Append the posts of `other`, which comes from the same encoders; an index is dropped.

@@ -50,6 +50,21 @@ class TaskHeads(nn.Module):
             logits[task["name"]] = kind_of(task).form(outputs)
         return logits
 
+    @torch.no_grad()
+    def keep_from(self, other: "TaskHeads") -> list[str]:
+        """Take over weights and trust of tasks that are the same in `other`; returns their names."""
+        kept, places = [], {_identity(task): place for place, task in enumerate(other.tasks)}
+        for place, task in enumerate(self.tasks):
+            old = places.get(_identity(task))
+            if old is None:
+                continue
+            self.heads[place].load_state_dict(other.heads[old].state_dict())
+            for ours, theirs in ((self.log_variances, other.log_variances), (self.trust, other.trust)):
+                if ours is not None and theirs is not None:
+                    ours[place] = theirs[old]
+            kept.append(task["name"])
+        return kept
+
     def loss(self, logits: dict[str, Tensor], labels: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum of task losses, and each task's own.
 
@@ -110,3 +125,7 @@ class TaskHeads(nn.Module):
             wanted = kind.collate(task, []).dtype
             if not wanted.is_floating_point and target.is_floating_point():
                 raise ValueError(f"`labels[{task['name']!r}]` ({kind.name}) must be int64, got {target.dtype}")
+
+
+def _identity(task: dict) -> tuple:
+    return task["name"], kind_of(task).name, tuple(task["labels"])

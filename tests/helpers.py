@@ -46,6 +46,7 @@ ROWS = [
     {"image": f"{i}.png", "text": f"caption {i}", "split": split, "mood": ["sad", "happy"][i % 2], "score": i / 4}
     for i, split in enumerate(["train"] * 6 + ["val"] * 2 + ["test"] * 2)
 ]
+MODES = ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I", "I;16", "F"]  # of pictures
 TOWER = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 
 

@@ -127,37 +127,6 @@ def test_missing_labels_texts_and_pictures(tmp_path):
     assert (train[0]["mood"], train[1]["text"], train[2]["image"]) == (None, None, None)
 
 
-def test_multi_label_lists(tmp_path):
-    rows = [row | {"mood": [["sad"], ["sad", "angry"], []][i % 3]} for i, row in enumerate(ROWS)]
-    posts, tasks, _ = read_posts(describe(write_folder(tmp_path / "d", rows, "posts.jsonl")))
-    assert tasks == [{"name": "mood", "kind": "multi_label", "labels": ["angry", "sad"]}]
-    assert posts["train"]["mood"][:3] == [[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]]
-
-
-def test_numbers_are_classes_in_numeric_order(tmp_path):
-    rows = [row | {"mood": [10, 2.0, "9"][i % 3]} for i, row in enumerate(ROWS)]
-    _, tasks, _ = read_posts(describe(write_folder(tmp_path / "d", rows)))
-    assert tasks[0]["labels"] == ["2", "9", "10"]
-
-
-def test_known_labels_that_look_like_numbers_keep_their_names(tmp_path):
-    rows = [row | {"mood": ["01", "2.0", "inf"][i % 3]} for i, row in enumerate(ROWS)]
-    folder = write_folder(tmp_path / "d", rows)
-    posts, _, _ = read_posts(
-        describe(folder, tasks=[{"name": "mood", "labels": ["01", "2.0", "inf"], "kind": "single_label"}])
-    )
-    assert posts["train"]["mood"] == [0, 1, 2, 0, 1, 2]
-
-
-def test_label_maps_and_columns(tmp_path):
-    description = describe(
-        write_folder(tmp_path / "d"), labels=["feeling"], label_columns={"feeling": "mood"},
-        label_maps={"feeling": {"sad": "low", "happy": "high"}}, tasks=[{"name": "feeling", "labels": ["low", "high"]}],
-    )  # fmt: skip
-    posts, tasks, _ = read_posts(description)
-    assert posts["train"]["feeling"] == [0, 1, 0, 1, 0, 1] and tasks[0]["labels"] == ["low", "high"]
-
-
 def test_random_splits_are_reproducible_and_disjoint(tmp_path):
     rows = [{"image": f"{i}.png", "text": "x", "mood": ["sad", "happy"][i % 2]} for i in range(40)]
     folder = write_folder(tmp_path / "d", rows)
@@ -292,11 +261,6 @@ def test_a_folder_of_bare_pictures(tmp_path):
     posts, tasks, _ = read_posts(DataDescription(str(folder)))
     assert len(posts["all"]) == 10 and tasks == [] and posts["all"][0]["text"] is None
     assert posts["all"][0]["id"] == "images/0.png"
-
-
-def test_reserved_task_names(tmp_path):
-    with pytest.raises(ValueError, match="cannot be called 'text'"):
-        read_posts(describe(write_folder(tmp_path / "d"), labels=["text"]))
 
 
 def test_links_out_of_the_folder_are_reported(tmp_path):

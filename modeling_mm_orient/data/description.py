@@ -19,7 +19,8 @@ class DataDescription:
     `data` is a folder of pictures with a table, a `datasets` directory written by `save_to_disk`, or a Hub id. Without
     `id_column` a post's id is its `id` column, its picture's name or its row number. `labels_file` None takes the only table
     that has the columns, or one per split named after it (`train.csv`, `val.csv`, ...). `text_cleaning`,
-    `remove_overlaid_text` and `read_missing_text` are what the processor of a model trained on these posts does.
+    `remove_overlaid_text` and `read_missing_text` are what the processor of a model trained on these posts does. Pictures lie
+    in the folder or in one of `allow_outside`, which comes from whoever calls and never from a file.
     """
 
     data: str
@@ -27,10 +28,16 @@ class DataDescription:
     labels_file: str | None = described(
         "table inside the folder (default: the one that has the columns)", metavar="FILE"
     )
-    text_column: str | list[str] = described("of several the first filled one counts", "text", metavar="COLUMN")
-    image_column: str | None = described("the pictures, or their file names", "image", metavar="COLUMN")
+    text_column: str | list[str] = described(
+        "of several the first filled one counts; none for pictures alone", "text", metavar="COLUMN"
+    )
+    image_column: str | None = described(
+        "the pictures, or their file names; none for texts alone", "image", metavar="COLUMN"
+    )
     id_column: str | None = described("default: id, or the picture's name", metavar="COLUMN")
-    split_column: str | None = described("train, validation, test (default: split at random)", metavar="COLUMN")
+    split_column: str | None = described(
+        "train, validation, test (default: `split`, if it holds these, else at random)", metavar="COLUMN"
+    )
     label_columns: dict[str, str] = described("task name -> column name", factory=dict)
     label_maps: dict[str, dict[str, str | None]] = described(
         "task name -> {value in the table: label name, or null for missing}", factory=dict
@@ -41,7 +48,10 @@ class DataDescription:
         "file name -> split, for tables that say it in their names; those that are there are read", factory=dict
     )
     reader: str | None = described("name of one of `published_tables.READERS`, for data sets whose tables need one")
-    encoding: str = described("of the tables", "utf-8")
+    encoding: str = described("of the tables; a byte order mark in a table says more", "utf-8", metavar="NAME")
+    allow_outside: list[str] = described(
+        "a folder outside the data's in which its table may name pictures (repeatable)", factory=list, metavar="FOLDER"
+    )
     text_cleaning: list[str] = described("steps every text goes through, see `text_cleaning.STEPS`", factory=list)
     remove_overlaid_text: bool = described("paint over text on pictures", False)
     read_missing_text: bool = described("where a post has no text, read its picture's", False)

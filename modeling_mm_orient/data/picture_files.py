@@ -1,8 +1,13 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """Picture files of a data folder: which there are, which one a table means, and whether each can be read."""
 
+import logging
 import os
-from collections.abc import Callable, Iterator
+import re
+import stat
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from io import BytesIO
@@ -10,28 +15,130 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..pictures import MAX_IMAGE_PIXELS, read_image
+from ..pictures import FORMATS, MAX_IMAGE_PIXELS, format_of, read_image
+from .problems import readable, shown
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
+logger = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".avif", ".avifs",
+    ".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".ico", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".mpo",
+)  # fmt: skip
+NOT_SNIFFED = (
+    ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow", ".npy", ".txt", ".md", ".rst", ".html", ".xml", ".yaml", ".yml",
+    ".py", ".ipynb", ".log", ".lock", ".zip", ".gz", ".tar", ".h5", ".pdf", ".safetensors", ".bin", ".pt",
+)  # fmt: skip
+WEAK_SIGNATURES = ("DIB",)  # four bytes that any file may begin with
 IMAGE_FOLDERS = ("", "images", "img", "image")
+ARCHIVE_LEFTOVERS = ("__MACOSX",)
 CHECKING_THREADS = 8
 LARGE_PICTURE = 4_000_000  # pixels; larger ones are checked in one thread: what a thread has taken, it keeps
 LATER = ("later", "")
+URL = re.compile(r"[a-z][a-z0-9+.-]*://|data:", re.IGNORECASE)
+
+
+class PictureRefused(ValueError):
+    """A picture of a table that is not read; `kind` of the problem."""
+
+    def __init__(self, kind: str, what: str):
+        super().__init__(what)
+        self.kind = kind
+
+
+class Places:
+    """Where files that a data folder names may lie: in it and its image folders (which may be links themselves), as a
+    snapshot of the Hub's cache in the blobs beside it, and in the folders of `more`."""
+
+    def __init__(self, folder: Path, more: Iterable[str] = ()):
+        roots = [folder / place for place in IMAGE_FOLDERS] + [Path(place).expanduser() for place in more]
+        if folder.absolute().parent.name == "snapshots":  # of a Hub cache: its files are links to the blobs beside it
+            roots.append(folder.absolute().parent.parent / "blobs")
+        self.folder = folder.absolute()
+        self.roots = [Path(os.path.realpath(root)) for root in roots]
+
+    def allow(self, path: Path) -> bool:
+        """Whether a file, there or not, lies in one of them, wherever its links lead."""
+        real = Path(os.path.realpath(path))
+        return any(real.is_relative_to(root) for root in self.roots)
+
+    def refusal(self, path: Path, value) -> PictureRefused:
+        """Why a file that is not allowed is not read."""
+        if Path(os.path.abspath(path)).is_relative_to(self.folder):
+            real = readable(os.path.realpath(path))
+            return PictureRefused("link out of the folder", f"image {readable(str(value))} is a link out of the folder, to {real}")
+        what = f"image {shown(value)} lies outside the folder; --allow-outside FOLDER allows pictures there"
+        return PictureRefused("outside the folder", what)
+
+
+def is_regular(path) -> bool:
+    """Whether a file is there that can be opened without waiting; no error for what cannot be a path."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 def pictures_below(folder: Path) -> list[Path]:
-    """All picture files in a folder and those inside it, sorted."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir())
+    """All picture files in a folder and those inside it, sorted, by their suffixes or, where these say nothing, their first
+    bytes. What is left out is counted in the log."""
+    found, others, hidden = [], Counter(), 0
+    for path in _files_below(folder):
+        if path.name.startswith("."):
+            hidden += 1
+        elif _is_picture(path):
+            found.append(path)
+        else:
+            others[readable(path.suffix) or "no suffix"] += 1
+    if others:
+        most = ", ".join(f"{count} with {suffix}" for suffix, count in others.most_common(5))
+        logger.info("%s: %d files are no pictures (%s)", readable(str(folder)), others.total(), most)
+    if hidden:
+        logger.info("%s: %d hidden files were not looked at", readable(str(folder)), hidden)
+    return sorted(found)
 
 
-def image_finder(folder: Path) -> Callable[[str | bytes | dict], dict]:
+def any_picture_below(folder: Path) -> bool:
+    """Whether there is one, by suffix."""
+    return any(p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") for p in _files_below(folder))
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Everything but folders, in the folder, those inside it and its image folders that are links."""
+    linked = [folder / place for place in IMAGE_FOLDERS if place and (folder / place).is_symlink()]
+    for start in [folder, *linked]:
+        for place, folders, names in os.walk(start):
+            links = [name for name in folders if os.path.islink(os.path.join(place, name))]
+            if links := [name for name in links if Path(place, name) not in linked]:
+                logger.warning("%s: linked folders are not read: %s", readable(place), readable(", ".join(links[:5])))
+            folders[:] = [name for name in folders if not name.startswith(".") and name not in ARCHIVE_LEFTOVERS]
+            yield from (Path(place, name) for name in names)
+
+
+def _is_picture(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    if suffix in IMAGE_SUFFIXES:
+        return True
+    if suffix in NOT_SNIFFED or not is_regular(path):
+        return False
+    try:
+        with path.open("rb") as file:
+            found = format_of(file.read(16))
+    except OSError:
+        return False
+    return found in FORMATS and found not in WEAK_SIGNATURES
+
+
+def image_finder(folder: Path, allow_outside: Iterable[str] = ()) -> Callable[[str | bytes | dict], dict | None]:
     """A function from a table's picture to an image dict: a path in the folder, a file name unique below it, or its bytes.
 
-    It raises ValueError for a link out of the folder and its image folders (which may be links themselves).
+    A dict of `path` and `bytes` counts as its bytes, or where it has none as its path; None where it has neither. The function
+    raises PictureRefused for a file that lies elsewhere than `Places` says, a URL, and what is no picture at all. A file that
+    is not there gets its path all the same.
+
+    Args:
+        allow_outside: further folders in which pictures may lie.
     """
-    roots = [(folder / place).resolve() for place in IMAGE_FOLDERS]
-    if folder.absolute().parent.name == "snapshots":  # of a Hub cache: its files are links to the blobs beside it
-        roots.append(folder.absolute().parent.parent / "blobs")
+    places = Places(folder, allow_outside)
 
     @cache
     def by_name() -> dict[str, list[Path]]:
@@ -40,34 +147,64 @@ def image_finder(folder: Path) -> Callable[[str | bytes | dict], dict]:
             names.setdefault(path.name, []).append(path)
         return names
 
-    def find(value: str | bytes | dict) -> dict:
+    def find(value: str | bytes | dict) -> dict | None:
         if isinstance(value, dict):
-            return value
-        if isinstance(value, bytes):
-            return {"path": None, "bytes": value}
-        candidates = [folder / place / str(value) for place in IMAGE_FOLDERS]
-        path = next((candidate for candidate in candidates if candidate.is_file()), None)
-        if path is None:
-            found = by_name().get(Path(str(value)).name, [])
-            path = found[0] if len(found) == 1 else candidates[0]
-        inside, real = Path(os.path.abspath(path)).is_relative_to(folder.absolute()), path.resolve()
-        if inside and path.is_file() and not any(real.is_relative_to(root) for root in roots):
-            raise ValueError(f"image {value} is a link out of the folder, to {real}")
-        return {"path": str(path), "bytes": None}
+            if not value or set(value) - {"path", "bytes"}:
+                raise PictureRefused("no picture", f"image is {shown(value)}, not a path or bytes")
+            value = value.get("path") if value.get("bytes") is None else value["bytes"]
+            if value is None:
+                return None
+        if isinstance(value, (bytes, bytearray)):
+            return {"path": None, "bytes": bytes(value)}
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            what = "a list; a post has one picture" if isinstance(value, (list, tuple)) else shown(value)
+            raise PictureRefused("no picture", f"image is {what}")
+        value = str(value)
+        if URL.match(value):
+            raise PictureRefused("outside the folder", f"image {shown(value)} is a URL; download it, a table's are not fetched")
+        return _image_dict(_path_of(value))
+
+    def _path_of(value: str) -> Path:
+        candidates = [folder / place / value for place in IMAGE_FOLDERS]
+        there = [candidate for candidate in candidates if is_regular(candidate)]
+        if path := next((candidate for candidate in there if places.allow(candidate)), None):
+            return path
+        if there:
+            raise places.refusal(there[0], value)
+        if len(found := by_name().get(Path(value).name, [])) == 1:
+            candidates = found
+        if not places.allow(candidates[0]):
+            raise places.refusal(candidates[0], value)
+        return candidates[0]
 
     return find
 
 
+def _image_dict(path: Path) -> dict:
+    """A path as an image dict; a file whose name no table can hold, as it is not UTF-8, comes as its bytes."""
+    if readable(str(path)) == str(path):
+        return {"path": str(path), "bytes": None}
+    return {"path": None, "bytes": path.read_bytes() if is_regular(path) else b""}
+
+
 def picture_name(image, folder: Path) -> str | None:
-    """What the table calls the picture, or its place in the folder."""
+    """What the table calls the picture, or its place in the folder; None where it has neither."""
     if isinstance(image, dict):
-        path = Path(image.get("path") or "").absolute()
-        return str(path.relative_to(folder.absolute())) if path.is_relative_to(folder.absolute()) else None
-    return image if isinstance(image, str) else None
+        path = image.get("path")
+        if not isinstance(path, str) or not path:
+            return None
+        if os.path.isabs(path):
+            inside = Path(path).is_relative_to(folder.absolute())
+            return readable(str(Path(path).relative_to(folder.absolute()))) if inside else None
+        return readable(path) if image.get("bytes") is None else None
+    return readable(image) if isinstance(image, str) else None
 
 
 def image_problems(images: list[dict]) -> Iterator[tuple[str, str] | None]:
-    """Of each image the kind and description of what is wrong with it, or None; every picture is decoded once."""
+    """Of each image the kind and description of what is wrong with it, or None; every picture is decoded once.
+
+    What has no problem here is what `read_image` reads.
+    """
     with ThreadPoolExecutor(CHECKING_THREADS) as pool:
         found = pool.map(lambda image: _image_problem(image, LARGE_PICTURE), images)
         for image, problem in zip(images, found, strict=True):
@@ -77,18 +214,40 @@ def image_problems(images: list[dict]) -> Iterator[tuple[str, str] | None]:
 def _image_problem(image: dict, most_pixels: int = MAX_IMAGE_PIXELS) -> tuple[str, str] | None:
     """What is wrong with an image; `LATER` above `most_pixels`. JPEGs are decoded at an eighth of their size."""
     path = image.get("path")
-    if image.get("bytes") is None and not Path(path).is_file():
-        return "missing image", f"image {path} does not exist"
+    if image.get("bytes") is None and not is_regular(path):
+        # `lexists` says that a link to itself is there
+        what = "is no regular file" if _is_there(path) else "does not exist"
+        return "missing image", f"image {shown(path)} {what}"
     try:
-        with Image.open(path if image.get("bytes") is None else BytesIO(image["bytes"])) as picture:
-            pixels = picture.width * picture.height
-            if picture.format == "JPEG" and pixels <= MAX_IMAGE_PIXELS:
-                picture.draft("RGB", (picture.width // 8, picture.height // 8))
-                picture.load()
-                return None
-        if most_pixels < pixels <= MAX_IMAGE_PIXELS:
-            return LATER
+        pixels, sound = _glance(path if image.get("bytes") is None else BytesIO(image["bytes"]))
+    except Exception:  # what opens no picture here says why below
+        pixels, sound = 0, False
+    if sound:
+        return None
+    if most_pixels < pixels <= MAX_IMAGE_PIXELS:
+        return LATER
+    try:
         read_image(image)
-    except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error and more for broken files
-        return "unreadable image", f"image {path or ''} cannot be read: {error}"
+    except ValueError as error:
+        return "unreadable image", str(error)
     return None
+
+
+def _glance(source) -> tuple[int, bool]:
+    """A picture's pixels, and whether it is a JPEG that was decoded to its end."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN]) as picture:
+            pixels = picture.width * picture.height
+            if picture.format != "JPEG" or pixels > MAX_IMAGE_PIXELS:
+                return pixels, False
+            picture.draft("RGB", (picture.width // 8, picture.height // 8))
+            picture.load()
+            return pixels, True
+
+
+def _is_there(path) -> bool:
+    try:
+        return os.path.lexists(path)
+    except (OSError, ValueError):
+        return False

@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 MOST_SHOWN = 50
+LONGEST_SHOWN = 80  # characters of a value in a message
 
 
 @dataclass(frozen=True)
@@ -29,3 +30,20 @@ class DataProblems(ValueError):
             if count > len(shown):
                 lines.append(f"  ... and {count - len(shown)} more of this kind ({kind})")
         super().__init__("\n".join(lines))
+
+
+def shown(value) -> str:
+    """A table's value for a message: short, without the bytes of a picture."""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return f"({len(value)} bytes)"
+    if isinstance(value, dict):
+        return "{" + ", ".join(str(name)[:LONGEST_SHOWN] for name in list(value)[:5]) + "}"
+    if isinstance(value, (list, tuple)):
+        return f"(a list of {len(value)})"
+    text = readable(str(value))
+    return repr(text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}... ({len(text)} characters)")
+
+
+def readable(text: str) -> str:
+    """A text with what no file can hold (half a character, as a file name in another encoding has) written out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,6 +1,10 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
-"""Rows of tables, with where they stand: CSV, TSV, JSONL and Parquet; and JSON files that are never half-written."""
+"""Rows of tables, with where they stand: CSV, TSV, JSONL and Parquet; and JSON files that are never half-written.
 
+A row that cannot be read is a row with a `problem`; only a table without a header that can be read is an error.
+"""
+
+import codecs
 import csv
 import json
 import os
@@ -8,11 +12,23 @@ import socket
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import pyarrow.parquet
 
+from .problems import shown
+
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+LONGEST_FIELD = 2**24  # characters of a CSV field
+BYTE_ORDER_MARKS = (  # the longer first: UTF-32's begins as UTF-16's does
+    (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
+)  # fmt: skip
+UNDECODED = "\udfff"  # stands for bytes that are not in a table's encoding; no encoding gives it
+SAMPLE = 2**20  # characters from which a table's line ends are told
+
+codecs.register_error("mm_orient_undecoded", lambda error: (UNDECODED, error.end))
 
 
 @dataclass
@@ -25,80 +41,217 @@ class Row:
     problem: str | None = None
 
 
+def marked_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[str, str | None]]:
+    """Lines of a text file with their ends, and what is wrong with each, or None; byte order marks are obeyed and dropped.
+
+    Lines end in a line feed, or in a carriage return where a file has no other ends.
+
+    Raises:
+        ValueError: there is no such encoding.
+    """
+    encoding = encoding_of(path, encoding)
+    problem = f"not {encoding.upper().removesuffix('-SIG')}; name the encoding (--encoding) or convert the file"
+    with path.open(encoding=encoding, errors="mm_orient_undecoded", newline=_line_end(path, encoding)) as file:
+        for line in file:
+            bad = UNDECODED in line
+            yield line.replace(UNDECODED, "\ufffd").removeprefix("\ufeff"), problem if bad else None
+
+
 def lines_of(path: Path, encoding: str = "utf-8") -> Iterator[str]:
-    """Lines of a text file with their ends; a byte order mark is dropped.
+    """Lines of a text file with their ends.
 
     Raises:
         ValueError: a line is not in the encoding; the message has its number.
     """
+    for number, (line, problem) in enumerate(marked_lines(path, encoding), 1):
+        if problem is not None:
+            raise ValueError(f"{path.name}:{number}: {problem}")
+        yield line
+
+
+def encoding_of(path: Path, encoding: str) -> str:
+    """What the file's byte order mark says, or else `encoding`."""
+    try:
+        codecs.lookup(encoding)
+    except LookupError:
+        raise ValueError(f"there is no encoding {encoding!r}; say utf-8, utf-16, latin-1, cp1252, gb18030 or the like") from None
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield line.decode(encoding).removeprefix("\ufeff")
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"{path.name}:{number}: not {encoding.upper()} ({error.reason}); name the encoding or convert the file"
-                ) from None
+        start = file.read(4)
+    return next((name for mark, name in BYTE_ORDER_MARKS if start.startswith(mark)), encoding)
 
 
 def delimited_rows(path: Path, delimiter: str, encoding: str = "utf-8") -> Iterator[Row]:
-    """Rows of a table with a header. Raises ValueError for a column that is there twice, or a broken quote."""
-    reader = csv.reader(lines_of(path, encoding), delimiter=delimiter)
-    header = next(reader, [])
+    """Rows of a table with a header. Raises ValueError for a header that cannot be read or has a column twice."""
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_FIELD))
+    lines = _Lines(marked_lines(path, encoding))
+    header = _header(path, lines, delimiter)
     named = [name for name in header if name]
     if duplicated := [name for name, count in Counter(named).items() if count > 1]:
-        raise ValueError(f"{path.name}:1: the column {duplicated[0]!r} stands there twice")
-    line = reader.line_num + 1
+        raise ValueError(f"{path.name}:1: the column {shown(duplicated[0])} stands there twice")
+    reader = csv.reader(lines, delimiter=delimiter)
+    while True:
+        first = lines.begin_row()
+        where = f"{path.name}:{first}"
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield Row(where, {}, problem=f"no row of a table ({error})")
+            lines.read_again_after_first()
+            continue
+        if lines.ended and len(lines.taken) > 1:
+            yield Row(where, {}, problem="a quote opens here that is nowhere closed")
+            lines.read_again_after_first()  # what lies behind is rows of its own
+            continue
+        if cells:
+            row = Row(where, dict(zip(header, cells, strict=False)))
+            if len(cells) != len(header):
+                row.problem = f"{len(cells)} fields where the header has {len(header)}"
+            row.problem = next((problem for _, problem in lines.taken if problem), row.problem)
+            yield row
+
+
+class _Lines:
+    """Lines for `csv.reader`, which remembers those that the row at hand is made of."""
+
+    def __init__(self, lines: Iterator[tuple[str, str | None]]):
+        self.lines, self.number, self.taken, self.again, self.ended = lines, 0, [], [], False
+
+    def __iter__(self):
+        return self
+
+    def __next__(self) -> str:
+        line = self.again.pop() if self.again else next(self.lines, None)
+        if line is None:
+            self.ended = True
+            raise StopIteration
+        self.number += 1
+        self.taken.append(line)
+        return line[0]
+
+    def begin_row(self) -> int:
+        """The number of the line that the next row begins with."""
+        self.taken = []
+        return self.number + 1
+
+    def read_again_after_first(self) -> None:
+        """Give the lines of the row at hand once more, but for the first."""
+        self.again += reversed(self.taken[1:])
+        self.number -= len(self.taken) - 1
+        self.ended = False
+
+
+def _header(path: Path, lines: _Lines, delimiter: str) -> list[str]:
     try:
-        for cells in reader:
-            if cells:
-                row = Row(f"{path.name}:{line}", dict(zip(header, cells, strict=False)))
-                if len(cells) != len(header):
-                    row.problem = f"{len(cells)} fields where the header has {len(header)}"
-                yield row
-            line = reader.line_num + 1
+        header = next(csv.reader(lines, delimiter=delimiter), [])
     except csv.Error as error:
-        raise ValueError(f"{path.name}:{line}: {error}") from None
+        raise ValueError(f"{path.name}:1: no header of a table ({error})") from None
+    if problem := next((problem for _, problem in lines.taken if problem), None):
+        raise ValueError(f"{path.name}:1: {problem}")
+    return header
 
 
 def json_lines(path: Path, encoding: str = "utf-8") -> Iterator[Row]:
-    """Rows of a JSONL file. Raises ValueError for a line that is no object."""
-    for number, line in enumerate(lines_of(path, encoding), 1):
-        if line.strip():
-            try:
-                values = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path.name}:{number}: not JSON ({error})") from None
-            if not isinstance(values, dict):
-                raise ValueError(f"{path.name}:{number}: must be an object, got {type(values).__name__}")
-            yield Row(f"{path.name}:{number}", values)
+    """Rows of a JSONL file; a line that is no object has a problem."""
+    for number, (line, problem) in enumerate(marked_lines(path, encoding), 1):
+        if not line.strip():
+            continue
+        row = Row(f"{path.name}:{number}", {}, problem=problem)
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError) as error:  # also a number of more digits than Python reads
+            row.problem = problem or f"not JSON ({error})"
+        else:
+            if isinstance(values, dict):
+                row.values = values
+            else:
+                row.problem = problem or f"must be an object, got {type(values).__name__}"
+        yield row
 
 
 def parquet_rows(path: Path) -> Iterator[Row]:
-    """Rows of a Parquet file, batch by batch; a picture may stand in it as bytes or `{"bytes", "path"}`."""
-    number = 0
-    for batch in _parquet(path).iter_batches():
-        for values in batch.to_pylist():
-            yield Row(f"{path.name}[{number}]", values)
+    """Rows of a Parquet file, batch by batch; a picture may stand in it as bytes or `{"bytes", "path"}`.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    number, batches = 0, _parquet(path).iter_batches()
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except (pyarrow.ArrowException, OSError) as error:
+            raise ValueError(f"{path.name} is damaged behind row {number}: {error}") from None
+        for index in range(len(batch)):
+            try:
+                yield Row(f"{path.name}[{number}]", batch.slice(index, 1).to_pylist()[0])
+            except UnicodeDecodeError as error:
+                yield Row(f"{path.name}[{number}]", {}, problem=f"a text is not UTF-8 ({error.reason})")
             number += 1
 
 
 def table_rows(path: Path, encoding: str = "utf-8") -> Iterator[Row]:
     """Rows of a table of any of `TABLE_SUFFIXES`."""
-    if path.suffix == ".parquet":
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
         return parquet_rows(path)
-    if path.suffix == ".jsonl":
+    if suffix == ".jsonl":
         return json_lines(path, encoding)
     return delimited_rows(path, _delimiter(path, encoding), encoding)
 
 
 def table_columns(path: Path, encoding: str = "utf-8") -> list[str]:
-    """Column names: of a CSV or TSV file's first row, of all objects of a JSONL file, of a Parquet file's schema."""
-    if path.suffix == ".parquet":
+    """Column names: of a CSV or TSV file's first row, of all objects of a JSONL file, of a Parquet file's schema.
+
+    Raises:
+        ValueError: no header of a table, or no Parquet file.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
         return list(_parquet(path).schema_arrow.names)
-    if path.suffix == ".jsonl":
+    if suffix == ".jsonl":
         return list(dict.fromkeys(name for row in json_lines(path, encoding) for name in row.values))
-    return next(csv.reader(lines_of(path, encoding), delimiter=_delimiter(path, encoding)), [])
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_FIELD))
+    return _header(path, _Lines(marked_lines(path, encoding)), _delimiter(path, encoding))
+
+
+def first_problem(path: Path, encoding: str = "utf-8") -> str | None:
+    """The first row's of a JSONL file that is none, with its place: where columns are missing, it may be why."""
+    if path.suffix.lower() != ".jsonl":
+        return None
+    return next((f"{row.where}: {row.problem}" for row in json_lines(path, encoding) if row.problem), None)
+
+
+def without_halves(row: Row) -> Row:
+    """The row with every half of a character (a lone surrogate, which JSON can say and no file can hold) replaced."""
+    try:
+        values = _whole(row.values)
+    except RecursionError:
+        return Row(row.where, {}, problem="nested too deeply")
+    if values is not row.values:
+        row.values, row.repair = values, row.repair or "half a character (a lone surrogate) was replaced by \ufffd"
+    return row
+
+
+def _whole(value):
+    """The value itself where nothing is to be mended."""
+    if isinstance(value, str):
+        if value.isascii():
+            return value
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    elif isinstance(value, list):
+        mended = [_whole(part) for part in value]
+        return mended if any(new is not old for new, old in zip(mended, value, strict=True)) else value
+    elif isinstance(value, dict):
+        mended = {_whole(name): _whole(part) for name, part in value.items()}
+        same = len(mended) == len(value) and all(mended.get(name) is part for name, part in value.items())
+        return value if same else mended
+    return value
 
 
 def write_json(path, content) -> None:
@@ -118,13 +271,22 @@ def own_partial(path: Path) -> Path:
 def _parquet(path: Path) -> pyarrow.parquet.ParquetFile:
     try:
         return pyarrow.parquet.ParquetFile(path)
-    except (pyarrow.ArrowInvalid, OSError) as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{path.name} is damaged or no Parquet file: {error}") from None
+
+
+def _line_end(path: Path, encoding: str) -> str:
+    """A carriage return where the first line ends in one alone and most others do, as of an old Mac; else a line feed."""
+    with path.open(encoding=encoding, errors="replace", newline="") as file:
+        text = file.read(SAMPLE)
+    text = text.replace("\r\n", "\n")
+    first = min((text.find(end) for end in "\r\n" if end in text), default=-1)
+    return "\r" if first >= 0 and text[first] == "\r" and text.count("\r") > text.count("\n") else "\n"
 
 
 def _delimiter(path: Path, encoding: str) -> str:
     """Tab for .tsv; for .csv a comma, or what stands in a header without any comma."""
-    header = next(lines_of(path, encoding), "")
-    if path.suffix == ".tsv" or ("," not in header and "\t" in header):
+    header = next((line for line, _ in islice(marked_lines(path, encoding), 1)), "")
+    if path.suffix.lower() == ".tsv" or ("," not in header and "\t" in header):
         return "\t"
     return ";" if "," not in header and ";" in header else ","

@@ -1,0 +1,64 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""Adapters of PEFT on the encoders (ours), with everything beside them that learns, the relation memory among it.
+
+An adapter file by itself lacks what is trained outside the encoders, and the statistics that layers keep as they run:
+verdicts after reloading would not be those before saving.
+"""
+
+from pathlib import Path
+
+from torch import nn
+
+from ..memory_file import MEMORY_FILE
+from ..names import ENCODER_MODULES
+from ..relation_memory import RelationMemory
+
+ADAPTER_MEMORY = "adapter_memory"  # its folder beside the adapter: the base's own memory is of other encoders
+
+
+def adapt(model, target_modules, **options):
+    """A `PeftModel` whose encoders have LoRA layers; HIMA, relations, learner and heads are trained and saved whole.
+
+    Args:
+        model: `MMOrientForMultiTaskClassification`. target_modules: layers of the encoders, as `LoraConfig` takes them, say
+            `["query", "value"]`.
+        options: of `peft.LoraConfig`.
+
+    Raises:
+        ImportError: PEFT is not installed.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    options["modules_to_save"] = sorted({*options.get("modules_to_save", ()), *modules_to_save(model)})
+    return get_peft_model(model, LoraConfig(target_modules=target_modules, **options))
+
+
+def modules_to_save(model) -> list[str]:
+    """Names of the modules that an adapter on the encoders has to be saved with: all that is trained outside them, and
+    layers of the encoders that keep running statistics."""
+    names = {name for name, _ in model.named_children() if name != model.base_model_prefix}
+    names |= {name for name, _ in model.base_model.named_children() if name not in ENCODER_MODULES.values()}
+    for encoder in model.base_model.encoders.values():
+        kept = (nn.modules.batchnorm._NormBase,)
+        names |= {
+            name for name, layer in encoder.named_modules() if isinstance(layer, kept) and layer.track_running_stats
+        }
+    return sorted(names)
+
+
+def save_adapter(adapted, folder) -> None:
+    """Save the adapter, and the relation memory that was made with it."""
+    adapted.save_pretrained(folder)
+    memory = adapted.get_base_model().relation_memory
+    if memory is not None:
+        memory.save(Path(folder) / ADAPTER_MEMORY)
+
+
+def load_adapter(model, folder):
+    """A `PeftModel` of `model` and a saved adapter, in `eval()`, with the adapter's relation memory."""
+    from peft import PeftModel
+
+    adapted = PeftModel.from_pretrained(model, folder).eval()
+    if (Path(folder) / ADAPTER_MEMORY / MEMORY_FILE).is_file():
+        adapted.get_base_model().set_relation_memory(RelationMemory.load(Path(folder) / ADAPTER_MEMORY))
+    return adapted

@@ -1,0 +1,68 @@
+"""From what a table says to tasks and labels."""
+
+import pytest
+
+from modeling_mm_orient.data.labels import is_missing
+from modeling_mm_orient.data.reading import read_posts
+
+from .helpers import ROWS, describe, write_folder
+
+
+@pytest.mark.parametrize(
+    "cells, labels",
+    [
+        (["1.0", "0", "1"], ["0", "1"]),  # one class by two names: all are plain numbers
+        (["-1.0", "10", "2"], ["-1", "2", "10"]),
+        (["1.0", "0", "none"], ["0", "1.0", "none"]),  # a name among them: what stands there is the name
+        (["01", "1", "2"], ["1", "2", "01"]),
+        (["1e3", "1000", "2"], ["2", "1000", "1e3"]),
+        (["²", "٣", "x"], ["x", "²", "٣"]),
+        (["inf", "nan", "1"], ["1", "inf"]),
+        (["True", "False", "true"], ["False", "True", "true"]),
+    ],
+)
+def test_a_class_is_called_what_stands_there_but_plain_numbers_are_numbers(tmp_path, cells, labels):
+    rows = [row | {"mood": cells[i % 3]} for i, row in enumerate(ROWS)]
+    posts, tasks, _ = read_posts(describe(write_folder(tmp_path / "d", rows)))
+    assert tasks == [{"name": "mood", "kind": "single_label", "labels": labels}]
+    numbers = {cell: posts["train"]["mood"][i] for i, cell in enumerate(cells)}
+    for cell, number in numbers.items():
+        assert (number is None) == is_missing(cell)
+        if number is not None:
+            assert labels[number] == cell or float(labels[number]) == float(cell)
+
+
+def test_multi_label_lists(tmp_path):
+    rows = [row | {"mood": [["sad"], ["sad", "angry"], []][i % 3]} for i, row in enumerate(ROWS)]
+    posts, tasks, _ = read_posts(describe(write_folder(tmp_path / "d", rows, "posts.jsonl")))
+    assert tasks == [{"name": "mood", "kind": "multi_label", "labels": ["angry", "sad"]}]
+    assert posts["train"]["mood"][:3] == [[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]]
+
+
+def test_numbers_are_classes_in_numeric_order(tmp_path):
+    rows = [row | {"mood": [10, 2.0, "9"][i % 3]} for i, row in enumerate(ROWS)]
+    _, tasks, _ = read_posts(describe(write_folder(tmp_path / "d", rows)))
+    assert tasks[0]["labels"] == ["2", "9", "10"]
+
+
+def test_known_labels_that_look_like_numbers_keep_their_names(tmp_path):
+    rows = [row | {"mood": ["01", "2.0", "inf"][i % 3]} for i, row in enumerate(ROWS)]
+    folder = write_folder(tmp_path / "d", rows)
+    posts, _, _ = read_posts(
+        describe(folder, tasks=[{"name": "mood", "labels": ["01", "2.0", "inf"], "kind": "single_label"}])
+    )
+    assert posts["train"]["mood"] == [0, 1, 2, 0, 1, 2]
+
+
+def test_label_maps_and_columns(tmp_path):
+    description = describe(
+        write_folder(tmp_path / "d"), labels=["feeling"], label_columns={"feeling": "mood"},
+        label_maps={"feeling": {"sad": "low", "happy": "high"}}, tasks=[{"name": "feeling", "labels": ["low", "high"]}],
+    )  # fmt: skip
+    posts, tasks, _ = read_posts(description)
+    assert posts["train"]["feeling"] == [0, 1, 0, 1, 0, 1] and tasks[0]["labels"] == ["low", "high"]
+
+
+def test_reserved_task_names(tmp_path):
+    with pytest.raises(ValueError, match="cannot be called 'text'"):
+        read_posts(describe(write_folder(tmp_path / "d"), labels=["text"]))

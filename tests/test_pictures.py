@@ -1,0 +1,73 @@
+"""Pictures from whatever they come as, each an upright RGB image."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modeling_mm_orient.pictures import read_image
+
+from .helpers import MODES, as_bytes, picture
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_becomes_rgb(mode):
+    image = read_image(picture(mode))
+    assert image.mode == "RGB" and image.size == (20, 30)
+
+
+def test_transparency_is_white():
+    assert read_image(picture("RGBA", colour=(200, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
+    palette = picture("P")
+    assert read_image(as_bytes(palette, transparency=0)).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_sixteen_bit_greys_are_scaled():
+    values = np.array([[0, 32768, 65535]], dtype=np.uint16)
+    assert [read_image(Image.fromarray(values)).getpixel((x, 0))[0] for x in range(3)] == [0, 127, 255]
+
+
+def test_exif_orientation_is_applied():
+    image, exif = picture(size=(20, 30)), Image.Exif()
+    exif[0x0112] = 6
+    assert read_image(as_bytes(image, "JPEG", exif=exif)).size == (30, 20)
+
+
+def test_the_first_frame_of_an_animation():
+    frames = [picture(colour=(255, 0, 0)), picture(colour=(0, 0, 255))]
+    animation = as_bytes(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert read_image(animation).getpixel((0, 0)) == (255, 0, 0)
+    moved = Image.open(io.BytesIO(animation))
+    moved.seek(1)
+    assert read_image(moved).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_sources(tmp_path):
+    path = tmp_path / "a.png"
+    picture(colour=(1, 2, 3)).save(path)
+    sources = [
+        path,
+        str(path),
+        path.read_bytes(),
+        {"path": str(path), "bytes": None},
+        {"path": None, "bytes": path.read_bytes()},
+    ]
+    assert {read_image(source).getpixel((0, 0)) for source in sources} == {(1, 2, 3)}
+    with path.open("rb") as file:
+        assert read_image(file).getpixel((0, 0)) == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"not a picture", "cannot be read"),
+        (as_bytes(Image.effect_noise((64, 64), 90), "JPEG")[:700], "cannot be read"),
+        (b"", "cannot be read"),
+    ],
+)
+def test_broken_files_are_named(tmp_path, content, message):
+    path = tmp_path / "broken.jpg"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"broken.jpg.*{message}"):
+        read_image(path)
