@@ -114,13 +114,18 @@ def load_encoder(name_or_path: str, role: str, revision: str | None = None, **kw
         revision: branch, tag or commit of a Hub repository.
         kwargs: passed on to `AutoModel.from_pretrained`.
     """
-    config = AutoConfig.from_pretrained(name_or_path, revision=revision)
+    config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
     sides = {"text": getattr(config, "text_config", None), "vision": getattr(config, "vision_config", None)}
     side = sides.get(role)
     if side is not None:
         kwargs["config"] = side
     kwargs.setdefault("dtype", torch.float32)
-    encoder = AutoModel.from_pretrained(name_or_path, revision=revision, **kwargs)
+    encoder = AutoModel.from_pretrained(name_or_path, revision=revision, trust_remote_code=False, **kwargs)
+    if role == "joint" and not all(hasattr(encoder, name) for name in ("get_image_features", "get_text_features")):
+        raise ValueError(
+            f"{name_or_path} ({config.model_type}) is no joint encoder: one embeds pictures and texts in one "
+            "space, as CLIP and SigLIP do"
+        )
     encoder.config.architectures = None
     return encoder
 

@@ -16,6 +16,7 @@ from .optional_dependencies import torch_scatter
 
 MOST_DENSE = 64 * 64  # pairs of nodes up to which a dense product is the fastest on a CPU
 MOST_DENSE_CUDA = 4096 * 4096
+LEAST_WEIGHT = 1e-37  # of all of a target's edges: the reciprocal of less is infinite
 HIGH_DENSITY, HIGH_DENSITY_FORWARD = 0.15, 0.3  # with gradients and without
 
 
@@ -146,7 +147,7 @@ def aggregate_neighbours(
         if listed is not None:
             total = total + torch.einsum("nk,nkd->nd", listed_weights.to(total.dtype), listed.to(total.dtype))
             weight_sum = weight_sum + listed_weights.sum(-1)
-        shares = torch.where(weight_sum > 0, weight_sum, 1).reciprocal()
+        shares = torch.where(weight_sum > LEAST_WEIGHT, weight_sum, torch.inf).reciprocal()
         return (total * shares.unsqueeze(-1).to(total.dtype)).to(dtype)
 
 

@@ -101,16 +101,24 @@ class MMOrientProcessor(ProcessorMixin):
         revisions = revision if isinstance(revision, dict) else dict.fromkeys(("joint", "text", "vision"), revision)
         parts = {}
         if vision is not None:
-            parts["image_processor"] = AutoImageProcessor.from_pretrained(vision, revision=revisions.get("vision"))
+            parts["image_processor"] = AutoImageProcessor.from_pretrained(
+                vision, revision=revisions.get("vision"), trust_remote_code=False
+            )
         if text is not None:
-            parts["tokenizer"] = AutoTokenizer.from_pretrained(text, revision=revisions.get("text"))
-            config = AutoConfig.from_pretrained(text, revision=revisions.get("text"))
+            parts["tokenizer"] = AutoTokenizer.from_pretrained(
+                text, revision=revisions.get("text"), trust_remote_code=False
+            )
+            config = AutoConfig.from_pretrained(text, revision=revisions.get("text"), trust_remote_code=False)
             config = getattr(config, "text_config", config)  # of a dual encoder its text side
             longest = min(MAX_TOKENS, parts["tokenizer"].model_max_length)
             kwargs.setdefault("max_tokens", min(longest, getattr(config, "max_position_embeddings", longest)))
         if joint is not None:
-            parts["joint_processor"] = AutoProcessor.from_pretrained(joint, revision=revisions.get("joint"))
-            config = AutoConfig.from_pretrained(joint, revision=revisions.get("joint"))
+            parts["joint_processor"] = AutoProcessor.from_pretrained(
+                joint, revision=revisions.get("joint"), trust_remote_code=False
+            )
+            config = AutoConfig.from_pretrained(joint, revision=revisions.get("joint"), trust_remote_code=False)
+            if not all(hasattr(parts["joint_processor"], name) for name in ("image_processor", "tokenizer")):
+                raise ValueError(f"{joint} is no joint encoder: its processor does not take both pictures and texts")
             longest = parts["joint_processor"].tokenizer.model_max_length
             longest = min(longest, getattr(config.text_config, "max_position_embeddings", longest))
             kwargs.setdefault("joint_max_tokens", longest)

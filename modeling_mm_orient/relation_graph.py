@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from .global_batch import GlobalBatch
 
+LEAST_EXPONENT = -60.0  # of the nearest neighbour's weight, beside a self-loop's of 1
+
 
 def cosine_similarity(queries: Tensor, keys: Tensor) -> Tensor:
     """Cosines (B, S) of `queries` (B, D) and `keys` (S, D), float32 even under autocast; 0 for a zero vector."""
@@ -25,7 +27,13 @@ def edge_weights_of(similarity: Tensor, kind: str, temperature: float) -> Tensor
     """
     if kind == "binary":
         return torch.ones_like(similarity)
-    return similarity.clamp(min=0) if kind == "similarity" else ((similarity - 1) / temperature).exp()
+    if kind == "similarity":
+        return similarity.clamp(min=0)
+    if not similarity.shape[-1]:
+        return similarity
+    # as far as the nearest is: far from 1 every exponential would be 0, or so small that its reciprocal is infinite
+    nearest = similarity.detach().amax(-1, keepdim=True)
+    return ((similarity - nearest) / temperature).exp() * ((nearest - 1) / temperature).clamp(min=LEAST_EXPONENT).exp()
 
 
 def relation_adjacency(

@@ -62,7 +62,7 @@ def feature_sizes(sources: list[dict]) -> list[dict]:
             _require_nrclex()
             size = len(NRC_EMOTIONS)
         else:
-            config = AutoConfig.from_pretrained(entry["source"], revision=entry["revision"])
+            config = AutoConfig.from_pretrained(entry["source"], revision=entry["revision"], trust_remote_code=False)
             size = config.num_labels if entry["output"] == "probabilities" else config.hidden_size
         sizes.append({"name": entry["name"], "size": size})
     return sizes
@@ -123,8 +123,10 @@ def classifier_features(texts: list[str], model, tokenizer, output: str) -> Tens
 
 @cache
 def _classifier(source: str, revision: str | None, device: str):
-    model = AutoModelForSequenceClassification.from_pretrained(source, revision=revision, dtype=torch.float32)
-    return model.to(device).eval(), AutoTokenizer.from_pretrained(source, revision=revision)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        source, revision=revision, dtype=torch.float32, trust_remote_code=False
+    )
+    return model.to(device).eval(), AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
 
 
 def _require_nrclex() -> None:

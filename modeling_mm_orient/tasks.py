@@ -14,6 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 MISSING_LABEL = -100
+LABEL_PREFIX = "label."  # of a task's column in a data set of posts: a task may bear the name of anything of ours
+# what a post may hold that is no label, whatever its tasks are called
+NOT_LABELS = (
+    "id", "image", "text", "row", "post_key", "image_embeds", "text_embeds", "region_features", "region_mask",
+    "token_features", "token_mask", "task_features", "has_image", "has_text", "post_keys",
+)  # fmt: skip
 LEAST_DOUBT = 1e-6  # of a probability under a fractional power, whose slope at 0 is infinite
 
 
@@ -244,12 +250,22 @@ def kind_of(task: dict) -> TaskKind:
 def collate_labels(posts: list[dict], tasks: list[dict]) -> dict[str, Tensor]:
     """Labels of a batch of posts, one key per task always, in the forms of `TaskHeads.loss`; a missing key counts as None.
 
-    A class is its number or its name, several labels are a list of 0 and 1 or of names.
+    A task's label stands in a post under `label.NAME`, or under its name unless that is one of `NOT_LABELS`. A class is its
+    number or its name, several labels are a list of 0 and 1 or of names.
 
     Raises:
         ValueError: a name is none of the task's labels.
     """
-    return {task["name"]: kind_of(task).collate(task, [post.get(task["name"]) for post in posts]) for task in tasks}
+    return {
+        task["name"]: kind_of(task).collate(task, [label_of(post, task["name"]) for post in posts]) for task in tasks
+    }
+
+
+def label_of(post: dict, name: str):
+    """The label of one task in a post, None where it has none."""
+    if (own := f"{LABEL_PREFIX}{name}") in post:
+        return post[own]
+    return None if name in NOT_LABELS else post.get(name)
 
 
 def probabilities_of(tasks: list[dict], logits: dict) -> dict[str, Tensor]:

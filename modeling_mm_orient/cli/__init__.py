@@ -2,14 +2,16 @@
 """`mm-orient`: one command per verb. What a verb needs is imported when it runs: `--help` costs nothing."""
 
 import argparse
+import signal
 import sys
+import threading
 
 from .. import __version__
 from . import data, features, memory, training, using
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; returns the exit status. Errors of the user's are one message, not a traceback."""
+    """Run a command; returns the exit status. Errors of the user's and of the machine's are one line, not a traceback."""
     options = parser().parse_args(arguments)
     from ..runs.cpu_memory import reuse_memory
 
@@ -17,15 +19,41 @@ def main(arguments: list[str] | None = None) -> int:
     import logging
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name in ("httpx", "faiss"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
     try:
         options.run(options)
-    except (ValueError, OSError, ImportError) as error:
-        if options.traceback:
+    except KeyboardInterrupt as error:
+        signals = {"": (130, "interrupted"), "SIGTERM": (143, "terminated")}
+        status, what = signals[str(error)]
+        print(f"mm-orient: {what}{'; ' + options.interrupted if options.interrupted else ''}", file=sys.stderr)
+        return status
+    except Exception as error:
+        if options.traceback or not _is_told(error):
             raise
-        print(f"mm-orient: {error}", file=sys.stderr)
+        print(f"mm-orient: {_said(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _interrupt(number, frame):
+    raise KeyboardInterrupt("SIGTERM")
+
+
+def _is_told(error: Exception) -> bool:
+    """Whether an error is the user's or the machine's (a full disk, too little memory), whose message says all there is."""
+    if isinstance(error, (ValueError, OSError, ImportError, MemoryError)):
+        return True
+    # what writes for us has errors of its own for a disk that is full
+    return type(error).__name__ == "SafetensorError" or "PytorchStreamWriter" in str(error)
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return f"too little memory ({error})" if str(error) else "too little memory"
+    return str(error) or type(error).__name__
 
 
 def parser() -> argparse.ArgumentParser:

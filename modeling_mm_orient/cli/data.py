@@ -28,6 +28,7 @@ def add_verbs(verbs) -> None:
         _paraphrase,
         "have a chat model rewrite the training texts; train reads the file",
         "mm-orient paraphrase --data FOLDER --endpoint http://localhost:8000/v1 --model NAME --output FILE.jsonl",
+        interrupted="the same command goes on",
     )
     add_data(verb)
     add_preset(verb)
@@ -46,6 +47,7 @@ def add_verbs(verbs) -> None:
         _remove_text,
         "find the text on a folder's pictures, read it and paint over it",
         "mm-orient remove-text FOLDER --output CLEAN --workers 2",
+        interrupted="the same command goes on",
     )
     verb.add_argument("folder", metavar="FOLDER")
     verb.add_argument(

@@ -6,7 +6,19 @@ from dataclasses import fields, replace
 
 from ..data.description import DataDescription
 from ..runs.settings import Workers
-from .options import COLUMNS, add_data, add_fields, add_model, add_verb, data_changes, described, given, preset_of
+from .options import (
+    COLUMNS,
+    add_data,
+    add_feature_cache,
+    add_fields,
+    add_model,
+    add_verb,
+    data_changes,
+    described,
+    feature_cache_of,
+    given,
+    preset_of,
+)
 
 OF_JOB = (*COLUMNS, "id_column")
 
@@ -19,6 +31,7 @@ def add_verbs(verbs) -> None:
         _extract,
         "run encoders over posts once; train and datasets read the features",
         "mm-orient extract --data FOLDER --text-encoder ID --vision-encoder ID --output FEATURES",
+        interrupted="the same command goes on",
     )
     add_data(verb, labels=False)
     add_model(verb)
@@ -40,9 +53,7 @@ def add_verbs(verbs) -> None:
     kind.add_argument("--threshold", type=float, metavar="TAU", help="join pairs whose cosine is above it (paper: .9)")
     kind.add_argument("--top-k", type=int, metavar="K", help="join each post to its K nearest")
     verb.add_argument("--output", required=True, metavar="FILE", help=".parquet: modality, source, target, cosine")
-    verb.add_argument(
-        "--feature-cache", metavar="DIR", help="of the encoders' features (default: mm_orient/features in HF_HOME)"
-    )
+    add_feature_cache(verb)
 
     text = "predict or extract as a Ray Data job: Parquet in, Parquet out, on any number of machines"
     jobs = verbs.add_parser("ray", help=text, description=text).add_subparsers(required=True, metavar="JOB")
@@ -105,7 +116,6 @@ def _graph(options) -> None:
 
     from ..runs.data_set_graphs import write_graph
     from ..runs.presets import encoders_alone
-    from ..runs.training import DEFAULT_FEATURE_CACHE
 
     model, processor = encoders_alone(preset, data)
     counts = write_graph(
@@ -115,7 +125,7 @@ def _graph(options) -> None:
         options.output,
         threshold=options.threshold,
         top_k=options.top_k,
-        feature_cache=options.feature_cache or DEFAULT_FEATURE_CACHE,
+        feature_cache=feature_cache_of(options),
         skip_bad_posts=options.skip_bad_posts,
     )
     for modality, (posts, edges) in counts.items():

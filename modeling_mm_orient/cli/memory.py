@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ..data.description import DataDescription
 from ..names import INDEX_KINDS, LOOKUPS
-from .options import add_data, add_json, add_verb, described_for_run
+from .options import add_data, add_feature_cache, add_json, add_verb, described_for_run, feature_cache_of
 
 
 def add_verbs(verbs) -> None:
@@ -33,6 +33,7 @@ def add_verbs(verbs) -> None:
         actions, "add", _add, "add posts to the memory of a run", "mm-orient memory add RUN --data NEW_POSTS"
     )
     _add_references(verb)
+    verb.add_argument("--output", metavar="FOLDER", help="where the memory lies, if that is not RUN")
 
     verb = add_verb(
         actions,
@@ -45,6 +46,7 @@ def add_verbs(verbs) -> None:
     chosen = verb.add_mutually_exclusive_group(required=True)
     chosen.add_argument("--ids", nargs="+", metavar="ID", help="ids of the posts")
     chosen.add_argument("--ids-file", metavar="FILE", help="a text file with an id per line")
+    verb.add_argument("--output", metavar="FOLDER", help="where the memory lies, if that is not RUN")
 
     text = "what the memory of a run holds, and whether its file is sound"
     verb = add_verb(actions, "inspect", _inspect, text, "mm-orient memory inspect RUN")
@@ -57,6 +59,7 @@ def _add_references(verb: argparse.ArgumentParser) -> None:
     add_data(verb)
     verb.add_argument("--no-labels", action="store_true", help="the posts have no labels")
     verb.add_argument("--split", help="default: all posts")
+    add_feature_cache(verb)
 
 
 def _at_least_one(text: str) -> int:
@@ -88,6 +91,7 @@ def _build(options) -> None:
         lookup=options.lookup,
         top_k=options.top_k,
         index=options.index,
+        feature_cache=feature_cache_of(options),
         skip_bad_posts=options.skip_bad_posts,
     )
     print(f"{len(memory)} reference posts in the memory of {options.model}")
@@ -99,7 +103,12 @@ def _add(options) -> None:
 
     data = _described(options)
     added, memory, recalls = add_to_memory(
-        options.model, data, split=options.split, skip_bad_posts=options.skip_bad_posts
+        options.model,
+        data,
+        split=options.split,
+        output=options.output,
+        feature_cache=feature_cache_of(options),
+        skip_bad_posts=options.skip_bad_posts,
     )
     print(f"{added} reference posts added, {len(memory)} in the memory of {options.model}")
     _print_recalls(memory, recalls)
@@ -112,7 +121,7 @@ def _remove(options) -> None:
     if ids is None:
         with open(options.ids_file, encoding="utf-8-sig") as file:
             ids = [line.rstrip("\r\n") for line in file if line.strip()]
-    memory, recalls = remove_from_memory(options.model, ids)
+    memory, recalls = remove_from_memory(options.model, ids, output=options.output)
     print(f"{len(set(ids))} reference posts removed, {len(memory)} in the memory of {options.model}")
     _print_recalls(memory, recalls)
 

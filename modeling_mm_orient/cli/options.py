@@ -21,14 +21,16 @@ COLUMNS = ("text_column", "image_column")
 OF_DATA = ("labels_file", *COLUMNS, "id_column", "split_column", "split_seed", "feature_arrays")
 
 
-def add_verb(verbs, name: str, run: Callable, text: str, example: str = "") -> argparse.ArgumentParser:
-    """A verb that calls `run` with the options, and the options that all have."""
+def add_verb(
+    verbs, name: str, run: Callable, text: str, example: str = "", interrupted: str = ""
+) -> argparse.ArgumentParser:
+    """A verb that calls `run` with the options, and the options that all have; `interrupted` says how to go on."""
     form = argparse.RawDescriptionHelpFormatter
     verb = verbs.add_parser(
         name, help=text, description=text, epilog=example and f"example:\n  {example}", formatter_class=form
     )
     verb.add_argument("--traceback", action="store_true", help="show the traceback of an error")
-    verb.set_defaults(run=run)
+    verb.set_defaults(run=run, interrupted=interrupted)
     return verb
 
 
@@ -123,6 +125,20 @@ def add_preset(verb: argparse.ArgumentParser, text: str = "data sets of the pres
 def add_json(verb: argparse.ArgumentParser, text: str) -> None:
     """--json, a file for what is printed."""
     verb.add_argument("--json", metavar="FILE", help=text)
+
+
+def add_feature_cache(verb: argparse.ArgumentParser) -> None:
+    """--feature-cache; a run's own file does not say where features are written."""
+    verb.add_argument(
+        "--feature-cache", metavar="DIR", help="of frozen encoders' features (default: mm_orient/features in HF_HOME)"
+    )
+
+
+def feature_cache_of(options: argparse.Namespace) -> str:
+    """The folder that --feature-cache names, or the default."""
+    from ..features.cache import DEFAULT_FEATURE_CACHE
+
+    return options.feature_cache or DEFAULT_FEATURE_CACHE
 
 
 def data_changes(options: argparse.Namespace) -> dict:

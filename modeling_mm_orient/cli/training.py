@@ -8,7 +8,18 @@ from ..data.description import DataDescription
 from ..names import ENCODER_NAMES
 from ..runs.preset_files import load_preset
 from ..runs.settings import TrainingSettings
-from .options import add_data, add_fields, add_model, add_verb, described, given, json_or_text, preset_of
+from .options import (
+    add_data,
+    add_feature_cache,
+    add_fields,
+    add_model,
+    add_verb,
+    described,
+    feature_cache_of,
+    given,
+    json_or_text,
+    preset_of,
+)
 
 SETTINGS = tuple(entry.name for entry in fields(TrainingSettings))
 
@@ -21,6 +32,7 @@ def add_verbs(verbs) -> None:
         _train,
         "fine-tune on your own posts: check, encode, train, evaluate, save",
         "mm-orient train --data FOLDER --labels offensive --text-encoder ID --vision-encoder ID --output RUN",
+        interrupted="the same command with --resume goes on",
     )
     add_data(verb)
     verb.add_argument("--output", required=True, metavar="RUN", help="folder for the trained model")
@@ -33,9 +45,7 @@ def add_verbs(verbs) -> None:
     verb.add_argument(
         "--set", nargs="+", default=[], metavar="FIELD=JSON", help="any field of MMOrientConfig, say hima_stage2=false"
     )
-    verb.add_argument(
-        "--feature-cache", metavar="DIR", help="of frozen encoders' features (default: mm_orient/features in HF_HOME)"
-    )
+    add_feature_cache(verb)
     verb.add_argument("--resume", action="store_true", help="go on with an interrupted run")
     verb.add_argument("--overwrite", action="store_true", help="replace an existing run")
 
@@ -68,7 +78,7 @@ def _train(options) -> None:
 
     from ..features.extraction import process_state
     from ..runs.card import metrics_table
-    from ..runs.training import DEFAULT_FEATURE_CACHE, train
+    from ..runs.training import train
 
     config = _config_fields(options.set)
     if options.train_encoders:
@@ -79,7 +89,7 @@ def _train(options) -> None:
         preset=preset,
         settings=settings,
         config=config,
-        feature_cache=options.feature_cache or DEFAULT_FEATURE_CACHE,
+        feature_cache=feature_cache_of(options),
         skip_bad_posts=options.skip_bad_posts,
         resume=options.resume,
         overwrite=options.overwrite,

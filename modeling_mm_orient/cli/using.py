@@ -1,7 +1,7 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """With a finished run: evaluate, predict, inspect-graph."""
 
-from .options import add_data, add_json, add_run, add_verb, described_for_run
+from .options import add_data, add_feature_cache, add_json, add_run, add_verb, described_for_run, feature_cache_of
 
 
 def add_verbs(verbs) -> None:
@@ -11,7 +11,9 @@ def add_verbs(verbs) -> None:
     )
     add_run(verb)
     add_data(verb)
-    verb.add_argument("--split", default="test", help="default: test")
+    verb.add_argument("--split", default="test", help="default: test, or what the run has not seen")
+    verb.add_argument("--known", action="store_true", help="of the posts that the run has learned from, instead")
+    add_feature_cache(verb)
     verb.add_argument(
         "--int8-encoders", action="store_true", help="also with encoders in 8 bits, and what that changes"
     )
@@ -57,6 +59,7 @@ def _evaluate(options) -> None:
 
     data, batch_size = described_for_run(options)
     arguments = {"split": options.split, "batch_size": batch_size, "skip_bad_posts": options.skip_bad_posts}
+    arguments |= {"known": options.known, "feature_cache": feature_cache_of(options)}
     metrics = evaluate(options.model, data, **arguments)
     print(metrics_table(metrics))
     if options.int8_encoders:

@@ -5,6 +5,7 @@ Shapes: N rows of the table, R regions, T tokens, D features.
 """
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.utils.data import Dataset
 
 from .description import FEATURE_DIMENSIONS
 
+BLOCK_VALUES = 2**22  # read at a time where all rows are looked through
 SEQUENCES = {"region_features": ("region_mask", "image"), "token_features": ("token_mask", "text")}
 
 
@@ -52,6 +54,25 @@ class FeatureArrays:
         if self.arrays and len(self) != count:
             name, path = next(iter(self.paths.items()))
             raise ValueError(f"{path}: `{name}` has {len(self)} rows, and {where} has {count}")
+
+    def problems(self) -> Iterator[tuple[int, str]]:
+        """Rows with a value that is no finite number in single precision, and what is wrong; what a mask hides is not looked
+        at. The arrays are read a block of rows at a time."""
+        masks = {name: self[mask] for name, (mask, _) in SEQUENCES.items() if mask in self}
+        for name, array in self.arrays.items():
+            if array.dtype.kind != "f" or not len(array):
+                continue
+            step = max(1, BLOCK_VALUES // max(1, array[0].size))
+            for start in range(0, len(array), step):
+                with np.errstate(over="ignore"):
+                    finite = np.isfinite(np.asarray(array[start : start + step]).astype(np.float32))
+                if name in masks:
+                    finite |= ~masks[name][start : start + step].astype(bool)[..., None]
+                for row in np.flatnonzero(~finite.reshape(len(finite), -1).all(1)):
+                    yield (
+                        start + int(row),
+                        f"row {start + int(row)} of `{name}` ({self.paths[name]}) has NaN or infinity",
+                    )
 
     def config_fields(self, has_joint: bool) -> dict[str, int]:
         """Widths for `MMOrientConfig`; without a joint encoder and arrays of their own embeddings are pooled."""

@@ -67,14 +67,14 @@ class ImageAugmentation:
 
 
 class AugmentedPosts(torch.utils.data.Dataset):
-    """Training posts whose pictures come out different on every visit.
+    """Training posts whose pictures come out different in every `epoch`, which whoever trains sets.
 
     Args:
         posts: data set in the schema of `data.reading`. augmentation: `ImageAugmentation`.
     """
 
     def __init__(self, posts, augmentation: ImageAugmentation):
-        self.posts, self.augmentation, self.visits = posts, augmentation, [0] * len(posts)
+        self.posts, self.augmentation, self.epoch = posts, augmentation, 0
 
     def __len__(self) -> int:
         return len(self.posts)
@@ -83,6 +83,5 @@ class AugmentedPosts(torch.utils.data.Dataset):
         post = dict(self.posts[index])
         if post.get("image") is not None:
             key = post.get("post_key") or post_key(post)
-            post |= {"image": self.augmentation(read_image(post["image"]), index, self.visits[index]), "post_key": key}
-        self.visits[index] += 1
+            post |= {"image": self.augmentation(read_image(post["image"]), index, self.epoch), "post_key": key}
         return post

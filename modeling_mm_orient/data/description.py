@@ -19,8 +19,8 @@ class DataDescription:
     `data` is a folder of pictures with a table, a `datasets` directory written by `save_to_disk`, or a Hub id. Without
     `id_column` a post's id is its `id` column, its picture's name or its row number. `labels_file` None takes the only table
     that has the columns, or one per split named after it (`train.csv`, `val.csv`, ...). `text_cleaning`,
-    `remove_overlaid_text` and `read_missing_text` are what the processor of a model trained on these posts does. Pictures lie
-    in the folder or in one of `allow_outside`, which comes from whoever calls and never from a file.
+    `remove_overlaid_text` and `read_missing_text` are what the processor of a model trained on these posts does. Pictures
+    lie in the folder or in one of `allow_outside`, which comes from whoever calls and never from a file.
     """
 
     data: str

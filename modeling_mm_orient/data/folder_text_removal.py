@@ -2,26 +2,36 @@
 """Text removal over a folder of pictures: several processes, resumable, nothing silently dropped.
 
 The target folder gets each picture under its own name, and `texts.jsonl` with a line per picture, written after the picture
-itself: `{"image", "text", "regions"}`, or `{"image", "problem"}` for one that was skipped.
+itself: `{"image", "text", "regions"}`, or `{"image", "problem"}` for one that was skipped. A picture of more than 16 million
+pixels, or longer than 16 times its width, is treated and written smaller, and its line says `reduced_from`.
 """
 
+import io
 import json
+import math
+import multiprocessing
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 
+from PIL import Image
 from tqdm.auto import tqdm
 
-from ..pictures import read_image
+from ..pictures import MOST_ELONGATED, format_of, read_image, reduced
 from ..text_removal import INPAINTERS, READERS, find_by_name, joined_text, read_text, remove_text
-from .picture_files import pictures_below
+from .picture_files import Places, pictures_below
+from .problems import readable
 
 TEXTS_FILE = "texts.jsonl"
 WAITING = 8  # tasks per process that are handed out at a time: the list of pictures may be long
-LOSSY = {".jpg": {"quality": 95}, ".jpeg": {"quality": 95}, ".webp": {"quality": 95}}
+MOST_TREATED_PIXELS = 16_000_000  # larger pictures take minutes
+LOSSY = {"JPEG": {"quality": 95}, "WEBP": {"quality": 95}, "AVIF": {"quality": 90}}
+STAND_INS = {"ICO": "PNG", "MPO": "JPEG"}  # formats that hold less than a picture, or more
 
 
 def remove_text_from_folder(
@@ -48,7 +58,7 @@ def remove_text_from_folder(
     find_by_name(reader, READERS), find_by_name(inpainter, INPAINTERS)
     target.mkdir(parents=True, exist_ok=True)
     done = _done_before(target)
-    names = [str(path.relative_to(source)) for path in pictures_below(source)]
+    names = [str(path.relative_to(source)) for path in pictures_below(source, report=True)]
     todo = [name for name in names if name not in done]
     counts = {"pictures": len(names), "done_before": len(names) - len(todo), "treated": 0, "skipped": 0}
     with (
@@ -56,7 +66,7 @@ def remove_text_from_folder(
         tqdm(total=len(todo), desc="removing text", unit="picture", disable=not todo) as progress,
     ):
         for line in _treat_all(todo, workers, (source, target, reader, inpainter)):
-            lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+            lines.write(_line(line))
             lines.flush()
             counts["skipped" if "problem" in line else "treated"] += 1
             progress.update()
@@ -67,40 +77,87 @@ def _treat_all(names: list[str], workers: int, arguments: tuple) -> Iterator[dic
     if workers == 1:
         yield from (_treat(name, *arguments) for name in names)
         return
+    left = iter(names)
+    while suspects := (yield from _treat_until_a_death(left, workers, arguments)):
+        for name in suspects:  # each alone: the one that a process dies of is found
+            if (yield from _treat_until_a_death(iter([name]), 1, arguments)):
+                yield {"image": name, "problem": "the process that treated it died"}
+
+
+def _treat_until_a_death(names: Iterator[str], workers: int, arguments: tuple) -> Generator[dict, None, list[str]]:
+    """Lines of pictures as they are done; returns the names that were in hand when a process died, none at the end."""
+    waiting = {}
     # spawned, not forked: the engines' threads do not survive a fork
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
-        waiting, left = set(), iter(names)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker) as pool:
         while True:
-            waiting |= {
-                pool.submit(_treat, name, *arguments) for name in islice(left, WAITING * workers - len(waiting))
-            }
+            for name in islice(names, WAITING * workers - len(waiting)):
+                waiting[pool.submit(_treat, name, *arguments)] = name
             if not waiting:
-                return
+                return []
             finished = next(as_completed(waiting))
-            waiting.discard(finished)
-            yield finished.result()
+            try:
+                line = finished.result()
+            except BrokenProcessPool:
+                return list(waiting.values())
+            del waiting[finished]
+            yield line
 
 
-def _one_thread() -> None:
+def _start_worker() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _treat(name: str, source: Path, target: Path, reader: str, inpainter: str) -> dict:
-    path = source / name
-    if not path.resolve().is_relative_to(source):
+    path, output = source / name, target / name
+    if not Places(source).allow(path):
         return {"image": name, "problem": "a link out of the folder"}
     try:
-        picture = read_image(path)
-    except ValueError as error:
-        return {"image": name, "problem": str(error)}
-    regions = read_text(picture, reader)
-    cleaned = remove_text(picture, regions, inpainter)
-    output = target / name
+        whole = read_image(path)
+        picture = _bounded(whole)
+        regions = read_text(picture, reader)
+        cleaned = remove_text(picture, regions, inpainter)
+        content = io.BytesIO()
+        kind = _format_for(path)
+        cleaned.save(content, kind, **LOSSY.get(kind, {}))
+    except ImportError:  # an engine that is not installed is no picture's fault
+        raise
+    except Exception as error:  # engines raise anything, and too little memory is this picture's problem too
+        return {"image": name, "problem": str(error)[:300] or type(error).__name__}
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{output.name}.partial{output.suffix}")
-    cleaned.save(partial, **LOSSY.get(output.suffix.lower(), {}))
+    partial.write_bytes(content.getbuffer())
     os.replace(partial, output)
-    return {"image": name, "text": joined_text(regions), "regions": [region._asdict() for region in regions]}
+    line = {"image": name, "text": joined_text(regions), "regions": [region._asdict() for region in regions]}
+    return line if picture.size == whole.size else line | {"reduced_from": list(whole.size)}
+
+
+def _bounded(picture: Image.Image) -> Image.Image:
+    factor = math.ceil(math.sqrt(picture.width * picture.height / MOST_TREATED_PIXELS))
+    if max(picture.size) > MOST_ELONGATED * min(picture.size):
+        return reduced(picture)
+    return picture.reduce(factor) if factor > 1 else picture
+
+
+def _format_for(path: Path) -> str:
+    """The format that a picture is written in: that of its name, or where it says none of its bytes."""
+    found = Image.registered_extensions().get(path.suffix.lower())
+    if found is None:
+        with path.open("rb") as file:
+            found = format_of(file.read(16))
+    found = STAND_INS.get(found, found)
+    return found if found in Image.SAVE else "PNG"
+
+
+def _line(line: dict) -> str:
+    """A line of the file; a name that is not UTF-8 is written with escapes, which JSON reads back."""
+    text = json.dumps(line, ensure_ascii=False, default=float)
+    return (text if readable(text) == text else json.dumps(line, default=float)) + "\n"
 
 
 def _done_before(target: Path) -> set[str]:

@@ -12,10 +12,21 @@ import datasets
 
 from ..tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL, kind_of
 from .description import DataDescription
-from .problems import Problem
+from .problems import Problem, shown
 
+LABEL_PREFIX = "label."  # of a task's column in a data set of posts: a task may bear the name of anything of ours
 MISSING_VALUES = ("", "nan")  # not "none": that is a class in some data sets
-RESERVED_TASK_NAMES = ("id", "image", "text", "split", "row", "post_key", "mean_macro_f1")
+RESERVED_TASK_NAMES = (
+    "id",
+    "image",
+    "text",
+    "split",
+    "row",
+    "post_key",
+    "mean_macro_f1",
+    "neighbours",
+    "problem",
+)  # of predictions and metrics; fmt: skip
 MOST_CLASSES = 50
 PLAIN_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?", re.ASCII)
 NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?", re.ASCII)
@@ -28,10 +39,15 @@ def is_missing(value) -> bool:
     return isinstance(value, str) and value.strip().lower() in MISSING_VALUES
 
 
+def label_column(name: str) -> str:
+    """The column of a task in a data set of posts."""
+    return LABEL_PREFIX + name
+
+
 def read_labels(
     name: str, description: DataDescription, declared: dict[str, dict], posts: list[dict], problems: list[Problem]
 ) -> dict:
-    """Describe the task, and turn the posts' raw values of it into class numbers, lists or floats.
+    """Describe the task, and turn the posts' raw values in its `label_column` into class numbers, lists or floats.
 
     Several labels of a post are a list, in a table a JSON list (or, of a known multi-label task, `a|b`).
 
@@ -45,13 +61,14 @@ def read_labels(
     of_source = None if mapping else declared.get(description.label_columns.get(name, name))
     if of_source is None:
         _read_cells(name, mapping, posts, problems)
-    values = [post[name] for post in posts if post[name] is not None]
+    column = label_column(name)
+    values = [post[column] for post in posts if post[column] is not None]
     task = {"name": name} | (known or of_source or {})
     task.setdefault("kind", _kind(values))
     kind = kind_of(task)
     if kind is REGRESSION:
         task["labels"] = []
-        _convert(posts, name, float, "a number", problems)
+        _convert(posts, name, _finite, "a number", problems)
         return task
     label_of = _label_reader([v for value in values for v in (value if isinstance(value, list) else [value])])
     if "labels" not in task:
@@ -66,7 +83,7 @@ def read_labels(
         return [float(number in found) for number in range(len(numbers))]
 
     convert = numbers_of if kind is MULTI_LABEL else number_of
-    _convert(posts, name, convert, f"one of {', '.join(task['labels'][:20])}", problems)
+    _convert(posts, name, convert, f"one of {', '.join(label[:40] for label in task['labels'][:20])}", problems)
     return task
 
 
@@ -80,7 +97,7 @@ def feature_of(task: dict):
 
 def label_counts(task: dict, posts: datasets.DatasetDict) -> dict[str, int]:
     """How many posts have each label; of a number, how many have one."""
-    values = [value for split in posts.values() for value in split[task["name"]] if value is not None]
+    values = [value for split in posts.values() for value in split[label_column(task["name"])] if value is not None]
     kind = kind_of(task)
     if not kind.is_classification:
         return {"known": len(values)}
@@ -92,7 +109,8 @@ def untrainable(tasks: list[dict], posts: list[dict]) -> list[Problem]:
     """Tasks that have no labels, or a single class, in the training posts."""
     problems = []
     for task in tasks:
-        used = {str(post[task["name"]]): post[task["name"]] for post in posts if post[task["name"]] is not None}
+        values = [post[label_column(task["name"])] for post in posts]
+        used = {str(value): value for value in values if value is not None}
         if len(used) < 2:
             what = "no label at all"
             if used:
@@ -106,18 +124,20 @@ def untrainable(tasks: list[dict], posts: list[dict]) -> list[Problem]:
 
 def _read_cells(name: str, mapping: dict, posts: list[dict], problems: list[Problem]) -> None:
     """Cells of a table to values: white space cut, lists read, names mapped, None where nothing is said."""
+    column = label_column(name)
     for post in posts:
-        value = post[name]
+        value = post[column]
         if isinstance(value, str):
             value = value.strip()
         if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
             try:
                 value = json.loads(value)
-            except (json.JSONDecodeError, RecursionError) as error:
-                problems.append(Problem(post["where"], "unknown label", f"{name} is {value!r}, no JSON list ({error})"))
+            except (ValueError, RecursionError) as error:
+                what = f"{name} is {shown(value)}, no JSON list ({error})"
+                problems.append(Problem(post["where"], "unknown label", what))
                 value = None
-        value = mapping.get(str(value), value) if not isinstance(value, list) else value
-        post[name] = None if is_missing(value) else value
+        value = mapping.get(str(value), value) if mapping and not isinstance(value, list) else value
+        post[column] = None if is_missing(value) else value
 
 
 def _class_names(name: str, kind, label_of: Callable, values: list, problems: list[Problem]) -> list[str]:
@@ -130,13 +150,22 @@ def _class_names(name: str, kind, label_of: Callable, values: list, problems: li
 
 
 def _convert(posts: list[dict], name: str, convert: Callable, expected: str, problems: list[Problem]) -> None:
+    column = label_column(name)
     for post in posts:
-        if post[name] is not None:
+        if post[column] is not None:
             try:
-                post[name] = convert(post[name])
-            except (KeyError, TypeError, ValueError):
-                problems.append(Problem(post["where"], "unknown label", f"{name} is {post[name]!r}, not {expected}"))
-                post[name] = None
+                post[column] = convert(post[column])
+            except (KeyError, TypeError, ValueError, OverflowError):
+                what = f"{name} is {shown(post[column])}, not {expected}"
+                problems.append(Problem(post["where"], "unknown label", what))
+                post[column] = None
+
+
+def _finite(value) -> float:
+    number = float(value)
+    if number - number != 0:
+        raise ValueError(f"{number} is no number")
+    return number
 
 
 def _kind(values: list) -> str:

@@ -5,7 +5,6 @@ import logging
 import os
 import re
 import stat
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -65,7 +64,9 @@ class Places:
         """Why a file that is not allowed is not read."""
         if Path(os.path.abspath(path)).is_relative_to(self.folder):
             real = readable(os.path.realpath(path))
-            return PictureRefused("link out of the folder", f"image {readable(str(value))} is a link out of the folder, to {real}")
+            return PictureRefused(
+                "link out of the folder", f"image {readable(str(value))} is a link out of the folder, to {real}"
+            )
         what = f"image {shown(value)} lies outside the folder; --allow-outside FOLDER allows pictures there"
         return PictureRefused("outside the folder", what)
 
@@ -78,39 +79,51 @@ def is_regular(path) -> bool:
         return False
 
 
-def pictures_below(folder: Path) -> list[Path]:
+def pictures_below(folder: Path, report: bool = False) -> list[Path]:
     """All picture files in a folder and those inside it, sorted, by their suffixes or, where these say nothing, their first
-    bytes. What is left out is counted in the log."""
-    found, others, hidden = [], Counter(), 0
-    for path in _files_below(folder):
+    bytes. Hidden ones are none. With `report` the log says what was left out."""
+    found, others, left_out = [], Counter(), []
+    for path in _files_below(folder, left_out):
         if path.name.startswith("."):
-            hidden += 1
+            left_out.append(f"hidden file {path}")
         elif _is_picture(path):
             found.append(path)
         else:
-            others[readable(path.suffix) or "no suffix"] += 1
-    if others:
+            others[path.suffix or "no suffix"] += 1
+    if report and others:
         most = ", ".join(f"{count} with {suffix}" for suffix, count in others.most_common(5))
-        logger.info("%s: %d files are no pictures (%s)", readable(str(folder)), others.total(), most)
-    if hidden:
-        logger.info("%s: %d hidden files were not looked at", readable(str(folder)), hidden)
+        logger.info("%s: %d files are no pictures (%s)", readable(str(folder)), others.total(), readable(most))
+    if report and left_out:
+        said = readable("; ".join(left_out[:5]))
+        logger.warning(
+            "%s: %d hidden, linked or unreadable places not looked at: %s", readable(str(folder)), len(left_out), said
+        )
     return sorted(found)
 
 
 def any_picture_below(folder: Path) -> bool:
     """Whether there is one, by suffix."""
-    return any(p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") for p in _files_below(folder))
+    files = _files_below(folder, [])
+    return any(path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") for path in files)
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
-    """Everything but folders, in the folder, those inside it and its image folders that are links."""
+def _files_below(folder: Path, left_out: list[str]) -> Iterator[Path]:
+    """Everything but folders, in the folder, those inside it and its image folders that are links.
+
+    What is not gone into is added to `left_out`.
+    """
     linked = [folder / place for place in IMAGE_FOLDERS if place and (folder / place).is_symlink()]
+
+    def unreadable(error: OSError) -> None:
+        left_out.append(str(error))
+
     for start in [folder, *linked]:
-        for place, folders, names in os.walk(start):
-            links = [name for name in folders if os.path.islink(os.path.join(place, name))]
-            if links := [name for name in links if Path(place, name) not in linked]:
-                logger.warning("%s: linked folders are not read: %s", readable(place), readable(", ".join(links[:5])))
-            folders[:] = [name for name in folders if not name.startswith(".") and name not in ARCHIVE_LEFTOVERS]
+        for place, folders, names in os.walk(start, onerror=unreadable):
+            links = [Path(place, name) for name in folders if os.path.islink(os.path.join(place, name))]
+            passed = [name for name in folders if name.startswith(".") or name in ARCHIVE_LEFTOVERS]
+            left_out.extend(f"link to a folder {link}" for link in links if link not in linked)
+            left_out.extend(f"folder {Path(place, name)}" for name in passed)
+            folders[:] = [name for name in folders if name not in passed]
             yield from (Path(place, name) for name in names)
 
 
@@ -131,9 +144,9 @@ def _is_picture(path: Path) -> bool:
 def image_finder(folder: Path, allow_outside: Iterable[str] = ()) -> Callable[[str | bytes | dict], dict | None]:
     """A function from a table's picture to an image dict: a path in the folder, a file name unique below it, or its bytes.
 
-    A dict of `path` and `bytes` counts as its bytes, or where it has none as its path; None where it has neither. The function
-    raises PictureRefused for a file that lies elsewhere than `Places` says, a URL, and what is no picture at all. A file that
-    is not there gets its path all the same.
+    A dict of `path` and `bytes` counts as its bytes, or where it has none as its path; None where it has neither. The
+    function raises PictureRefused for a file that lies elsewhere than `Places` says, a URL, and what is no picture at all. A
+    file that is not there gets its path all the same.
 
     Args:
         allow_outside: further folders in which pictures may lie.
@@ -160,8 +173,12 @@ def image_finder(folder: Path, allow_outside: Iterable[str] = ()) -> Callable[[s
             what = "a list; a post has one picture" if isinstance(value, (list, tuple)) else shown(value)
             raise PictureRefused("no picture", f"image is {what}")
         value = str(value)
+        if "\0" in value:
+            raise PictureRefused("no picture", f"image {shown(value)} is no file's name")
         if URL.match(value):
-            raise PictureRefused("outside the folder", f"image {shown(value)} is a URL; download it, a table's are not fetched")
+            raise PictureRefused(
+                "outside the folder", f"image {shown(value)} is a URL; download it, a table's are not fetched"
+            )
         return _image_dict(_path_of(value))
 
     def _path_of(value: str) -> Path:
@@ -215,7 +232,6 @@ def _image_problem(image: dict, most_pixels: int = MAX_IMAGE_PIXELS) -> tuple[st
     """What is wrong with an image; `LATER` above `most_pixels`. JPEGs are decoded at an eighth of their size."""
     path = image.get("path")
     if image.get("bytes") is None and not is_regular(path):
-        # `lexists` says that a link to itself is there
         what = "is no regular file" if _is_there(path) else "does not exist"
         return "missing image", f"image {shown(path)} {what}"
     try:
@@ -235,18 +251,17 @@ def _image_problem(image: dict, most_pixels: int = MAX_IMAGE_PIXELS) -> tuple[st
 
 def _glance(source) -> tuple[int, bool]:
     """A picture's pixels, and whether it is a JPEG that was decoded to its end."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN]) as picture:
-            pixels = picture.width * picture.height
-            if picture.format != "JPEG" or pixels > MAX_IMAGE_PIXELS:
-                return pixels, False
-            picture.draft("RGB", (picture.width // 8, picture.height // 8))
-            picture.load()
-            return pixels, True
+    with Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN]) as picture:
+        pixels = picture.width * picture.height
+        if picture.format != "JPEG" or pixels > MAX_IMAGE_PIXELS:
+            return pixels, False
+        picture.draft("RGB", (picture.width // 8, picture.height // 8))
+        picture.load()
+        return pixels, True
 
 
 def _is_there(path) -> bool:
+    """Also of a link that leads nowhere."""
     try:
         return os.path.lexists(path)
     except (OSError, ValueError):

@@ -13,7 +13,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .tables import Row, delimited_rows, json_lines, lines_of
+from .picture_files import is_regular
+from .tables import Row, delimited_rows, json_lines, lines_of, marked_lines
 
 MEMOTION = {
     "humour": ("not_funny", "funny", "very_funny", "hilarious"),
@@ -40,7 +41,7 @@ def memotion(folder: Path, table: Path | None) -> Iterator[Row]:
     zeros. The gold's texts are taken from a table beside it that has them.
     """
     table = table or folder / "labels.csv"
-    header = next(csv.reader(lines_of(table)), [])
+    header = next(csv.reader(line for line, _ in marked_lines(table)), [])
     if "img_name" in header:
         yield from _memotion_numbers(table)
     elif {"Labels", "T1"} & set(header):
@@ -52,9 +53,12 @@ def memotion(folder: Path, table: Path | None) -> Iterator[Row]:
 
 
 def _memotion_lines(table: Path) -> Iterator[Row]:
-    for number, line in enumerate(lines_of(table), 1):
+    for number, (line, problem) in enumerate(marked_lines(table), 1):
         line, where = line.strip(), f"{table.name}:{number}"
         if not line or (number == 1 and line.lower().startswith("image_name,")):
+            continue
+        if problem is not None:
+            yield Row(where, {}, problem=problem)
             continue
         found = MEMOTION_LABELS.search(line)
         if found is None:
@@ -103,7 +107,8 @@ def _memotion_numbers(table: Path) -> Iterator[Row]:
 def _memotion_gold(folder: Path, gold: Path) -> Iterator[Row]:
     texts = {}
     for path in sorted(folder.glob("*.csv")):
-        columns = {name.lower(): name for name in next(csv.reader(lines_of(path)), [])}
+        header = [] if path.name.startswith(".") else next(csv.reader(line for line, _ in marked_lines(path)), [])
+        columns = {name.lower(): name for name in header}
         if path != gold and {"image_name", "corrected_text"} <= set(columns):
             for row in delimited_rows(path, ","):
                 text = row.values.get(columns["corrected_text"]) or row.values.get(
@@ -148,6 +153,8 @@ def harmeme(folder: Path, table: Path | None) -> Iterator[Row]:
     for path in _existing(folder, tables):
         for row in json_lines(path):
             labels = row.values.pop("labels", None) or [""]
+            if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+                row.problem, labels = row.problem or "labels are no list of names", [""]
             harm, targets = labels[0].strip(), labels[1:]
             row.values |= {"split": path.stem, "harm": harm or None, "target": targets or None}
             if not harm:
@@ -209,8 +216,12 @@ def mmhs150k(folder: Path, table: Path | None) -> Iterator[Row]:
     splits = {}
     for path in sorted((folder / "splits").glob("*_ids.txt")):
         splits |= {line.strip(): path.name.removesuffix("_ids.txt") for line in lines_of(path) if line.strip()}
-    for name, tweet in json.loads(table.read_text(encoding="utf-8")).items():
-        votes, on_picture = tweet.get("labels", []), folder / "img_txt" / f"{name}.json"
+    for name, tweet in _json_object(table).items():
+        if not isinstance(tweet, dict):
+            yield Row(f"{table.name}[{name}]", {"id": name}, problem=f"must be an object, got {type(tweet).__name__}")
+            continue
+        # the table names no file that lies elsewhere
+        votes, on_picture = tweet.get("labels", []), folder / "img_txt" / f"{Path(name).name}.json"
         values = {
             "id": name,
             "image": f"{name}.jpg",
@@ -218,9 +229,12 @@ def mmhs150k(folder: Path, table: Path | None) -> Iterator[Row]:
             "split": splits.get(name, "train"),
         }
         row = Row(f"{table.name}[{name}]", values)
-        if on_picture.is_file():
-            values["picture_text"] = json.loads(on_picture.read_text(encoding="utf-8")).get("img_text")
-        if len(votes) != 3 or not all(isinstance(vote, int) and 0 <= vote < len(MMHS_LABELS) for vote in votes):
+        if is_regular(on_picture):
+            try:
+                values["picture_text"] = _json_object(on_picture).get("img_text")
+            except ValueError as error:
+                row.problem = str(error)
+        if not isinstance(votes, list) or len(votes) != 3 or not all(isinstance(vote, int) and 0 <= vote < len(MMHS_LABELS) for vote in votes):
             row.problem = f"labels are {votes!r}, not three numbers from 0 to {len(MMHS_LABELS) - 1}"
         else:
             (most, count), hateful = Counter(votes).most_common(1)[0], sum(vote > 0 for vote in votes)
@@ -263,6 +277,17 @@ def mami(folder: Path, table: Path | None) -> Iterator[Row]:
                     problem = f"{name} is {value!r}, neither 0 nor 1"
                 values[name] = {"0": f"not_{name}", "1": name}.get(value)
             yield Row(row.where, values, row.repair, problem)
+
+
+def _json_object(path: Path) -> dict:
+    """A JSON file's object. Raises ValueError where it has none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name}: not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name}: must be an object, got {type(content).__name__}")
+    return content
 
 
 def _existing(folder: Path, tables: list[Path]) -> list[Path]:

@@ -1,8 +1,8 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """From any source to posts in one schema, checked as a whole.
 
-The schema: `id` string, `image` Image (undecoded; null for none), `text` string (null for none), and per task a ClassLabel
-(null where missing), a list of 0/1 or a float.
+The schema: `id` string, `image` Image (undecoded; null for none), `text` string (null for none), and per task, as
+`label.TASK`, a ClassLabel (null where missing), a list of 0/1 or a float.
 """
 
 import logging
@@ -14,12 +14,13 @@ import datasets
 from tqdm.auto import tqdm
 
 from .arrays import FeatureArrays
+from .columns import complete_split
 from .description import DataDescription
-from .labels import feature_of, is_missing, label_counts, read_labels, untrainable
-from .picture_files import image_finder, image_problems, picture_name
-from .problems import DataProblems, Problem
-from .sources import open_rows
-from .splits import assign_splits
+from .labels import feature_of, is_missing, label_column, label_counts, read_labels, untrainable
+from .picture_files import PictureRefused, image_finder, image_problems, picture_name
+from .problems import DataProblems, Problem, readable, shown
+from .sources import Source, open_rows
+from .splits import SPLITS, assign_splits
 from .tables import Row
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,11 @@ OF_COLUMNS = ("single class", "not a class column")
 
 
 def read_posts(
-    description: DataDescription, skip_bad_posts: bool = False, check_images: bool = True, training: bool = True
+    description: DataDescription,
+    skip_bad_posts: bool = False,
+    check_images: bool = True,
+    training: bool = True,
+    split_at_random: bool = True,
 ) -> tuple[datasets.DatasetDict, list[dict], list[Problem]]:
     """Read and check a whole data set before anything expensive starts.
 
@@ -37,42 +42,55 @@ def read_posts(
             the data set.
         check_images: decode every picture once.
         training: refuse a task that has fewer than two classes.
+        split_at_random: with labels, split posts whose data say no split; else they are `"all"`.
 
     Returns:
-        The posts by split (`"train"`, `"validation"`, `"test"`, or `"all"` where no split is known and no labels are
-        read), the task descriptions, and the problems of posts that were left out.
+        The posts by split (`"train"`, `"validation"`, `"test"`, or `"all"` where no split is known and none was drawn; a
+        part of a `DatasetDict` that is none of these keeps its name), the task descriptions, and the problems of posts that
+        were left out.
 
     Raises:
         DataProblems: with every problem found. FileNotFoundError, ValueError: no such data, table or column.
     """
-    rows, declared = open_rows(description)
-    rows = list(rows)
+    source = open_rows(description)
+    rows = list(source.rows)
+    return _read(source, rows, skip_bad_posts, check_images, training, "random" if split_at_random else "known")
+
+
+def _read(source: Source, rows: list[Row], skip_bad_posts: bool, check_images: bool, training: bool, splits: str):
+    """`read_posts` of rows that were read."""
     if repaired := repairs_of(rows):
-        shown = "; ".join(f"{repair.where}: {repair.what}" for repair in repaired[:3])
-        logger.warning("%d row(s) repaired, say %s; mm-orient inspect-data lists them", len(repaired), shown)
-    posts, tasks, problems = _checked(description, rows, declared, skip_bad_posts, check_images, training)
+        said = "; ".join(f"{repair.where}: {repair.what}" for repair in repaired[:3])
+        logger.warning("%d row(s) repaired, say %s; mm-orient inspect-data lists them", len(repaired), said)
+    posts, tasks, problems = _checked(source, rows, skip_bad_posts, check_images, training, splits)
     if problems:
         logger.warning("%d post(s) left out: %s", len({p.where for p in problems}), DataProblems(problems))
     return posts, tasks, problems
 
 
 def _checked(
-    description: DataDescription,
-    rows: list[Row],
-    declared: dict,
-    skip_bad_posts: bool,
-    check_images: bool,
-    training: bool,
+    source: Source, rows: list[Row], skip_bad_posts: bool, check_images: bool, training: bool, splits: str = "random"
 ) -> tuple[datasets.DatasetDict, list[dict], list[Problem]]:
-    """Rows to posts; arguments and results as in `read_posts`."""
+    """Rows to posts; arguments and results as in `read_posts`, `splits` one of random, known and none."""
+    description = source.description
     if not rows:
         raise ValueError(f"{description.data}: no posts")
-    FeatureArrays(description.feature_arrays).check_rows(len(rows), description.data)
-    posts, problems = _posts(description, rows)
+    arrays = FeatureArrays(description.feature_arrays)
+    arrays.check_rows(len(rows), description.data)
+    if splits != "none":
+        description = complete_split(description, rows)
+    posts, problems = _posts(description, rows, source.inside)
+    pictures, texts = (sum(post[name] is not None for post in posts) for name in ("image", "text"))
+    logger.info("%d posts: %d with a picture, %d with a text", len(posts), pictures, texts)
+    problems += [Problem(posts[row]["where"], "not a number", what) for row, what in arrays.problems()]
     tasks = []
     if description.labels:
-        tasks = [read_labels(name, description, declared, posts, problems) for name in description.labels]
-    assign_splits(description, posts, problems)
+        tasks = [read_labels(name, description, source.declared, posts, problems) for name in description.labels]
+    if splits == "none":
+        for post in posts:
+            post["split"] = "all"
+    else:
+        assign_splits(description, posts, problems, at_random=splits == "random")
     if check_images:
         _check_images(posts, problems)
     bad = {problem.where for problem in problems}
@@ -93,14 +111,23 @@ def repairs_of(rows: list[Row]) -> list[Problem]:
 def read_split(
     description: DataDescription, split: str | None, *, skip_bad_posts: bool = False, check_images: bool = True
 ) -> tuple[datasets.Dataset, list[dict]]:
-    """The posts of one split, or with None all, and the task descriptions; arguments and errors as in `read_posts`.
+    """The posts of one split, or with None all in the order of their rows, and the task descriptions.
+
+    Arguments and errors as in `read_posts`.
+
+    Args:
+        split: a part of a `DatasetDict` (`dev_seen`) may bear its own name.
 
     Raises:
         ValueError: there is no such split; the message names those there are.
     """
-    splits, tasks, _ = read_posts(description, skip_bad_posts, check_images, training=False)
+    source = open_rows(description)
+    rows = list(source.rows)
+    if split is not None and split not in SPLITS and (part := [r for r in rows if r.values.get("__part__") == split]):
+        split, rows = None, part
+    splits, tasks, _ = _read(source, rows, skip_bad_posts, check_images, False, "none" if split is None else "random")
     if split is None:
-        return datasets.concatenate_datasets(list(splits.values())), tasks
+        return splits["all"], tasks
     if split not in splits:
         raise ValueError(f"the data has no split {split!r}; it has {', '.join(splits)}")
     return splits[split], tasks
@@ -113,11 +140,11 @@ def account_for_rows(description: DataDescription, check_images: bool = True) ->
         `rows`, `read`, `repaired` and `rejected` (lists of `where` and `what`), `posts` by split, and per task the number of
         posts of each label.
     """
-    rows, declared = open_rows(description)
-    rows = list(rows)
+    source = open_rows(description)
+    rows = list(source.rows)
     repaired = repairs_of(rows)
     try:
-        posts, tasks, rejected = _checked(description, rows, declared, True, check_images, training=False)
+        posts, tasks, rejected = _checked(source, rows, True, check_images, training=False)
     except DataProblems as problems:
         posts, tasks, rejected = {}, [], problems.problems
     places = {problem.where for problem in rejected}
@@ -153,28 +180,34 @@ def stream_posts(
     Raises:
         FileNotFoundError, ValueError: no such data, table or column.
     """
-    description = replace(description, labels=None, split_column=None)
-    find_image = image_finder(Path(description.data))
-    for index, row in enumerate(open_rows(description)[0]):
+    source = open_rows(replace(description, labels=None, split_column=None))
+    find_image = image_finder(Path(description.data), [*description.allow_outside, *source.inside])
+    for index, row in enumerate(source.rows):
         if not wanted(index):
             continue
-        post, problems = read_post(description, find_image, index, row)
+        post, problems = read_post(source.description, find_image, index, row)
         yield row.where, {name: post[name] for name in ("id", "image", "text")}, problems[0].what if problems else None
 
 
-def _posts(description: DataDescription, rows: list[Row]) -> tuple[list[dict], list[Problem]]:
-    posts, problems, seen = [], [], {}
-    find_image = image_finder(Path(description.data))
+def _posts(description: DataDescription, rows: list[Row], inside: list[str]) -> tuple[list[dict], list[Problem]]:
+    posts, problems, seen, renamed = [], [], {}, 0
+    find_image = image_finder(Path(description.data), [*description.allow_outside, *inside])
     for index, row in enumerate(rows):
         post, found = read_post(description, find_image, index, row)
         problems += found
+        post["part"] = row.values.get("__part__")
+        if post["id"] in seen and post["part"] != seen[post["id"]]["part"]:
+            post["id"], renamed = f"{post['part']}/{post['id']}", renamed + 1  # the parts of a data set may overlap
         if post["id"] in seen:
-            problems.append(Problem(row.where, "duplicate id", f"id {post['id']!r} is also that of {seen[post['id']]}"))
-        seen.setdefault(post["id"], row.where)
+            what = f"id {shown(post['id'])} is also that of {seen[post['id']]['where']}"
+            problems.append(Problem(row.where, "duplicate id", what))
+        seen.setdefault(post["id"], post)
         post["split"] = row.values.get(description.split_column or "__split__")
         for label in description.labels or []:
-            post[label] = row.values.get(description.label_columns.get(label, label))
+            post[label_column(label)] = row.values.get(description.label_columns.get(label, label))
         posts.append(post)
+    if renamed:
+        logger.info("%d posts stand in several parts of the data: their ids there are PART/ID", renamed)
     return posts, problems
 
 
@@ -191,15 +224,29 @@ def read_post(description: DataDescription, find_image, index: int, row: Row) ->
     name = row.values.get(description.id_column or "id")
     if is_missing(name):
         name = picture_name(image, Path(description.data)) or str(index)
-    post = {"where": row.where, "row": index, "id": str(name), "text": None if text is None else str(text)}
+    elif not isinstance(name, (str, int, float)):
+        problems.append(Problem(row.where, "malformed row", f"the id is {shown(name)}, no text or number"))
+        name = str(index)
+    post = {"where": row.where, "row": index, "id": readable(str(name)), "text": None, "image": None}
     try:
+        post["text"] = None if text is None else _text_of(text)
         post["image"] = None if is_missing(image) else find_image(image)
+    except PictureRefused as refused:
+        problems.append(Problem(row.where, refused.kind, str(refused)))
     except ValueError as error:
-        post["image"] = None
-        problems.append(Problem(row.where, "link out of the folder", str(error)))
+        problems.append(Problem(row.where, "malformed row", str(error)))
     if post["image"] is None and post["text"] is None and not problems:
         problems.append(Problem(row.where, "empty post", "neither an image nor a text"))
     return post, problems
+
+
+def _text_of(value) -> str:
+    if isinstance(value, (list, tuple, dict)):
+        raise ValueError(f"the text is {shown(value)}; a post has one text")
+    try:
+        return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+    except UnicodeDecodeError:
+        raise ValueError(f"the text is {shown(value)} that are not UTF-8") from None
 
 
 def _check_images(posts: list[dict], problems: list[Problem]) -> None:
@@ -216,9 +263,10 @@ def _as_datasets(posts: list[dict], tasks: list[dict], with_rows: bool = False) 
     features = {"id": datasets.Value("string"), "image": datasets.Image(decode=False), "text": datasets.Value("string")}
     if with_rows:
         features["row"] = datasets.Value("int64")
-    features |= {task["name"]: feature_of(task) for task in tasks}
+    features |= {label_column(task["name"]): feature_of(task) for task in tasks}
     features = datasets.Features(features)
-    splits = [name for name in ("train", "validation", "test", "all") if any(post["split"] == name for post in posts)]
+    names = {post["split"]: None for post in posts}
+    splits = [name for name in SPLITS if name in names] + [name for name in names if name not in SPLITS]
     columns = {
         split: {name: [post[name] for post in posts if post["split"] == split] for name in features} for split in splits
     }

@@ -1,47 +1,85 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """From a folder, a saved or a published data set to raw rows, read as they are taken."""
 
+import logging
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import datasets
+import pyarrow.parquet
+from huggingface_hub import constants
 
 from ..tasks import MULTI_LABEL, SINGLE_LABEL
+from .class_folders import class_folder_rows
+from .columns import SPLIT_COLUMN, complete_columns, listed, wanted_columns
 from .description import DataDescription
-from .picture_files import pictures_below
+from .picture_files import Places, any_picture_below, is_regular, pictures_below
+from .problems import readable
 from .published_tables import READERS
-from .splits import SPLIT_NAMES, SPLITS_FILE
-from .tables import TABLE_SUFFIXES, Row, table_columns, table_rows
+from .splits import SPLITS_FILE, split_called
+from .tables import TABLE_SUFFIXES, Row, first_problem, table_columns, table_rows, without_halves
+
+logger = logging.getLogger(__name__)
+
+PICTURE_TYPES = re.compile(r"image|binary|large_binary|struct<.*bytes: ?(large_)?binary.*>")
 
 
-def open_rows(description: DataDescription) -> tuple[Iterator[Row], dict[str, dict]]:
-    """The raw rows, read as they are taken, and column -> `kind` and `labels` of those that declare them (`ClassLabel`)."""
+@dataclass
+class Source:
+    """Raw rows, read as they are taken, and what is known about them.
+
+    Attributes:
+        description: with the names of the columns that hold pictures and texts.
+        declared: column -> `kind` and `labels` of those whose source says what its classes are (`ClassLabel`).
+        inside: folders beside the data's own in which its pictures may lie.
+    """
+
+    rows: Iterator[Row]
+    description: DataDescription
+    declared: dict[str, dict] = field(default_factory=dict)
+    inside: list[str] = field(default_factory=list)
+
+
+def open_rows(description: DataDescription) -> Source:
+    """The rows of the data, and its description with what its columns are called.
+
+    Raises:
+        FileNotFoundError, ValueError: no such data, table or column.
+    """
     path = Path(description.data)
     if not path.exists():
-        if path.is_absolute() or description.data.count("/") > 1 or description.data.startswith("."):
-            raise FileNotFoundError(f"{description.data}: no such folder")
-        try:
-            splits = datasets.load_dataset(description.data)
-        except OSError as error:
-            raise ValueError(f"{description.data}: no such folder, and no data set of that name: {error}") from error
-        return _rows_of_datasets(splits, description)
+        return _of_hub(description)
     if path.is_file():
         raise ValueError(f"{path} is a file; give the folder, and the file's name as the labels file")
     if (path / "dataset_dict.json").exists():
-        return _rows_of_datasets(datasets.load_from_disk(str(path)), description)
+        return _of_datasets(datasets.load_from_disk(str(path)), description)
     if (path / "state.json").exists():
-        return _rows_of_datasets({"all": datasets.load_from_disk(str(path))}, description)
+        return _of_datasets({"all": datasets.load_from_disk(str(path))}, description)
     if description.reader is not None:
-        return _published_rows(path, description), {}
-    tables = _find_tables(path, description)
-    if not tables and description.labels:
-        return _rows_of_datasets(_class_folders(path), description)
-    if not tables:
-        names = [str(picture.relative_to(path)) for picture in pictures_below(path)]
-        return (Row(name, {description.image_column or "image": name}) for name in names), {}
-    return _rows_of_tables(path, tables, description), {}
+        return Source(map(without_halves, _published_rows(path, description)), description)
+    tables, description = _find_tables(path, description)
+    if tables:
+        return Source(map(without_halves, _rows_of_tables(path, tables, description)), description)
+    if description.labels:
+        rows, declared, columns = class_folder_rows(path, description.image_column or "image")
+        return Source(rows, complete_columns(description, columns, description.data), declared)
+    names = [str(picture.relative_to(path)) for picture in pictures_below(path, report=True)]
+    return Source((Row(readable(name), {description.image_column or "image": name}) for name in names), description)
+
+
+def _of_hub(description: DataDescription) -> Source:
+    name = description.data
+    if Path(name).is_absolute() or name.count("/") > 1 or name.startswith("."):
+        raise FileNotFoundError(f"{name}: no such folder")
+    try:
+        splits = datasets.load_dataset(name)
+    except (OSError, datasets.exceptions.DatasetsError) as error:
+        raise ValueError(f"{name}: no such folder, and no data set of that name: {error}") from error
+    source = _of_datasets(splits, description)
+    source.inside = [str(datasets.config.HF_DATASETS_CACHE), constants.HF_HUB_CACHE]
+    return source
 
 
 def _rows_of_tables(folder: Path, tables: list[Path], description: DataDescription) -> Iterator[Row]:
@@ -57,7 +95,7 @@ def _rows_of_tables(folder: Path, tables: list[Path], description: DataDescripti
 
 
 def _are_splits(tables: list[Path]) -> bool:
-    return all(_split_name(table).lower() in SPLIT_NAMES for table in tables)
+    return all(split_called(_split_name(table)) for table in tables)
 
 
 def _split_name(table: Path) -> str:
@@ -78,30 +116,36 @@ def has_tables(description: DataDescription) -> bool:
 def _published_rows(folder: Path, description: DataDescription) -> Iterator[Row]:
     if description.reader not in READERS:
         raise ValueError(f"`reader` must be one of {', '.join(READERS)}, got {description.reader!r}")
-    table = folder / description.labels_file if description.labels_file else None
-    if table is not None and not table.is_file():
-        raise FileNotFoundError(f"{table}: no such labels file")
+    table = _labels_file(folder, description) if description.labels_file else None
     return _join_splits(folder, description, READERS[description.reader](folder, table))
 
 
-def _class_folders(folder: Path):
-    """The data set of a folder per class, or per split and class, as `datasets` reads an image folder."""
-    try:
-        return datasets.load_dataset("imagefolder", data_dir=str(folder))
-    except (ValueError, datasets.data_files.EmptyDatasetError, datasets.exceptions.DatasetGenerationError) as error:
-        raise ValueError(f"{folder}: neither a table nor a folder of pictures per class ({error})") from None
+def _labels_file(folder: Path, description: DataDescription) -> Path:
+    """The table that is named, which lies in the folder or where the caller allows."""
+    table = folder / description.labels_file
+    if not is_regular(table):
+        raise FileNotFoundError(f"{table}: no such labels file")
+    if not Places(folder, description.allow_outside).allow(table):
+        raise ValueError(f"{table}: a labels file must lie in the folder; --allow-outside FOLDER allows another place")
+    return table
 
 
-def _rows_of_datasets(splits, description: DataDescription) -> tuple[Iterator[Row], dict[str, dict]]:
-    declared = {}
+def _of_datasets(splits, description: DataDescription) -> Source:
+    declared, completed = {}, None
     for split, dataset in splits.items():
-        _require_columns(description, dataset.column_names, f"split {split!r} of {description.data}")
+        where = f"split {split!r} of {description.data}"
+        pictures = [name for name, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
+        found = complete_columns(description, dataset.column_names, where, pictures)
+        completed = completed or found
+        if found != completed:
+            raise ValueError(f"{where} has other columns than the splits before it: {listed(dataset.column_names)}")
         for name, feature in dataset.features.items():
             if (classes := _classes_of(feature)) is not None:
                 kind = SINGLE_LABEL if isinstance(feature, datasets.ClassLabel) else MULTI_LABEL
                 declared[name] = {"kind": kind.name, "labels": list(classes.names)}
-    marks_split = description.split_column is None
-    return (row for split in splits for row in _rows_of_split(splits[split], split, marks_split)), declared
+    wanted = {*wanted_columns(completed), "id", SPLIT_COLUMN}
+    rows = (row for split in splits for row in _rows_of_split(splits[split], split, wanted))
+    return Source(map(without_halves, rows), completed, declared)
 
 
 def _classes_of(feature) -> datasets.ClassLabel | None:
@@ -110,11 +154,16 @@ def _classes_of(feature) -> datasets.ClassLabel | None:
     return feature if isinstance(feature, datasets.ClassLabel) else None
 
 
-def _rows_of_split(dataset: datasets.Dataset, split: str, marks_split: bool) -> Iterator[Row]:
+def _rows_of_split(dataset: datasets.Dataset, split: str, wanted: set[str]) -> Iterator[Row]:
+    dataset = dataset.select_columns([name for name in dataset.column_names if name in wanted])
     classes = {name: found for name, feature in dataset.features.items() if (found := _classes_of(feature)) is not None}
     for name, feature in dataset.features.items():
         if isinstance(feature, datasets.Image):
             dataset = dataset.cast_column(name, datasets.Image(decode=False))
+        elif isinstance(getattr(feature, "feature", None), datasets.Image):
+            raise ValueError(
+                f"{name!r} of split {split!r} holds lists of pictures, and a post has one: give a row to each"
+            )
     for index, values in enumerate(dataset):
         for name, found in classes.items():
             value = values[name]
@@ -122,70 +171,98 @@ def _rows_of_split(dataset: datasets.Dataset, split: str, marks_split: bool) -> 
                 values[name] = [found.int2str(number) for number in value]
             else:
                 values[name] = None if value is None or value < 0 else found.int2str(value)
-        if marks_split and split != "all":
-            values["__split__"] = split
+        if split != "all":
+            values["__split__"] = values["__part__"] = split
         yield Row(f"{split}[{index}]", values)
 
 
-def _find_tables(folder: Path, description: DataDescription) -> list[Path]:
-    """The table that has the columns, or one per split (`train.csv`, `test.csv`), or Parquet files that are parts of one.
-
-    None for a folder of bare pictures.
+def _find_tables(folder: Path, description: DataDescription) -> tuple[list[Path], DataDescription]:
+    """The table that has the columns, or one per split (`train.csv`, `test.csv`), or Parquet files that are parts of one;
+    none for a folder of bare pictures. And the description with what the columns are called there.
     """
     if description.labels_file is not None:
-        table = folder / description.labels_file
-        if not table.is_file():
-            raise FileNotFoundError(f"{table}: no such labels file")
-        if table.suffix not in TABLE_SUFFIXES:
+        table = _labels_file(folder, description)
+        if table.suffix.lower() not in TABLE_SUFFIXES:
             raise ValueError(f"{table}: a labels file must end in {', '.join(TABLE_SUFFIXES)}")
-        _require_columns(description, _columns_with_splits(folder, table, description), table.name)
-        return [table]
-    if named := [folder / name for name in description.tables if (folder / name).is_file()]:
+        return [table], _completed(folder, table, description)
+    tables = _tables_in(folder, description)
+    if named := [table for table in tables if table.name in description.tables]:
         for table in named:
-            _require_columns(replace(description, labels=None), table_columns(table, description.encoding), table.name)
-        return named
-    tables = [p for p in sorted(folder.iterdir()) if p.suffix in TABLE_SUFFIXES and p.name != SPLITS_FILE]
+            without_labels = replace(description, labels=None)
+            completed = _completed(folder, table, without_labels)
+        return named, replace(completed, labels=description.labels)
+    tables = [table for table in tables if table.name != SPLITS_FILE]
     if not tables:
-        return []
-    fitting = [p for p in tables if not _missing_columns(description, _columns_with_splits(folder, p, description))]
-    if len(fitting) == 1 or (fitting and (_are_splits(fitting) or all(p.suffix == ".parquet" for p in fitting))):
-        return fitting
+        return [], description
+    completed, reasons = {}, {}
+    for table in tables:
+        try:
+            completed[table] = _completed(folder, table, description)
+        except ValueError as error:
+            reasons[table] = error
+    fitting = list(completed)
+    if len(fitting) == 1 or (
+        fitting and (_are_splits(fitting) or all(p.suffix.lower() == ".parquet" for p in fitting))
+    ):
+        if any(found != completed[fitting[0]] for found in completed.values()):
+            raise ValueError(f"{folder}: the columns of {listed([p.name for p in fitting])} have different names")
+        for reason in reasons.values():
+            logger.warning("not read: %s", reason)
+        return fitting, completed[fitting[0]]
     if len(tables) == 1:
-        _require_columns(description, _columns_with_splits(folder, tables[0], description), tables[0].name)
-    found = ", ".join(p.name for p in fitting or tables) or "none"
-    problem = "several tables have" if fitting else "no table has"
+        raise reasons[tables[0]]
+    if fitting:
+        raise ValueError(
+            f"{folder}: several tables have the columns {', '.join(wanted_columns(description))} (found: "
+            f"{listed([p.name for p in fitting])}); name the labels file"
+        )
+    why = "; ".join(str(reason) for reason in list(reasons.values())[:5])
     raise ValueError(
-        f"{folder}: {problem} the columns {', '.join(_wanted_columns(description))} (found: {found}); name the labels file"
+        f"{folder}: no table has the columns {', '.join(wanted_columns(description))} (found: "
+        f"{listed([p.name for p in tables])}); name the labels file. {why}"
     )
 
 
-def _wanted_columns(description: DataDescription) -> list[str]:
-    names = [description.label_columns.get(label, label) for label in description.labels or []]
-    names += [description.image_column, description.id_column, description.split_column, *description.text_columns]
-    return [*dict.fromkeys(name for name in names if name)]
+def _tables_in(folder: Path, description: DataDescription) -> list[Path]:
+    """Files that may be tables, but for hidden ones (as a Mac's archives have beside each file) and links elsewhere."""
+    places, found = Places(folder, description.allow_outside), []
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in TABLE_SUFFIXES or path.is_dir():
+            continue
+        if path.name.startswith("."):
+            logger.warning("not read: %s is a hidden file", readable(path.name))
+        elif not is_regular(path):
+            logger.warning("not read: %s is no regular file", readable(path.name))
+        elif not places.allow(path):
+            logger.warning("not read: %s is a link out of the folder", readable(path.name))
+        else:
+            found.append(path)
+    return found
 
 
-def _missing_columns(description: DataDescription, columns: Iterable[str]) -> list[str]:
-    columns = set(columns)
-    missing = [name for name in _wanted_columns(description) if name not in columns]
-    defaults = {"text", "image"} - set(description.labels or [])
-    # a table of texts alone or of pictures alone is fine where the column's name was not given
-    has_text = any(name in columns for name in description.text_columns)
-    if description.image_column in columns or has_text:
-        missing = [name for name in missing if name not in defaults]
-    return [name for name in missing if not (has_text and name in description.text_columns)]
+def _completed(folder: Path, table: Path, description: DataDescription) -> DataDescription:
+    """The description with what the table's columns are called; ValueError where one is missing."""
+    columns = _columns_with_splits(folder, table, description)
+    pictures = _picture_columns(table)
+    try:
+        return complete_columns(description, columns, table.name, pictures, lambda: any_picture_below(folder))
+    except ValueError as error:
+        problem = first_problem(table, description.encoding)
+        raise ValueError(f"{problem}; and {error}" if problem else str(error)) from None
 
 
-def _require_columns(description: DataDescription, columns: Iterable[str], where: str) -> None:
-    columns = list(columns)
-    if missing := _missing_columns(description, columns):
-        raise ValueError(f"{where} has no column {', '.join(missing)}; its columns are {', '.join(columns)}")
+def _picture_columns(table: Path) -> list[str]:
+    """Columns of a Parquet file that hold pictures' bytes by their type."""
+    if table.suffix.lower() != ".parquet":
+        return []
+    schema = pyarrow.parquet.read_schema(table)
+    return [entry.name for entry in schema if PICTURE_TYPES.fullmatch(str(entry.type))]
 
 
 def _columns_with_splits(folder: Path, table: Path, description: DataDescription) -> list[str]:
     columns = table_columns(table, description.encoding)
     splits = folder / SPLITS_FILE
-    if not description.split_column or description.split_column in columns or not splits.is_file():
+    if not description.split_column or description.split_column in columns or not is_regular(splits):
         return columns
     found = table_columns(splits) if description.image_column in columns else []
     return (
@@ -200,7 +277,9 @@ def _join_splits(folder: Path, description: DataDescription, rows: Iterable[Row]
     column, key, splits = description.split_column, description.image_column, folder / SPLITS_FILE
     known = None
     for row in rows:
-        if column and column not in row.values and splits.is_file():
-            known = known or {split.values[key]: split.values[column] for split in table_rows(splits)}
+        if column and column not in row.values and is_regular(splits):
+            known = known or {
+                split.values[key]: split.values[column] for split in table_rows(splits) if not split.problem
+            }
             row.values[column] = known.get(row.values.get(key))
         yield row

@@ -1,11 +1,20 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
-"""Which split a post is in: as the data says, or at random."""
+"""Which split a post is in: as the data says, as a run knows it, or at random, alike in labels and duplicates together."""
 
+import hashlib
+import logging
 import random
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
 
+from ..pictures import post_key
 from .description import DataDescription
-from .labels import is_missing
-from .problems import Problem
+from .labels import is_missing, label_column
+from .problems import Problem, shown
+
+logger = logging.getLogger(__name__)
 
 SPLITS_FILE = "splits.csv"
 SPLIT_NAMES = {
@@ -13,33 +22,197 @@ SPLIT_NAMES = {
     "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
     "test": "test", "testing": "test",
 }  # fmt: skip
+SPLITS = ("train", "validation", "test", "all")
+WITH_ADDITION = re.compile(r"(train|training|validation|valid|val|dev|test|testing)[^a-z]", re.IGNORECASE)
+RANDOM_SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
+VALIDATION_SHARE = 0.1  # of the training posts, where no validation is there
+LARGEST_GROUPS = (0.5, 0.1, 0.02, 0.0)  # shares of the posts that duplicates may bind together, tried in turn
 
 
-def assign_splits(description: DataDescription, posts: list[dict], problems: list[Problem]) -> None:
+def split_called(name) -> str | None:
+    """The split that a data set's part of this name is (`dev_seen` is validation, `test-2` test), or None."""
+    text = str(name).strip().lower()
+    found = WITH_ADDITION.match(text)
+    return SPLIT_NAMES.get(found[1] if found else text)
+
+
+def assign_splits(
+    description: DataDescription, posts: list[dict], problems: list[Problem], at_random: bool = True
+) -> None:
+    """Give every post its split, from its raw `split`; with labels, what has none is split at random if so asked.
+
+    A part of a saved or published data set (`part`, its own name) that is no split keeps its name.
+    """
+    parts = {post.get("part") for post in posts}
+    if None not in parts and not any(split_called(part) for part in parts):
+        parts = {None}  # one whole under other names
+        for post in posts:
+            post["split"] = None
     if all(is_missing(post["split"]) for post in posts):
         for post in posts:
             post["split"] = "all"
     else:
         for post in posts:
-            name = SPLIT_NAMES.get(str(post["split"]).strip().lower())
+            name = split_called(post["split"]) or post.get("part")
             if name is None:
-                what = f"split is {post['split']!r}, not one of {', '.join(SPLIT_NAMES)}"
+                what = f"split is {shown(post['split'])}, not one of {', '.join(SPLIT_NAMES)}"
                 problems.append(Problem(post["where"], "unknown split", what))
             post["split"] = name
-    if description.labels is None:
+    if description.labels is None or not at_random:
         return
     everyone = [post for post in posts if post["split"] == "all"]
-    seed = description.split_seed
-    _move(everyone, 0.8, "all", "train", seed)
-    _move(everyone, 0.5, "all", "validation", seed)
-    _move(everyone, 1.0, "all", "test", seed)
+    split_at_random(everyone, RANDOM_SHARES, description.labels, description.split_seed)
     if not any(post["split"] == "validation" for post in posts):
-        _move([post for post in posts if post["split"] == "train"], 0.1, "train", "validation", seed)
+        train = [post for post in posts if post["split"] == "train"]
+        shares = {"train": 1 - VALIDATION_SHARE, "validation": VALIDATION_SHARE}
+        split_at_random(train, shares, description.labels, description.split_seed)
 
 
-def _move(posts: list[dict], share: float, source: str, target: str, seed: int) -> None:
-    """Reproducibly move a random share of the posts of one split, at least one, to another."""
-    left = sorted((post for post in posts if post["split"] == source), key=lambda post: post["id"])
-    random.Random(seed).shuffle(left)
-    for post in left[: max(1, round(share * len(left)))]:
-        post["split"] = target
+def split_of_keys(splits) -> dict[str, str]:
+    """Post key -> split of the posts of a `DatasetDict`, to be kept with a run and found again.
+
+    A post's key is its `post_key` column's, or `pictures.post_key` of its picture and text. Of a post that stands in several
+    splits the training split counts, then validation: nothing that was learned from is taken for unseen.
+    """
+    known = {}
+    for split in sorted(splits, key=lambda name: SPLITS.index(name) if name in SPLITS else len(SPLITS)):
+        for post in splits[split]:
+            known.setdefault(post.get("post_key") or post_key(post), split)
+    return known
+
+
+def assign_known_splits(posts, known: dict[str, str]) -> dict[str | None, list[int]]:
+    """Split -> the rows of `posts` (a data set) that a run knows by key to be in it; those that it does not know: None."""
+    found = defaultdict(list)
+    for row, post in enumerate(posts):
+        found[known.get(post.get("post_key") or post_key(post))].append(row)
+    return dict(found)
+
+
+def split_at_random(posts: list[dict], shares: dict[str, float], labels: list[str], seed: int) -> None:
+    """Move posts to splits by `shares`, at least one to each while there are any: reproducibly, every label in its share,
+    rarest first (Sechidis, Tsoumakas and Vlahavas 2011), and posts with the same picture or the same text together.
+
+    Where duplicates bind so many posts that a split would stay empty, only smaller groups are kept together.
+    """
+    if not posts:
+        return
+    posts = sorted(posts, key=lambda post: post["id"])
+    sizes = _sizes(len(posts), shares)
+    links = _duplicates(posts)
+    for largest in LARGEST_GROUPS:
+        groups = _groups(len(posts), links, int(largest * len(posts)))
+        chosen = _stratified(groups, [_labels_of(post, labels) for post in posts], sizes, seed)
+        if all(split in chosen for split, size in sizes.items() if size):
+            break
+    if apart := sum(len({chosen[row] for row in rows}) > 1 for rows in links):
+        logger.warning("%d pictures or texts are those of so many posts that they stand in several splits", apart)
+    for post, split in zip(posts, chosen, strict=True):
+        post["split"] = split
+
+
+def _sizes(count: int, shares: dict[str, float]) -> dict[str, int]:
+    """Whole numbers of posts; what is left by one split is shared by those after it, at least one each."""
+    sizes, left, share_left = {}, count, sum(shares.values())
+    for number, (split, share) in enumerate(shares.items()):
+        last = number == len(shares) - 1
+        sizes[split] = left if last else min(left, max(1, round(left * share / share_left)))
+        if number == 0 and not last and count >= len(shares):  # training leaves one to each of the others
+            sizes[split] = min(sizes[split], count - len(shares) + 1)
+        left, share_left = left - sizes[split], share_left - share
+    return sizes
+
+
+def _labels_of(post: dict, labels: list[str]) -> list[tuple]:
+    """What is to be spread evenly: the class of each task, of several labels each that the post has."""
+    found = []
+    for name in labels:
+        value = post.get(label_column(name))
+        if isinstance(value, list):
+            found += [(name, number) for number, present in enumerate(value) if present]
+        elif isinstance(value, int):
+            found.append((name, value))
+    return found
+
+
+def _duplicates(posts: list[dict]) -> list[list[int]]:
+    """Rows that share a picture's bytes, and rows that share a text, groups of at least two."""
+    by_size, by_content = defaultdict(list), defaultdict(list)
+    for row, post in enumerate(posts):
+        if post["text"] and post["text"].strip():
+            by_content["text", " ".join(post["text"].split()).casefold()].append(row)
+        if (size := _size(post["image"])) is not None:
+            by_size[size].append(row)
+    for rows in by_size.values():
+        if len(rows) > 1:
+            for row in rows:
+                if (content := _content(posts[row]["image"])) is not None:
+                    by_content["image", content].append(row)
+    return [rows for rows in by_content.values() if len(rows) > 1]
+
+
+def _size(image: dict | None) -> int | None:
+    if image is None:
+        return None
+    if image.get("bytes") is not None:
+        return len(image["bytes"])
+    try:
+        return Path(image["path"]).stat().st_size if Path(image["path"]).is_file() else None
+    except (OSError, ValueError):
+        return None
+
+
+def _content(image: dict) -> bytes | None:
+    try:
+        content = image["bytes"] if image.get("bytes") is not None else Path(image["path"]).read_bytes()
+    except OSError:
+        return None
+    return hashlib.sha256(content).digest()
+
+
+def _groups(count: int, links: list[list[int]], largest: int) -> list[list[int]]:
+    """Rows bound together by links, smaller links first, none of more than `largest`."""
+    group_of = {row: [row] for row in range(count)}
+    for rows in sorted(links, key=len):
+        joined = {id(group_of[row]): group_of[row] for row in rows}
+        if len(joined) > 1 and sum(map(len, joined.values())) <= largest:
+            group = sorted(row for part in joined.values() for row in part)
+            group_of |= dict.fromkeys(group, group)
+    return list({id(group): group for group in group_of.values()}.values())
+
+
+def _stratified(groups: list[list[int]], labels: list[list[tuple]], sizes: dict[str, int], seed: int) -> list[str]:
+    """The split of each row."""
+    count, draw = len(labels), random.Random(seed)
+    draw.shuffle(groups)
+    groups.sort(key=len, reverse=True)
+    counts = [Counter(label for row in rows for label in labels[row]) for rows in groups]
+    left = Counter(label for found in labels for label in found)
+    with_label = defaultdict(list)
+    for number, found in enumerate(counts):
+        for label in found:
+            with_label[label].append(number)
+    wanted = {split: {label: total * size / count for label, total in left.items()} for split, size in sizes.items()}
+    room, chosen, order = dict(sizes), [None] * count, list(sizes)
+
+    def place(number: int, need: Callable[[str], float]) -> None:
+        rows = groups[number]
+        fitting = [split for split in order if room[split] >= len(rows)] or [s for s in order if room[s] > 0] or order
+        split = max(fitting, key=lambda name: (need(name), room[name] / max(1, sizes[name]), draw.random()))
+        for row in rows:
+            chosen[row] = split
+        room[split] -= len(rows)
+        for label, times in counts[number].items():
+            wanted[split][label] -= times
+            left[label] -= times
+
+    while rarest := min(
+        (label for label in left if left[label] > 0), key=lambda label: (left[label], label), default=None
+    ):
+        for number in with_label[rarest]:
+            if chosen[groups[number][0]] is None:
+                place(number, lambda split: wanted[split][rarest])
+    for number, rows in enumerate(groups):
+        if chosen[rows[0]] is None:
+            place(number, lambda split: room[split])
+    return chosen

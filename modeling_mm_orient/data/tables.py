@@ -74,7 +74,9 @@ def encoding_of(path: Path, encoding: str) -> str:
     try:
         codecs.lookup(encoding)
     except LookupError:
-        raise ValueError(f"there is no encoding {encoding!r}; say utf-8, utf-16, latin-1, cp1252, gb18030 or the like") from None
+        raise ValueError(
+            f"there is no encoding {encoding!r}; say utf-8, utf-16, latin-1, cp1252, gb18030 or the like"
+        ) from None
     with path.open("rb") as file:
         start = file.read(4)
     return next((name for mark, name in BYTE_ORDER_MARKS if start.startswith(mark)), encoding)

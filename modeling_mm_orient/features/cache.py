@@ -18,12 +18,15 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import torch
+from huggingface_hub import constants
 
 from .extraction import COLUMNS, SEQUENCES, SHARD_POSTS, VECTORS, Shard, encoder_fingerprint, write_shards
 
+DEFAULT_FEATURE_CACHE = os.path.join(constants.HF_HOME, "mm_orient", "features")
 MADVISE = ctypes.CDLL(None).madvise if os.name == "posix" else None
 FEW_POSTS = 128  # not worth starting workers for
-WITH_PROBLEM = datasets.Features(COLUMNS | {"problem": datasets.Value("string")})
+CONVERTED = ".arrow"  # folder in a cache: Parquet shards, as Ray writes them, in a form that is mapped into memory
+HALF_EXPONENT = 0x7C00  # of a half-precision number: all ones in NaN and infinity
 
 
 class FeatureCache:
@@ -42,10 +45,9 @@ class FeatureCache:
 
     def load(self) -> None:
         """Open every finished shard: memory-mapped, nothing is read but the keys."""
-        shards = [datasets.Dataset.from_file(str(path)) for path in sorted(self.folder.glob("*.arrow"))]
-        if parquet := [str(path) for path in sorted(self.folder.glob("*.parquet"))]:
-            arrow = str(self.folder / ".arrow")
-            shards.append(datasets.Dataset.from_parquet(parquet, cache_dir=arrow, features=WITH_PROBLEM))
+        paths = [path for path in sorted(self.folder.glob("*.arrow")) if path.name != CONVERTED]
+        paths += [_converted(path) for path in sorted(self.folder.glob("*.parquet"))]
+        shards = [datasets.Dataset.from_file(str(path)) for path in paths]
         shards = [shard.select_columns(list(COLUMNS)) for shard in shards]
         table = datasets.concatenate_datasets(shards) if shards else None
         self.rows = {key: row for row, key in enumerate(table["key"]) if key is not None} if shards else {}
@@ -89,6 +91,10 @@ class FeatureCache:
         config = self.model.config
         widths = {"region_features": config.region_feature_dim, "token_features": config.token_feature_dim}
         features = {name: np.array(row.column(name)[0].values) for name in (*VECTORS, *SEQUENCES)}
+        for values in features.values():
+            if ((values.view(np.uint16) & HALF_EXPONENT) == HALF_EXPONENT).any():
+                key = row.column("key")[0].as_py()
+                raise ValueError(f"{self.folder} holds features of the post {key} that are no numbers: encode it anew")
         features |= {name: features[name].reshape(-1, width) for name, width in widths.items()}
         if not self.processor.task_features:
             del features["task_features"]
@@ -115,6 +121,21 @@ class CachedPosts(torch.utils.data.Dataset):
             post | features | {"post_key": post.get("post_key") or key}
             for post, features, key in zip(posts, self.cache.read(keys), keys, strict=True)
         ]
+
+
+def _converted(path: Path) -> Path:
+    """A Parquet shard's rows that have features, as an Arrow file beside it, written once."""
+    state = path.stat()
+    target = path.parent / CONVERTED / f"{path.stem}-{state.st_size}-{state.st_mtime_ns}.arrow"
+    if not target.exists():
+        target.parent.mkdir(exist_ok=True)
+        partial, columns = own_partial(target), COLUMNS.arrow_schema
+        with pa.ipc.new_stream(str(partial), columns) as writer:
+            for batch in pyarrow.parquet.ParquetFile(path).iter_batches(columns=columns.names):
+                rows = pa.Table.from_batches([batch]).select(columns.names).cast(columns)
+                writer.write_table(rows.filter(rows["key"].is_valid()))
+        os.replace(partial, target)
+    return target
 
 
 def _announce(values: pa.Array) -> None:

@@ -64,7 +64,7 @@ class Shard:
 @dataclass
 class PreparedBatch:
     """A batch on its way from a worker: `inputs` of the encoders for the posts that can be read, and about each of these
-    its position in the shard, id, key and treated text."""
+    its position in the shard, id, key, treated text and place in the data."""
 
     shard: str
     last: bool
@@ -73,6 +73,7 @@ class PreparedBatch:
     ids: list[str]
     keys: list[str]
     texts: list[str]
+    places: list[str]
     problems: list[Problem]
 
 
@@ -261,7 +262,7 @@ class ShardBatches(IterableDataset):
 
     def _prepared(self, shard: Shard, positions: list[int], start: int) -> PreparedBatch:
         last = start + self.batch_size >= len(shard.posts)
-        batch = PreparedBatch(shard.name, last, None, [], [], [], [], [])
+        batch = PreparedBatch(shard.name, last, None, [], [], [], [], [], [])
         images = []
         for position in positions:
             post, problem = shard.posts[position], shard.problems[position]
@@ -272,14 +273,18 @@ class ShardBatches(IterableDataset):
                 image = None if post["image"] is None else self.processor.read_picture(post["image"])
                 treated, text = self.processor.treat([image], [post["text"]])
                 key = post.get("post_key") or post_key(post)
-            except (ValueError, OSError) as error:
-                batch.problems.append(Problem(shard.places[position], "unreadable post", str(error)))
+            except ImportError:  # an engine that is not installed is no post's fault
+                raise
+            except Exception as error:  # engines that read pictures raise anything
+                what = str(error)[:500] or type(error).__name__
+                batch.problems.append(Problem(shard.places[position], "unreadable post", what))
                 continue
             images += treated
             batch.texts += text
             batch.positions.append(position)
             batch.ids.append(str(post.get("id")))
             batch.keys.append(key)
+            batch.places.append(shard.places[position])
         if images:
             batch.inputs = dict(self.bare(images=images, text=batch.texts, return_tensors="pt"))
         return batch
@@ -296,18 +301,52 @@ def default_workers(device: torch.device) -> int:
 
 @torch.inference_mode()
 def encode_batch(model, processor, batch: PreparedBatch, bf16: bool = False) -> dict[str, list]:
-    """Columns of a batch, `position` among them: of features one flat half-precision array per post, without padding."""
+    """Columns of a batch, `position` among them: of features one flat half-precision array per post, without padding.
+
+    A post whose features are not finite is taken out of the batch, and has a problem there.
+    """
     device = model.device
     inputs = {name: value.to(device, non_blocking=True) for name, value in batch.inputs.items()}
     inputs |= _stand_ins(model.config, inputs, len(batch.ids))
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         encoded = model.encode_posts(**inputs)
+    sources = processor.task_features
+    extra = task_features(batch.texts, sources, device) if sources else None
+    sound = _finite_rows(encoded, extra)
+    if not sound.all():
+        kept = _take_out(batch, sound).to(device)
+        encoded = {name: None if values is None else values[kept] for name, values in encoded.items()}
+        extra = None if extra is None else extra[kept]
+    return _columns(encoded, extra, batch)
+
+
+def _finite_rows(encoded, extra: torch.Tensor | None) -> torch.Tensor:
+    """Which posts (B,) have finite features, padding left aside."""
+    found = [encoded[name] for name in ("image_embeds", "text_embeds")] + ([] if extra is None else [extra])
+    found += [encoded[name].masked_fill(~encoded[mask][..., None], 0) for name, mask in SEQUENCES.items()]
+    return torch.stack([values.float().flatten(1).isfinite().all(1).cpu() for values in found]).all(0)
+
+
+def _take_out(batch: PreparedBatch, sound: torch.Tensor) -> torch.Tensor:
+    """Leave the posts of a batch that are `sound` (B,) in it, the others as problems; returns the rows that stay."""
+    for row in (~sound).nonzero().flatten().tolist():
+        what = "the encoders give features that are no finite numbers"
+        batch.problems.append(Problem(batch.places[row], "unreadable post", what))
+    kept = sound.nonzero().flatten()
+    for name in ("positions", "ids", "keys", "texts", "places"):
+        values = getattr(batch, name)
+        values[:] = [values[row] for row in kept.tolist()]
+    return kept
+
+
+def _columns(encoded, extra: torch.Tensor | None, batch: PreparedBatch) -> dict[str, list]:
+    if not batch.ids:
+        return {name: [] for name in ("position", *COLUMNS)}
     columns = {"id": batch.ids, "key": batch.keys, "position": batch.positions}
     for name in ("image_embeds", "text_embeds"):
         columns[name] = list(_half(encoded[name]))
     empty = [np.zeros(0, np.float16)] * len(batch.ids)
-    sources = processor.task_features
-    columns["task_features"] = list(_half(task_features(batch.texts, sources, device))) if sources else empty
+    columns["task_features"] = empty if extra is None else list(_half(extra))
     for name, mask in SEQUENCES.items():
         kept = encoded[mask]
         ends = kept.sum(1).cumsum(0).cpu().numpy()[:-1]
@@ -373,7 +412,7 @@ def _image_state(image: dict | None) -> bytes:
         return hashlib.sha256(image["bytes"]).digest()
     try:
         found = os.stat(image["path"])
-    except OSError:
+    except (OSError, ValueError):
         return image["path"].encode()
     return f"{image['path']} {found.st_size} {found.st_mtime_ns}".encode()
 

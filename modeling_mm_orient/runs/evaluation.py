@@ -1,6 +1,7 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """What a finished run is worth on posts: its metrics, and the relation graphs that its verdicts rest on."""
 
+import logging
 from dataclasses import replace
 
 import datasets
@@ -8,13 +9,16 @@ import torch
 
 from ..data.arrays import FeatureArrays
 from ..data.description import DataDescription
-from ..data.reading import read_split
+from ..data.reading import read_posts
+from ..data.splits import assign_known_splits
 from ..features.inputs import encoded_sample, model_inputs, reads_pictures, sampled_embeds
 from ..tasks import collate_labels
 from .graph_inspection import GraphStatistics, graph_statistics, look_up_statistics
 from .predictions import predict_logits, unlabelled
-from .run_folder import load_run, read_run
+from .run_folder import load_run, read_splits
 from .scoring import metrics_of_logits
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -23,16 +27,23 @@ def evaluate(
     *,
     split: str = "test",
     batch_size: int = 32,
+    feature_cache: str | None = None,
     skip_bad_posts: bool = False,
     int8_encoders: bool = False,
+    known: bool = False,
 ) -> dict:
-    """Metrics of a run on one split, as `multi_task_metrics`; with `int8_encoders` of its encoders in 8 bits.
+    """Metrics of a run on posts it has not learned from, as `multi_task_metrics`; how many they are is logged.
 
     Args:
         run: a finished run's folder.
+        split: of the data, or where those say none the one that the run drew; posts that the run has never seen count to it.
+            Data without splits that are all new to the run are evaluated whole.
+        feature_cache: folder of stored features; None encodes the posts.
+        int8_encoders: with the encoders in 8 bits, which takes no stored features.
+        known: of the posts of the data that the run has learned from, instead; they are left out otherwise.
 
     Raises:
-        ValueError: the data has no such split.
+        ValueError: the data has no such split, or nothing is left.
     """
     model, processor = load_run(run)
     if int8_encoders:
@@ -40,14 +51,44 @@ def evaluate(
     tasks = model.config.tasks
     data = replace(data, tasks=tasks, labels=data.labels or [task["name"] for task in tasks])
     with_pictures = reads_pictures(model.config.encoder_names)
-    posts = read_split(data, split, skip_bad_posts=skip_bad_posts, check_images=with_pictures)[0]
-    cache, arrays = None if int8_encoders else read_run(run).get("feature_cache"), FeatureArrays(data.feature_arrays)
+    splits = read_posts(data, skip_bad_posts, with_pictures, training=False, split_at_random=False)[0]
+    posts = posts_to_score(splits, read_splits(run), split, known)
+    cache, arrays = None if int8_encoders else feature_cache, FeatureArrays(data.feature_arrays)
     inputs, collator = model_inputs(model, processor, datasets.DatasetDict({split: posts}), tasks, cache, arrays)
     logits, _ = predict_logits(model, inputs[split], collator, batch_size)
-    labels = collate_labels(
-        [{name: post.get(name) for name in logits} for post in posts.remove_columns("image")], tasks
-    )
+    labels = collate_labels(list(posts.remove_columns("image")), tasks)
     return metrics_of_logits(tasks, logits, labels)
+
+
+def posts_to_score(splits: datasets.DatasetDict, of_run: dict[str, str], split: str, known: bool) -> datasets.Dataset:
+    """The posts that a run is judged by; what is left out is logged.
+
+    Args:
+        splits: posts by split, `"all"` where the data say none. of_run: post key -> the split that the run had it in.
+        split, known: see `evaluate`.
+    """
+    if split not in splits and set(splits) != {"all"}:
+        raise ValueError(f"the data has no split {split!r}; it has {', '.join(splits)}")
+    posts = splits[split] if split in splits else splits["all"]
+    places = assign_known_splits(posts, of_run)
+    learned = places.pop("train", [])
+    rows = [row for found in places.values() for row in found]
+    if split not in splits:
+        rows = places.get(split, []) + places.get(None, [])
+        drawn, new = len(places.get(split, [])), len(places.get(None, []))
+        logger.info("the data say no splits: %d posts that the run had in %r, %d new to it", drawn, split, new)
+    if split == "train":
+        rows += learned
+    elif learned and not known:
+        said = ", ".join(posts["id"][row] for row in learned[:3])
+        logger.warning("%d posts left out that the run has learned from, say %s", len(learned), said)
+    chosen = sorted(learned if known else rows)
+    if not chosen:
+        raise ValueError(
+            f"no post to score: the run {'has learned from none' if known else 'has learned from all'} of them"
+        )
+    logger.info("%d posts scored", len(chosen))
+    return posts.select(chosen)
 
 
 def inspect_graph(

@@ -2,10 +2,13 @@
 """The relation memory of a finished run: build, add, remove, inspect. No weight changes."""
 
 import json
+import logging
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import datasets
+from filelock import FileLock, Timeout
 
 from ..data.arrays import FeatureArrays
 from ..data.description import DataDescription
@@ -18,7 +21,11 @@ from ..optional_dependencies import FAISS_AVAILABLE
 from ..relation_memory import RelationMemory
 from ..similarity_search import MOST_EXACT, require_faiss
 from ..tasks import kind_of
-from .run_folder import load_run, read_run
+from .run_folder import load_run
+
+logger = logging.getLogger(__name__)
+
+LOCK_FILE = ".relation_memory.lock"
 
 
 def build_memory(
@@ -30,6 +37,7 @@ def build_memory(
     lookup: str | None = None,
     top_k: int | None = None,
     index: str | None = None,
+    feature_cache: str | None = None,
     skip_bad_posts: bool = False,
 ) -> tuple[RelationMemory, dict[str, float]]:
     """Make posts the relation memory of a run, replacing the one it has, and have the run use it.
@@ -41,6 +49,7 @@ def build_memory(
             the weights, above 512 MiB in a folder of its own there.
         lookup, top_k: `memory_lookup` and `memory_top_k` of the configuration; None leaves them.
         index: `"hnsw"` or `"ivf"`; None builds the documented one beyond 100,000 posts, where FAISS is installed.
+        feature_cache: folder of stored features; None encodes the posts.
 
     Returns:
         The memory, and the measured recall of its index by modality (empty for exact search).
@@ -51,43 +60,54 @@ def build_memory(
     if index is not None:
         require_faiss()
     model, processor = load_run(run, load_relation_memory=False)  # the one it has may be stale or damaged
-    inputs = _reference_inputs(run, model, processor, data, split, skip_bad_posts)
-    memory = model.build_relation_memory(inputs, processor)
     if output and Path(output).resolve() == Path(run).resolve():
         output = None
-    inside = LARGE_MEMORY if memory.is_large else None
-    changes = {"relation_memory": str(Path(output).resolve()) if output else inside}
+    inputs = _reference_inputs(model, processor, data, split, feature_cache, skip_bad_posts)
+    memory = model.build_relation_memory(inputs, processor)
+    changes = {"relation_memory": str(Path(output).resolve()) if output else LARGE_MEMORY if memory.is_large else None}
     if model.config.relation_scope == "batch":
         changes |= {"relation_scope": "memory", "memory_lookup": "threshold"}
     changes |= {"memory_lookup": lookup} if lookup else {}
     changes |= {"memory_top_k": top_k} if top_k else {}
     model.config.update(changes)
     recalls = _index(model.relation_memory, index)
-    _save(run, model, changes)
+    with _only_one(Path(output or run)):
+        _save(run, model, changes, output)
     return model.relation_memory, recalls
 
 
 def add_to_memory(
-    run: str, data: DataDescription, *, split: str | None = None, skip_bad_posts: bool = False
+    run: str,
+    data: DataDescription,
+    *,
+    split: str | None = None,
+    output: str | None = None,
+    feature_cache: str | None = None,
+    skip_bad_posts: bool = False,
 ) -> tuple[int, RelationMemory, dict[str, float]]:
-    """Add posts to a run's memory. Returns how many, the memory, and the recall of an index that was built anew."""
+    """Add posts to a run's memory, as it is when they are ready: whoever changes it meanwhile is not undone.
+
+    Args:
+        output: the memory's folder, where that is not the run's: nothing outside the run is changed that is not named.
+
+    Returns:
+        How many, the memory, and the recall of an index that was built anew.
+    """
     model, processor = _load_with_memory(run)
-    kind = model.relation_memory.search("image").kind
-    inputs = _reference_inputs(run, model, processor, data, split, skip_bad_posts)
+    _changeable_folder(run, model.config.relation_memory, output)
+    inputs = _reference_inputs(model, processor, data, split, feature_cache, skip_bad_posts)
     added = model.encode_reference_posts(inputs, processor)
-    model.relation_memory.add(added)
-    recalls = _index(model.relation_memory, None if kind == "exact" else kind)
-    _save(run, model, {})
+    recalls = _change(run, model, output, lambda memory: memory.add(added))
     return len(added), model.relation_memory, recalls
 
 
-def remove_from_memory(run: str, ids: list[str]) -> tuple[RelationMemory, dict[str, float]]:
-    """Remove posts from a run's memory by id. Returns the memory, and the recall of an index that was built anew."""
+def remove_from_memory(
+    run: str, ids: list[str], *, output: str | None = None
+) -> tuple[RelationMemory, dict[str, float]]:
+    """Remove posts from a run's memory by id; `output` as in `add_to_memory`. Returns the memory, and the recall of an index
+    that was built anew."""
     model, _ = _load_with_memory(run)
-    kind = model.relation_memory.search("image").kind
-    model.relation_memory.remove(ids)
-    recalls = _index(model.relation_memory, None if kind == "exact" else kind)
-    _save(run, model, {})
+    recalls = _change(run, model, output, lambda memory: memory.remove(ids))
     return model.relation_memory, recalls
 
 
@@ -117,14 +137,16 @@ def inspect_memory(run: str) -> dict:
     }
 
 
-def _reference_inputs(run: str, model, processor, data: DataDescription, split: str | None, skip_bad_posts: bool):
-    """Posts for the memory: stored features where the run has a feature cache, or pictures and texts."""
+def _reference_inputs(
+    model, processor, data: DataDescription, split: str | None, feature_cache: str | None, skip_bad_posts: bool
+):
+    """Posts for the memory: their stored features where there is a cache, or pictures and texts."""
     tasks = model.config.tasks
     data = replace(data, tasks=tasks, split_column=data.split_column if split else None)
     with_pictures = reads_pictures(model.config.encoder_names)
     posts, _ = read_split(data, split, skip_bad_posts=skip_bad_posts, check_images=with_pictures)
-    cache, arrays = read_run(run).get("feature_cache"), FeatureArrays(data.feature_arrays)
-    return model_inputs(model, processor, datasets.DatasetDict({"all": posts}), tasks, cache, arrays)[0]["all"]
+    arrays, everyone = FeatureArrays(data.feature_arrays), datasets.DatasetDict({"all": posts})
+    return model_inputs(model, processor, everyone, tasks, feature_cache, arrays)[0]["all"]
 
 
 def _load_with_memory(run: str):
@@ -144,15 +166,63 @@ def _memory_folder(run: str, elsewhere: str | None) -> Path:
     return Path(run) / LARGE_MEMORY if elsewhere == LARGE_MEMORY else Path(elsewhere or run)
 
 
-def _save(run: str, model, changes: dict) -> None:
+def _changeable_folder(run: str, elsewhere: str | None, output: str | None) -> Path:
+    """Where the run's memory is written: in the run, or where the caller says, never where a file says.
+
+    Raises:
+        ValueError: the memory lies elsewhere, and `output` does not name that place.
+    """
+    folder = _memory_folder(run, elsewhere)
+    if folder.resolve().is_relative_to(Path(run).resolve()):
+        return folder
+    if output is None or Path(output).resolve() != folder.resolve():
+        raise ValueError(
+            f"the memory of {run} lies in {folder}, outside the run: name that folder with --output to change it"
+        )
+    return folder
+
+
+@contextmanager
+def _only_one(folder: Path):
+    """Wait until nobody else changes the memory in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK_FILE)
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        logger.warning("another command is changing the memory in %s: waiting for it", folder)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _change(run: str, model, output: str | None, change) -> dict[str, float]:
+    """Change the memory as it lies on the disk now, and save it; returns the recalls of an index that was built anew."""
+    folder = _changeable_folder(run, model.config.relation_memory, output)
+    with _only_one(folder):
+        memory = RelationMemory.load(folder)
+        kind = memory.search("image").kind
+        change(memory)
+        model.set_relation_memory(memory)
+        recalls = _index(memory, None if kind == "exact" else kind)
+        _save(run, model, {}, output)
+    return recalls
+
+
+def _save(run: str, model, changes: dict, output: str | None) -> None:
+    """Memory first, then the configuration that names it, then what is not named any more: killed in between, the run has
+    the old memory or the new one."""
     elsewhere = model.config.relation_memory
     if elsewhere is None and model.relation_memory.is_large:
-        elsewhere = model.config.relation_memory = LARGE_MEMORY
+        elsewhere = LARGE_MEMORY
+        model.config.update({"relation_memory": LARGE_MEMORY})
         changes = changes | {"relation_memory": LARGE_MEMORY}
-    model.relation_memory.save(_memory_folder(run, elsewhere))
-    if elsewhere is not None:
-        remove_memory(run)
+    model.relation_memory.save(_changeable_folder(run, elsewhere, output))
     path = Path(run) / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     if any(config.get(name) != value for name, value in changes.items()):
         write_json(path, config | changes)
+    if elsewhere is not None:
+        remove_memory(run)

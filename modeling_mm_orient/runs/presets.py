@@ -7,12 +7,12 @@ from transformers import PreTrainedTokenizerFast, ViTImageProcessorPil
 
 from ..configuration_mm_orient import MMOrientConfig
 from ..modeling_mm_orient import MMOrientForMultiTaskClassification, MMOrientModel
-from ..names import ENCODER_NAMES
 from ..processing_mm_orient import MMOrientProcessor
 from ..task_features import check_sources, feature_sizes
 from ..tasks import REGRESSION
 from .preset_files import load_preset
 
+ENCODER_CONFIGS = {"joint_config", "text_config", "vision_config"}
 SPECIAL_TOKENS = ["[PAD]", "[CLS]", "[SEP]"]
 
 
@@ -34,15 +34,14 @@ def build_model(preset: dict, tasks: list[dict], texts: list[str], **config_fiel
     if sources:
         fields |= {"task_features": feature_sizes(sources), "task_feature_dim": None}
     if encoders:
-        given = {f"{role}_config" for role in ENCODER_NAMES} | (
-            {"region_feature_dim"} if "vision" in encoders else set()
-        )
+        given = ENCODER_CONFIGS | ({"region_feature_dim"} if "vision" in encoders else set())
         fields = {name: value for name, value in fields.items() if name not in given}
         revisions = preset["revisions"]
         processor = MMOrientProcessor.from_encoders_pretrained(**encoders, revision=revisions, task_features=sources)
         model = MMOrientForMultiTaskClassification.from_encoders_pretrained(**encoders, revision=revisions, **fields)
         return model, processor
     if not preset["processor"]:  # everything comes as arrays
+        fields = {name: value for name, value in fields.items() if name not in ENCODER_CONFIGS}
         return MMOrientForMultiTaskClassification(MMOrientConfig(**fields)), MMOrientProcessor(task_features=sources)
     tokenizer = train_tokenizer(texts, preset["processor"]["vocabulary_size"])
     size = preset["processor"]["image_size"]

@@ -10,6 +10,7 @@ from ..data.sources import has_tables
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.json"
+SPLITS_FILE = "splits.json"  # post key -> the split that a post was in
 CHECKPOINTS = "checkpoints"
 
 
@@ -20,6 +21,12 @@ def read_run(folder: str) -> dict:
             raise FileNotFoundError(f"{folder} is no finished run: it has no {name}")
     run_file = Path(folder) / RUN_FILE
     return json.loads(run_file.read_text(encoding="utf-8")) if run_file.is_file() else {}
+
+
+def read_splits(folder: str) -> dict[str, str]:
+    """Post key -> the split that the run had it in; empty where the run does not say."""
+    path = Path(folder) / SPLITS_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def load_run(folder: str, *, load_relation_memory: bool = True):
@@ -48,7 +55,7 @@ def describe_data(run: dict, data: str, **changes) -> DataDescription:
     Raises:
         ValueError: the run was trained on feature arrays, and those of other data are not given.
     """
-    before = DataDescription(**run.get("data", {"data": data}))
+    before = DataDescription(**run.get("data", {"data": data}) | {"allow_outside": []})  # a file allows nothing
     description = replace(before, data=data)
     if description.feature_arrays and data != before.data and "feature_arrays" not in changes:
         raise ValueError(f"this run reads feature arrays: name those of {data} with --feature-arrays")

@@ -24,6 +24,10 @@ class MMOrientTrainer(Trainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        if self.args.label_smoothing_factor:
+            raise ValueError(
+                "`label_smoothing_factor` is of a single task; weigh labels by `class_weights` of the tasks"
+            )
         if self.args.device.type == "cpu":
             self.model.for_cpu()
         self._task_losses, self._task_loss_count = {}, 0
@@ -87,6 +91,16 @@ class EpochLines(ProgressCallback):
                 f"epoch {logs['epoch']:.0f}  training loss {train_loss:.4f}  validation loss {logs['eval_loss']:.4f}"
                 f"  mean macro-F1 {logs['eval_mean_macro_f1']:.4f}"
             )
+
+
+class EpochOfPosts(TrainerCallback):
+    """Tells augmented posts which epoch it is: a run that was interrupted goes on with the variants it would have had."""
+
+    def __init__(self, posts):
+        self.posts = posts
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.posts.epoch = round(state.epoch or 0)
 
 
 class RefreshRelationMemory(TrainerCallback):

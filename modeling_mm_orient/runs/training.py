@@ -3,14 +3,13 @@
 
 import json
 import logging
-import os
+import math
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import datasets
 import torch
-from huggingface_hub import constants
 from torch.utils.data import Subset
 from transformers import EarlyStoppingCallback, ProgressCallback, set_seed
 
@@ -20,24 +19,24 @@ from ..data.description import DataDescription
 from ..data.paraphrases import add_paraphrases
 from ..data.problems import Problem
 from ..data.reading import read_posts
+from ..data.splits import split_of_keys
 from ..data.tables import write_json
+from ..features.cache import DEFAULT_FEATURE_CACHE
 from ..features.extraction import process_state
 from ..features.inputs import model_inputs, reads_pictures, sampled_embeds
 from ..memory_file import LARGE_MEMORY
-from ..tasks import kind_of
+from ..tasks import LABEL_PREFIX, kind_of
 from .card import model_card
 from .graph_inspection import graph_statistics, threshold_at_quantile
 from .hub import save_for_hub
 from .preset_files import load_preset
 from .presets import build_model, treat_as
-from .run_folder import CHECKPOINTS, METRICS_FILE, RUN_FILE
+from .run_folder import CHECKPOINTS, METRICS_FILE, RUN_FILE, SPLITS_FILE
 from .scoring import metrics_of_logits, task_metrics_function
 from .settings import TrainingSettings
-from .trainer import EpochLines, MMOrientTrainer, MMOrientTrainingArguments, RefreshRelationMemory
+from .trainer import EpochLines, EpochOfPosts, MMOrientTrainer, MMOrientTrainingArguments, RefreshRelationMemory
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_FEATURE_CACHE = os.path.join(constants.HF_HOME, "mm_orient", "features")
 
 
 @dataclass
@@ -125,7 +124,7 @@ def prepare(
         posts = add_paraphrases(posts, description.paraphrases)
     if settings.class_weights == "balanced":
         tasks = [
-            task | {"class_weights": kind_of(task).balanced_weights(task, posts["train"][task["name"]])}
+            task | {"class_weights": kind_of(task).balanced_weights(task, posts["train"][LABEL_PREFIX + task["name"]])}
             for task in tasks
         ]
     config = {"task_feature_dim": 0} | arrays.config_fields(has_joint="joint" in roles) | config
@@ -155,6 +154,7 @@ def build(prepared: Prepared, feature_cache: str | None, resume: bool, overwrite
             shutil.rmtree(output)
         output.mkdir(parents=True, exist_ok=True)
         write_json(output / RUN_FILE, run)
+        write_json(output / SPLITS_FILE, split_of_keys(prepared.posts))
     state.wait_for_everyone()
     inputs, collator = model_inputs(
         model, processor, prepared.posts, prepared.tasks, run["feature_cache"], prepared.arrays
@@ -172,7 +172,7 @@ def fit(prepared: Prepared, built: Built, resume: bool) -> MMOrientTrainer:
     callbacks = [EarlyStoppingCallback(prepared.settings.patience)] if prepared.settings.patience else []
     trainer = MMOrientTrainer(
         model=built.model,
-        args=training_arguments(prepared.output, prepared.settings),
+        args=training_arguments(prepared.output, prepared.settings, len(built.inputs["train"])),
         data_collator=built.collator,
         train_dataset=built.inputs["train"],
         eval_dataset=built.inputs["validation"],
@@ -181,6 +181,8 @@ def fit(prepared: Prepared, built: Built, resume: bool) -> MMOrientTrainer:
     )
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(EpochLines)
+    if isinstance(built.inputs["train"], AugmentedPosts):
+        trainer.add_callback(EpochOfPosts(built.inputs["train"]))
     checkpoint = last_complete_checkpoint(prepared.output / CHECKPOINTS) if resume else None
     trainer.train(resume_from_checkpoint=checkpoint)
     if built.refresh is not None:
@@ -203,8 +205,10 @@ def report(prepared: Prepared, built: Built, trainer: MMOrientTrainer) -> dict:
     return metrics
 
 
-def training_arguments(output: Path, settings: TrainingSettings) -> MMOrientTrainingArguments:
-    """The Trainer's arguments of a run: an evaluation and a checkpoint per epoch, the best is kept."""
+def training_arguments(output: Path, settings: TrainingSettings, posts: int) -> MMOrientTrainingArguments:
+    """The Trainer's arguments of a run on so many posts: an evaluation and a checkpoint per epoch, the best is kept."""
+    together = settings.batch_size * settings.accumulation * process_state().num_processes
+    steps = settings.epochs * math.ceil(posts / together)
     return MMOrientTrainingArguments(
         output_dir=str(output / CHECKPOINTS),
         num_train_epochs=settings.epochs,
@@ -214,7 +218,7 @@ def training_arguments(output: Path, settings: TrainingSettings) -> MMOrientTrai
         learning_rate=settings.learning_rate,
         encoder_learning_rate=settings.encoder_learning_rate,
         weight_decay=settings.weight_decay,
-        warmup_steps=settings.warmup,
+        warmup_steps=int(settings.warmup * steps),  # a share would be rounded up: a run of one step would learn nothing
         bf16=settings.bf16,
         use_cpu=settings.bf16 and not torch.accelerator.is_available(),  # else they refuse bfloat16 without a GPU
         seed=settings.seed,
@@ -223,6 +227,7 @@ def training_arguments(output: Path, settings: TrainingSettings) -> MMOrientTrai
         logging_strategy="epoch",
         save_total_limit=1,
         load_best_model_at_end=True,
+        restore_callback_states_from_checkpoint=True,  # patience is counted on where it was
         metric_for_best_model="mean_macro_f1",
         greater_is_better=True,
         remove_unused_columns=False,
