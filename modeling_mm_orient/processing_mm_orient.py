@@ -217,7 +217,9 @@ class MMOrientProcessor(ProcessorMixin):
                 )
         if self.joint_processor is not None:
             self.joint_processor.save_pretrained(os.path.join(save_directory, JOINT_FOLDER))
-        return super().save_pretrained(save_directory, **kwargs)
+        saved = super().save_pretrained(save_directory, **kwargs)
+        vars(self).pop("auto_map", None)  # of the file, not of the processor: its fingerprint stays
+        return saved
 
     @classmethod
     def get_processor_dict(cls, pretrained_model_name_or_path, **kwargs):

@@ -24,9 +24,7 @@ def add_verbs(verbs) -> None:
     _add_references(verb)
     verb.add_argument("--output", metavar="FOLDER", help="keep the memory there (default: in RUN)")
     verb.add_argument("--lookup", choices=LOOKUPS, help="what makes a neighbour (default: as trained)")
-    verb.add_argument(
-        "--top-k", type=_at_least_one, metavar="K", help="neighbours per post and modality (default: as trained)"
-    )
+    verb.add_argument("--top-k", type=int, metavar="K", help="neighbours per post and modality (default: as trained)")
     verb.add_argument("--index", choices=INDEX_KINDS, help="FAISS index (default: one beyond 100,000 posts)")
 
     verb = add_verb(
@@ -62,12 +60,6 @@ def _add_references(verb: argparse.ArgumentParser) -> None:
     add_feature_cache(verb)
 
 
-def _at_least_one(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)
-
-
 def _described(options) -> DataDescription:
     from ..configuration_mm_orient import MMOrientConfig
 
@@ -81,6 +73,8 @@ def _described(options) -> DataDescription:
 
 
 def _build(options) -> None:
+    if options.top_k is not None and options.top_k < 1:
+        raise ValueError(f"--top-k must be at least 1, got {options.top_k}")
     from ..runs.memory import build_memory
 
     memory, recalls = build_memory(

@@ -18,7 +18,8 @@ from ..runs.settings import TrainingSettings
 from ..text_cleaning import PAPER_STEPS, STEPS
 
 COLUMNS = ("text_column", "image_column")
-OF_DATA = ("labels_file", *COLUMNS, "id_column", "split_column", "split_seed", "feature_arrays")
+OF_DATA = ("labels_file", *COLUMNS, "id_column", "split_column", "split_seed", "encoding", "feature_arrays")
+NO_COLUMN = "none"  # of --image-column and --text-column
 
 
 def add_verb(
@@ -89,7 +90,14 @@ def add_data(verb: argparse.ArgumentParser, labels: bool = True) -> None:
         help="folder of pictures with a CSV, TSV, JSONL or Parquet table; a saved DatasetDict; or a Hub data set",
     )
     add_fields(verb, DataDescription, ("labels", *OF_DATA) if labels else OF_DATA)
+    add_outside(verb)
     verb.add_argument("--skip-bad-posts", action="store_true", help="leave out posts with problems, and report them")
+
+
+def add_outside(verb: argparse.ArgumentParser) -> None:
+    """--allow-outside, several times."""
+    entry = next(entry for entry in fields(DataDescription) if entry.name == "allow_outside")
+    verb.add_argument("--allow-outside", action="append", metavar="FOLDER", help=entry.metadata["help"])
 
 
 def add_model(verb: argparse.ArgumentParser) -> None:
@@ -150,7 +158,9 @@ def data_changes(options: argparse.Namespace) -> dict:
     if "feature_arrays" in changes:
         changes["feature_arrays"] = pairs(changes["feature_arrays"], "--feature-arrays", "FEATURE=FILE")
     if isinstance(columns := changes.get("text_column"), list) and len(columns) == 1:
-        changes["text_column"] = columns[0]
+        changes["text_column"] = [] if columns[0] == NO_COLUMN else columns[0]
+    if changes.get("image_column") == NO_COLUMN:
+        changes["image_column"] = None
     return changes
 
 

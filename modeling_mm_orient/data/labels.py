@@ -10,23 +10,13 @@ from collections.abc import Callable
 
 import datasets
 
-from ..tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL, kind_of
+from ..tasks import LABEL_PREFIX, MULTI_LABEL, REGRESSION, SINGLE_LABEL, kind_of
 from .description import DataDescription
 from .problems import Problem, shown
 
-LABEL_PREFIX = "label."  # of a task's column in a data set of posts: a task may bear the name of anything of ours
 MISSING_VALUES = ("", "nan")  # not "none": that is a class in some data sets
-RESERVED_TASK_NAMES = (
-    "id",
-    "image",
-    "text",
-    "split",
-    "row",
-    "post_key",
-    "mean_macro_f1",
-    "neighbours",
-    "problem",
-)  # of predictions and metrics; fmt: skip
+# of posts, predictions and metrics
+RESERVED_TASK_NAMES = ("id", "image", "text", "split", "row", "post_key", "mean_macro_f1", "neighbours", "problem")
 MOST_CLASSES = 50
 PLAIN_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?", re.ASCII)
 NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?", re.ASCII)

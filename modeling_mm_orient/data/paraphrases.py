@@ -5,6 +5,7 @@ Answers are kept in a JSONL file, a line per text, written the moment an answer 
 what was spent, and what a later run does not ask for again.
 """
 
+import base64
 import hashlib
 import json
 import logging
@@ -18,8 +19,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import datasets
+from filelock import FileLock, Timeout
 from huggingface_hub import InferenceClient, constants
 from huggingface_hub.errors import HfHubHTTPError
 from tqdm.auto import tqdm
@@ -58,13 +61,19 @@ REFUSAL = re.compile(
 )
 LINE = re.compile(r"^\s*(?:\d+[.):]|[-*•])\s*(.+?)\s*$", re.MULTILINE)
 WORST_STATUS = (408, 409, 425, 429)  # of the refusals of a server, those that another try may change
+LONGEST_WAIT = 120.0  # seconds that a server may ask for
 MOST_FAILURES = 5  # texts in a row without an answer, then the endpoint counts as down
 
 
+@dataclass(repr=False)
 class Paraphraser(ChatModel):
-    """A chat model behind an OpenAI-compatible endpoint that is asked to rewrite texts; fields as in `ChatModel`."""
+    """A chat model behind an OpenAI-compatible endpoint that is asked to rewrite texts; fields as in `ChatModel`.
+
+    A user's name and password in the endpoint's URL become a header: no log and no message has the URL with them.
+    """
 
     def __post_init__(self):
+        self.endpoint, self._headers = without_password(self.endpoint)
         if not self.endpoint.startswith(("http://", "https://")):
             raise ValueError(f"`endpoint` must be a URL (http://...), got {self.endpoint!r}")
         for name, least in (("variants", 1), ("parallel", 1), ("retries", 0), ("temperature", 0), ("backoff", 0)):
@@ -74,6 +83,9 @@ class Paraphraser(ChatModel):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"`{name}` must be above 0, got {getattr(self, name)}")
         self._turn, self._free_at = threading.Lock(), 0.0
+
+    def __repr__(self) -> str:
+        return f"Paraphraser({self.endpoint!r}, {self.model!r})"
 
     def request(self, text: str) -> dict:
         """The request for a text: few-shot messages and sampling."""
@@ -102,7 +114,8 @@ class Paraphraser(ChatModel):
                 raise NoAnswer("stopped")
             try:
                 # a client per request: none of its connections outlives a time-out
-                with InferenceClient(base_url=self.endpoint, api_key=self.api_key or "none", timeout=self.timeout) as c:
+                client = {"api_key": self.api_key or "none", "timeout": self.timeout, "headers": self._headers}
+                with InferenceClient(base_url=self.endpoint, **client) as c:
                     answer = c.chat_completion(**self.request(text))
                 content, usage = answer.choices[0].message.content or "", answer.usage
             except HfHubHTTPError as error:
@@ -117,9 +130,18 @@ class Paraphraser(ChatModel):
             else:
                 return self._line(text, content, usage)
             if attempt < self.retries:
-                seconds = float(told) if told.isdigit() else self.backoff * 2**attempt * random.uniform(0.8, 1.2)
-                stop.wait(seconds)
+                stop.wait(self._seconds_before(attempt, told))
         raise NoAnswer(problem)
+
+    def _seconds_before(self, attempt: int, told: str) -> float:
+        """How long to wait before the try after `attempt`: as the server has `told`, within bounds."""
+        if not told.isdecimal():
+            return self.backoff * 2**attempt * random.uniform(0.8, 1.2)
+        if float(told) > LONGEST_WAIT:
+            logger.warning(
+                "the server asks for %s s before another try; it is asked again after %g s", told, LONGEST_WAIT
+            )
+        return min(float(told), LONGEST_WAIT)
 
     def _line(self, text: str, content: str, usage) -> dict:
         kept, dropped = choose_variants(text, content, self.variants)
@@ -166,11 +188,20 @@ def paraphrase(texts, paraphraser: Paraphraser, output) -> Paraphrasing:
 
     Raises:
         ValueError: `output` has a line that is not of this form. HfHubHTTPError: see `Paraphraser.ask`.
+        FileExistsError: another process is writing to it, and both would pay for the same texts.
     """
     if constants.HF_HUB_OFFLINE:
         raise ValueError("HF_HUB_OFFLINE is set, and huggingface_hub then asks no endpoint at all: unset it")
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(output.with_name(f".{output.name}.lock"), timeout=0):
+            return _paraphrase(texts, paraphraser, output)
+    except Timeout:
+        raise FileExistsError(f"{output}: another mm-orient paraphrase is writing to it; wait for its end") from None
+
+
+def _paraphrase(texts, paraphraser: Paraphraser, output: Path) -> Paraphrasing:
     done = {line["key"]: line for line in read_lines(output, mend=True)}
     todo = [text for text in dict.fromkeys(texts) if text.strip() and paraphraser.key(text) not in done]
     report = Paraphrasing(answered_before=len({text for text in texts if text.strip()}) - len(todo))
@@ -195,6 +226,16 @@ def paraphrase(texts, paraphraser: Paraphraser, output) -> Paraphrasing:
             report.completion_tokens_in_all += line["completion_tokens"]
             progress.update()
     return report
+
+
+def without_password(url: str) -> tuple[str, dict[str, str]]:
+    """A URL without the name and password in it, and the header that says them."""
+    parts = urlsplit(url)
+    if not (parts.username or parts.password):
+        return url, {}
+    said = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    header = {"Authorization": f"Basic {base64.b64encode(said.encode()).decode()}"}
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])), header
 
 
 def _answers(todo: list[str], paraphraser: Paraphraser) -> Iterator[tuple[str, dict | NoAnswer]]:

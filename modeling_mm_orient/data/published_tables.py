@@ -234,7 +234,11 @@ def mmhs150k(folder: Path, table: Path | None) -> Iterator[Row]:
                 values["picture_text"] = _json_object(on_picture).get("img_text")
             except ValueError as error:
                 row.problem = str(error)
-        if not isinstance(votes, list) or len(votes) != 3 or not all(isinstance(vote, int) and 0 <= vote < len(MMHS_LABELS) for vote in votes):
+        if (
+            not isinstance(votes, list)
+            or len(votes) != 3
+            or not all(isinstance(vote, int) and 0 <= vote < len(MMHS_LABELS) for vote in votes)
+        ):
             row.problem = f"labels are {votes!r}, not three numbers from 0 to {len(MMHS_LABELS) - 1}"
         else:
             (most, count), hateful = Counter(votes).most_common(1)[0], sum(vote > 0 for vote in votes)

@@ -23,7 +23,7 @@ from .tables import TABLE_SUFFIXES, Row, first_problem, table_columns, table_row
 
 logger = logging.getLogger(__name__)
 
-PICTURE_TYPES = re.compile(r"image|binary|large_binary|struct<.*bytes: ?(large_)?binary.*>")
+PICTURE_TYPES = re.compile(r"binary|large_binary|struct<.*bytes: ?(large_)?binary.*>")
 
 
 @dataclass
@@ -243,7 +243,7 @@ def _tables_in(folder: Path, description: DataDescription) -> list[Path]:
 def _completed(folder: Path, table: Path, description: DataDescription) -> DataDescription:
     """The description with what the table's columns are called; ValueError where one is missing."""
     columns = _columns_with_splits(folder, table, description)
-    pictures = _picture_columns(table)
+    pictures = picture_columns(pyarrow.parquet.read_schema(table)) if table.suffix.lower() == ".parquet" else []
     try:
         return complete_columns(description, columns, table.name, pictures, lambda: any_picture_below(folder))
     except ValueError as error:
@@ -251,11 +251,8 @@ def _completed(folder: Path, table: Path, description: DataDescription) -> DataD
         raise ValueError(f"{problem}; and {error}" if problem else str(error)) from None
 
 
-def _picture_columns(table: Path) -> list[str]:
+def picture_columns(schema: pyarrow.Schema) -> list[str]:
     """Columns of a Parquet file that hold pictures' bytes by their type."""
-    if table.suffix.lower() != ".parquet":
-        return []
-    schema = pyarrow.parquet.read_schema(table)
     return [entry.name for entry in schema if PICTURE_TYPES.fullmatch(str(entry.type))]
 
 

@@ -177,7 +177,7 @@ def _changeable_folder(run: str, elsewhere: str | None, output: str | None) -> P
         return folder
     if output is None or Path(output).resolve() != folder.resolve():
         raise ValueError(
-            f"the memory of {run} lies in {folder}, outside the run: name that folder with --output to change it"
+            f"the memory of {run} lies in {folder}, outside the run: --output {folder} allows to change it"
         )
     return folder
 

@@ -5,6 +5,9 @@ Ray reads, schedules, retries and writes; each of its workers loads a model once
 done again by another. Every row of the input is one row of the output, a post that cannot be read with its `problem`.
 """
 
+import functools
+import logging
+import operator
 import os
 import shutil
 from collections.abc import Callable
@@ -15,11 +18,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
+import pyarrow.parquet as pq
 import torch
 
+from ..data.columns import complete_columns
 from ..data.description import DataDescription
-from ..data.picture_files import image_finder
+from ..data.labels import is_missing
+from ..data.picture_files import any_picture_below, image_finder
 from ..data.reading import read_post
+from ..data.sources import picture_columns
 from ..data.tables import Row
 from ..features.extraction import (
     COLUMNS,
@@ -41,6 +48,8 @@ try:
 except ImportError:
     ray = None
 
+logger = logging.getLogger(__name__)
+
 POSTS_PER_TASK = 256  # what is done again when a worker dies
 MOST_DEATHS = 5  # of workers on the same posts, before the job gives up
 READER_CPUS = 1  # for Ray's own tasks beside the workers
@@ -56,10 +65,11 @@ def predict_with_ray(
             bytes, `{"bytes", "path"}` or paths in that folder. `output` is a folder that is not there yet, and there
             complete or not at all.
         batch_size: posts per forward pass (default: as trained).
-        columns: `text_column`, `image_column`, `id_column`, where they differ from the run's.
+        columns: `text_column`, `image_column`, `id_column`, where they differ from the run's, and `allow_outside`.
 
     Returns:
-        `{"folder", "rows", "problems"}`, numbers of rows in all and of those with a problem.
+        `{"folder", "rows", "with_picture", "with_text", "problems"}`, numbers of rows in all, of those that name a picture,
+        that have a text, and that have a problem.
 
     Raises:
         ValueError: the run's verdicts depend on a post's batch mates; the posts have not the columns; the output is there.
@@ -135,7 +145,7 @@ class Worker:
         self.model.to(device).eval()
         self.answer, self.batch_size, self.description = answer, batch_size, description
         self.schema = schema.append(pa.field("problem", pa.string()))
-        self.find_image = image_finder(Path(description.data))
+        self.find_image = image_finder(Path(description.data), description.allow_outside)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         posts, ids, problems = [], [], []
@@ -143,6 +153,7 @@ class Worker:
             post, found = read_post(self.description, self.find_image, -1, Row("", values))
             posts.append(post)
             name = values[self.description.id_column or "id"]
+            name = None if is_missing(name) else name
             ids.append(None if name is None else str(name))
             problems.append(found[0].what if found else "the post has no id" if ids[-1] is None else None)
         tables, positions, unreadable = [], [], []
@@ -173,7 +184,10 @@ def _run(
     if workers.workers < 1 or workers.cpus_per_worker < 1 or workers.gpus_per_worker < 0 or batch_size < 1:
         raise ValueError("workers, cores of a worker and posts per pass must be at least 1, accelerators at least 0")
     files = _files(posts)
-    columns, count = _columns_and_rows(files, posts, description)
+    description = replace(description, allow_outside=[os.path.abspath(place) for place in description.allow_outside])
+    description, columns, count = _columns_and_rows(files, posts, description)
+    counts = _modalities(files, description)
+    logger.info("%d posts: %d with a picture, %d with a text", count, counts["with_picture"], counts["with_text"])
     output = output.absolute()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output} is there already; name a folder that is not")
@@ -215,7 +229,7 @@ def _run(
     rows = written.count_rows()
     if rows != count:
         raise RuntimeError(f"{posts} has {count} rows and {partial} {rows}; it is left for you to look at")
-    report = {"folder": str(output), "rows": rows}
+    report = {"folder": str(output), "rows": rows} | counts
     report["problems"] = written.count_rows(filter=pyarrow.dataset.field("problem").is_valid())
     if output.is_dir():
         output.rmdir()
@@ -265,20 +279,49 @@ def _files(posts: str) -> list[str]:
     return [str(file) for file in files]
 
 
-def _columns_and_rows(files: list[str], posts: str, description: DataDescription) -> tuple[list[str], int]:
-    """The columns to read, and the number of rows."""
+def _columns_and_rows(
+    files: list[str], posts: str, description: DataDescription
+) -> tuple[DataDescription, list[str], int]:
+    """The description with what the columns are called, those to read, and the number of rows."""
     try:
         found = pyarrow.dataset.dataset(files, format="parquet")
         there, count = found.schema.names, found.count_rows()
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{posts}: damaged or no Parquet file: {error}") from None
     if not count:
         raise ValueError(f"{posts} has no rows")
-    read = [name for name in (*description.text_columns, description.image_column) if name in there]
-    if not read:
-        wanted = [name for name in (*description.text_columns, description.image_column) if name]
-        raise ValueError(f"{posts} has none of the columns {', '.join(wanted)}; it has {', '.join(there)}")
-    name = description.id_column or "id"
+    name, folder = description.id_column or "id", Path(description.data)
     if name not in there:
         raise ValueError(f"{posts} has no column {name!r}; --id-column names the one that tells posts apart")
-    return list(dict.fromkeys([name, *read])), count
+    pictures = picture_columns(found.schema)
+    beside = Path(posts).is_dir()  # a lone file may lie anywhere
+    description = complete_columns(description, there, posts, pictures, lambda: beside and any_picture_below(folder))
+    read = [name for name in (*description.text_columns, description.image_column) if name in there]
+    return description, list(dict.fromkeys([name, *read])), count
+
+
+def _modalities(files: list[str], description: DataDescription) -> dict[str, int]:
+    """How many rows name a picture, and how many have a text; pictures' bytes are not read where the files count them."""
+    found, field = pyarrow.dataset.dataset(files, format="parquet"), pyarrow.dataset.field
+    texts = [name for name in description.text_columns if name in found.schema.names]
+    filled = [field(name).is_valid() & (field(name).cast("string") != "") for name in texts]
+    with_text = found.count_rows(filter=functools.reduce(operator.or_, filled)) if filled else 0
+    with_picture = 0
+    if description.image_column in found.schema.names:
+        with_picture = sum(_filled_rows(file, description.image_column) for file in files)
+    return {"with_picture": with_picture, "with_text": with_text}
+
+
+def _filled_rows(file: str, column: str) -> int:
+    """Rows of a Parquet file in which a column, or a part of it, has a value."""
+    opened, total = pq.ParquetFile(file), 0
+    for group in range(opened.metadata.num_row_groups):
+        rows = opened.metadata.row_group(group)
+        parts = [rows.column(number) for number in range(rows.num_columns)]
+        parts = [part for part in parts if part.path_in_schema.split(".")[0] == column]
+        if all(part.statistics is not None and part.statistics.has_null_count for part in parts):
+            total += rows.num_rows - min(part.statistics.null_count for part in parts)
+        else:
+            values = opened.read_row_group(group, columns=[column])[column]
+            total += len(values) - values.null_count
+    return total
