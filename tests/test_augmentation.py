@@ -50,12 +50,14 @@ def test_hue_and_saturation_keep_the_value():
         assert np.median(changed[..., 1] / plain[..., 1].clip(1)) > 1.5
 
 
-def test_every_visit_differs_and_the_same_seed_repeats_them():
+def test_every_epoch_differs_and_the_same_seed_repeats_them():
     posts = [{"image": {"bytes": as_bytes(picture(n)), "path": None}, "text": "a"} for n in range(2)]
-    runs = [
-        [np.asarray(data[index]["image"]) for _ in range(2) for index in range(2)]
-        for data in (AugmentedPosts(posts, ImageAugmentation(seed=seed)) for seed in (1, 1, 2))
-    ]
+    runs = []
+    for seed in (1, 1, 2):
+        data, run = AugmentedPosts(posts, ImageAugmentation(seed=seed)), []
+        for data.epoch in range(2):
+            run += [np.asarray(data[index]["image"]) for index in range(2)]
+        runs.append(run)
     assert all((first == second).all() for first, second in zip(runs[0], runs[1], strict=True))
     assert not (runs[0][0] == runs[0][2]).all() and not (runs[0][0] == runs[2][0]).all()
 

@@ -25,7 +25,7 @@ def test_a_class_is_called_what_stands_there_but_plain_numbers_are_numbers(tmp_p
     rows = [row | {"mood": cells[i % 3]} for i, row in enumerate(ROWS)]
     posts, tasks, _ = read_posts(describe(write_folder(tmp_path / "d", rows)))
     assert tasks == [{"name": "mood", "kind": "single_label", "labels": labels}]
-    numbers = {cell: posts["train"]["mood"][i] for i, cell in enumerate(cells)}
+    numbers = {cell: posts["train"]["label.mood"][i] for i, cell in enumerate(cells)}
     for cell, number in numbers.items():
         assert (number is None) == is_missing(cell)
         if number is not None:
@@ -36,7 +36,7 @@ def test_multi_label_lists(tmp_path):
     rows = [row | {"mood": [["sad"], ["sad", "angry"], []][i % 3]} for i, row in enumerate(ROWS)]
     posts, tasks, _ = read_posts(describe(write_folder(tmp_path / "d", rows, "posts.jsonl")))
     assert tasks == [{"name": "mood", "kind": "multi_label", "labels": ["angry", "sad"]}]
-    assert posts["train"]["mood"][:3] == [[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]]
+    assert posts["train"]["label.mood"][:3] == [[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]]
 
 
 def test_numbers_are_classes_in_numeric_order(tmp_path):
@@ -51,7 +51,7 @@ def test_known_labels_that_look_like_numbers_keep_their_names(tmp_path):
     posts, _, _ = read_posts(
         describe(folder, tasks=[{"name": "mood", "labels": ["01", "2.0", "inf"], "kind": "single_label"}])
     )
-    assert posts["train"]["mood"] == [0, 1, 2, 0, 1, 2]
+    assert posts["train"]["label.mood"] == [0, 1, 2, 0, 1, 2]
 
 
 def test_label_maps_and_columns(tmp_path):
@@ -60,7 +60,7 @@ def test_label_maps_and_columns(tmp_path):
         label_maps={"feeling": {"sad": "low", "happy": "high"}}, tasks=[{"name": "feeling", "labels": ["low", "high"]}],
     )  # fmt: skip
     posts, tasks, _ = read_posts(description)
-    assert posts["train"]["feeling"] == [0, 1, 0, 1, 0, 1] and tasks[0]["labels"] == ["low", "high"]
+    assert posts["train"]["label.feeling"] == [0, 1, 0, 1, 0, 1] and tasks[0]["labels"] == ["low", "high"]
 
 
 def test_reserved_task_names(tmp_path):

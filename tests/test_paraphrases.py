@@ -244,7 +244,7 @@ def test_augmented_posts_never_cross_splits(tmp_path):
     assert train["text"][:6] == posts["train"]["text"]
     assert train["text"][6:] == ["new caption 0", "fresh", "new caption 1"]
     assert train["id"][6:] == ["0.png~1", "0.png~3", "1.png~1"]
-    assert train["mood"][6:] == [train["mood"][0], train["mood"][0], train["mood"][1]]
+    assert train["label.mood"][6:] == [train["label.mood"][0], train["label.mood"][0], train["label.mood"][1]]
     assert train["post_key"][6:] == [train["post_key"][0], train["post_key"][0], train["post_key"][1]]
     assert len(set(train["post_key"])) == 6
     (tmp_path / "p.jsonl").write_text(json.dumps(lines[-1]) + "\n")

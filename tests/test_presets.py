@@ -4,6 +4,7 @@ import pytest
 
 from modeling_mm_orient import MMOrientConfig
 from modeling_mm_orient.data.description import DataDescription
+from modeling_mm_orient.data.labels import label_column
 from modeling_mm_orient.data.reading import read_posts
 from modeling_mm_orient.runs.preset_files import load_preset, preset_names
 from modeling_mm_orient.runs.presets import build_on_meta, train_tokenizer
@@ -63,7 +64,9 @@ def test_memotion_presets_read_the_real_files(task, classes):
     assert [len(task["labels"]) for task in tasks] == classes
     assert {split: len(rows) for split, rows in posts.items()} == {"train": 5598, "validation": 697, "test": 697}
     assert left_out == []
-    assert all(number is not None for rows in posts.values() for task in tasks for number in rows[task["name"]])
+    assert all(
+        number is not None for rows in posts.values() for task in tasks for number in rows[label_column(task["name"])]
+    )
 
 
 def test_a_trained_tokenizer_knows_its_texts_and_every_script():

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from modeling_mm_orient.data.description import DataDescription
+from modeling_mm_orient.data.labels import label_column
 from modeling_mm_orient.data.reading import account_for_rows, read_posts
 from modeling_mm_orient.runs.preset_files import load_preset
 
@@ -29,7 +30,7 @@ def posts_of(folder, *presets, **changes) -> dict:
         for post in posts:
             labels = {}
             for name, classes in names.items():
-                value = post[name]
+                value = post[label_column(name)]
                 if isinstance(value, list):
                     value = [label for label, given in zip(classes, value, strict=True) if given]
                 labels[name] = classes[value] if isinstance(value, int) else value
@@ -134,9 +135,9 @@ def test_memotion_test_gold(tmp_path, table):
     )
     for split in splits.values():
         posts |= {post["id"]: post for post in split}
-    assert wanted in posts and "c.jpg" not in posts and posts["b.jpg"]["humour"] == 0
+    assert wanted in posts and "c.jpg" not in posts and posts["b.jpg"]["label.humour"] == 0
     if "T1" in table:
-        assert posts["d.jpg"]["offensive"] == 2 and posts["d.jpg"]["humour"] == 0
+        assert posts["d.jpg"]["label.offensive"] == 2 and posts["d.jpg"]["label.humour"] == 0
         assert "leading zeros given back" in {entry["what"] for entry in found["repaired"]}
 
 

@@ -198,7 +198,11 @@ def _posts(description: DataDescription, rows: list[Row], inside: list[str]) -> 
         post["part"] = row.values.get("__part__")
         if post["id"] in seen and post["part"] != seen[post["id"]]["part"]:
             post["id"], renamed = f"{post['part']}/{post['id']}", renamed + 1  # the parts of a data set may overlap
-        if post["id"] in seen:
+        if post["id"] in seen and (post["numbered"] or seen[post["id"]]["numbered"]):
+            nameless = post if post["numbered"] else seen.pop(post["id"])
+            nameless["id"] = nameless["where"]  # a row's number is nobody's id where another bears it
+            seen.setdefault(nameless["id"], nameless)
+        if post["id"] in seen and seen[post["id"]] is not post:
             what = f"id {shown(post['id'])} is also that of {seen[post['id']]['where']}"
             problems.append(Problem(row.where, "duplicate id", what))
         seen.setdefault(post["id"], post)
@@ -212,7 +216,8 @@ def _posts(description: DataDescription, rows: list[Row], inside: list[str]) -> 
 
 
 def read_post(description: DataDescription, find_image, index: int, row: Row) -> tuple[dict, list[Problem]]:
-    """A row as a post without labels (`id`, `image`, `text`, `where`, `row`), and what is wrong with it.
+    """A row as a post without labels, and what is wrong with it: `id`, whether that is the row's number (`numbered`), `image`,
+    `text`, `where` and `row`.
 
     Args:
         find_image: `picture_files.image_finder` of the data's folder.
@@ -223,11 +228,12 @@ def read_post(description: DataDescription, find_image, index: int, row: Row) ->
     text = next((t for t in (row.values.get(c) for c in description.text_columns) if not is_missing(t)), None)
     name = row.values.get(description.id_column or "id")
     if is_missing(name):
-        name = picture_name(image, Path(description.data)) or str(index)
+        name = picture_name(image, Path(description.data))
     elif not isinstance(name, (str, int, float)):
         problems.append(Problem(row.where, "malformed row", f"the id is {shown(name)}, no text or number"))
-        name = str(index)
-    post = {"where": row.where, "row": index, "id": readable(str(name)), "text": None, "image": None}
+        name = None
+    post = {"where": row.where, "row": index, "numbered": name is None, "text": None, "image": None}
+    post["id"] = str(index) if name is None else readable(str(name))
     try:
         post["text"] = None if text is None else _text_of(text)
         post["image"] = None if is_missing(image) else find_image(image)

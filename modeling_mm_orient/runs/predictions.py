@@ -10,6 +10,7 @@ Shapes: N posts, C labels of a task.
 import csv
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,8 @@ from ..features.inputs import model_inputs, reads_pictures
 from ..pipeline_mm_orient import neighbours_of
 from ..tasks import kind_of, predictions_by_task
 from .run_folder import load_run
+
+NUMBER = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+)?")
 
 
 @torch.inference_mode()
@@ -138,9 +141,19 @@ def prediction_schema(tasks: list[dict]) -> pyarrow.Schema:
 
 def _write_csv(path: Path, lines: Iterable[dict], tasks: list[dict]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, prediction_columns(tasks))
-        writer.writeheader()
-        writer.writerows(prediction_row(line, tasks) for line in lines)
+        columns = prediction_columns(tasks)
+        writer = csv.writer(file)
+        writer.writerow(map(harmless, columns))
+        for line in lines:
+            row = prediction_row(line, tasks)
+            writer.writerow(harmless(row[name]) for name in columns)
+
+
+def harmless(cell):
+    """A cell that no spreadsheet takes for a formula: text that begins like one gets an apostrophe, numbers stay."""
+    if not isinstance(cell, str) or not cell.startswith(("=", "+", "-", "@", "\t", "\r")) or NUMBER.fullmatch(cell):
+        return cell
+    return f"'{cell}"
 
 
 def _write_jsonl(path: Path, lines: Iterable[dict], tasks: list[dict]) -> None:

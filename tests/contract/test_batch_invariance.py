@@ -265,7 +265,7 @@ def test_texts_by_an_encoder_that_is_part_of_a_model(family):
         relation_streams=[],
         learner_hidden_sizes=[8],
     )
-    alone_and_together(model, MMOrientProcessor(None, tokenizer), None, [words for _, words in POSTS])
+    alone_and_together(model, MMOrientProcessor(None, tokenizer, max_tokens=60), None, [words for _, words in POSTS])
 
 
 def test_both_sides_of_a_joint_encoder():

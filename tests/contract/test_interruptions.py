@@ -1,0 +1,268 @@
+"""Killed at any moment, two at once, a full disk, a read-only folder: what lies there afterwards is the old or the new."""
+
+import errno
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from modeling_mm_orient import MMOrientForMultiTaskClassification, MMOrientProcessor, save_for_hub
+from modeling_mm_orient.cli import main
+from modeling_mm_orient.memory_file import MEMORY_FILE
+from modeling_mm_orient.optional_dependencies import FAISS_AVAILABLE
+from modeling_mm_orient.relation_memory import RelationMemory
+from modeling_mm_orient.runs.demo import make_memes
+from modeling_mm_orient.runs.memory import remove_from_memory
+from modeling_mm_orient.runs.run_folder import load_run
+
+from ..helpers import make_processor, small_towers
+
+STEPS = ("replace", "rename", "unlink", "remove", "rmdir", "mkdir")
+
+
+def killed_at(step: int, action) -> bool:
+    """Run an action in a process of its own that dies, with nothing tidied up, at the n-th change of a folder; whether it
+    lived."""
+    child = os.fork()
+    if child == 0:
+        done = 0
+
+        def dying(call):
+            def counted(*args, **kwargs):
+                nonlocal done
+                if done == step:
+                    os._exit(9)
+                done += 1
+                return call(*args, **kwargs)
+
+            return counted
+
+        for name in STEPS:
+            setattr(os, name, dying(getattr(os, name)))
+        try:
+            action()
+        except BaseException:
+            os._exit(8)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, 9), "the action failed"
+    return status == 0
+
+
+def at_every_step(action, before: Path, place: Path, check, most: int = 200) -> int:
+    """Kill an action at each of its steps in turn, each time from the state `before`; returns how many there were."""
+    for step in range(most):
+        shutil.rmtree(place, ignore_errors=True)
+        if before.exists():
+            shutil.copytree(before, place, symlinks=True)
+        lived = killed_at(step, action)
+        check(lived)
+        if lived:
+            return step
+    pytest.fail("the action has no end")
+
+
+@pytest.fixture
+def run(tmp_path):
+    config = small_towers(joint_config=None, relation_scope="memory", memory_top_k=2, neighbour_labels=True)
+    config.text_config.vocab_size = 300
+    torch.manual_seed(0)
+    model, processor = MMOrientForMultiTaskClassification(config).eval(), make_processor(max_tokens=12)
+    model.build_relation_memory([{"id": f"p{n}", "text": f"post {n}", "x": n % 2} for n in range(8)], processor)
+    save_for_hub(model, processor, tmp_path / "before")
+    return tmp_path / "before"
+
+
+@pytest.mark.parametrize("index", [None, *["ivf"] * FAISS_AVAILABLE])
+def test_a_removal_killed_at_every_step(run, tmp_path, index):
+    if index:
+        memory = RelationMemory.load(run)
+        memory.build_index("hnsw")
+        memory.save(run)
+    place = tmp_path / "place"
+    old, new = set(RelationMemory.load(run).ids), set(RelationMemory.load(run).ids) - {"p3"}
+
+    def check(lived):
+        model, _ = load_run(str(place))
+        found = model.relation_memory
+        assert set(found.ids) == new if lived else set(found.ids) in (old, new)
+        for row in range(len(found)):  # everyone finds himself: an index of the other memory is not looked into
+            queries = found.embeds["text"][[row]].float()
+            assert found.look_up("text", queries, torch.ones(1, dtype=torch.bool), 1, None).entries[0, 0] == row
+
+    steps = at_every_step(lambda: remove_from_memory(str(place), ["p3"]), run, place, check)
+    assert steps > 1
+
+
+def test_an_export_killed_at_every_step(run, tmp_path):
+    model, processor = load_run(str(run))
+    place = tmp_path / "exported"
+
+    def check(lived):
+        assert place.exists() == lived
+        if lived:
+            load_run(str(place))
+            assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".exported")) == []
+
+    at_every_step(lambda: save_for_hub(model, processor, place), tmp_path / "nothing", place, check)
+
+
+def test_an_export_over_an_old_one_killed_at_every_step(run, tmp_path):
+    model, _ = load_run(str(run))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    model.set_relation_memory(None)
+    model.config.update({"relation_scope": "batch", "neighbour_labels": False})
+    model.task_heads.trust = None
+    processor = make_processor(max_tokens=9)
+    place = tmp_path / "exported"
+
+    def check(lived):
+        try:
+            found, its = load_run(str(place))
+        except FileNotFoundError:
+            assert not lived  # neither: nothing loads it
+            return
+        changed = float(found.mm_orient.learner[0].dense.bias[0]) > 0.5
+        assert changed == (its.max_tokens == 9) == (found.relation_memory is None)
+        assert changed or not lived
+
+    at_every_step(lambda: save_for_hub(model, processor, place), run, place, check)
+
+
+def test_a_failed_export_leaves_what_was_there(run, tmp_path, monkeypatch):
+    model, processor = load_run(str(run))
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(MMOrientProcessor, "save_pretrained", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_for_hub(model, processor, run)
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+    assert not [path for path in run.iterdir() if path.name.startswith(".partial")]
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next(run, tmp_path):
+    model, processor = load_run(str(run))
+    (tmp_path / ".exported.partial-999999999").mkdir()
+    (run / ".partial-999999999").mkdir()
+    save_for_hub(model, processor, tmp_path / "exported")
+    save_for_hub(model, processor, run)
+    assert not list(tmp_path.glob(".exported.partial-*")) and not list(run.glob(".partial-*"))
+
+
+def test_an_index_with_a_flipped_byte_is_not_looked_into(run, caplog):
+    pytest.importorskip("faiss")
+    memory = RelationMemory.load(run)
+    memory.build_index("ivf")
+    memory.save(run)
+    assert RelationMemory.load(run).search("text").kind == "ivf"
+    path = run / "relation_memory.text.faiss"
+    content = bytearray(path.read_bytes())
+    for place in random.Random(0).sample(range(len(content)), 20):
+        flipped = content.copy()
+        flipped[place] ^= 1
+        path.write_bytes(flipped)
+        assert RelationMemory.load(run).search("text").kind == "exact"
+
+
+# two at once
+
+REMOVE = """
+import sys
+from modeling_mm_orient.cli import main
+sys.exit(main(["memory", "remove", sys.argv[1], "--ids", sys.argv[2]]))
+"""
+
+
+def test_two_at_once_each_do_what_they_say(run):
+    processes = [subprocess.Popen([sys.executable, "-c", REMOVE, str(run), name]) for name in ("p1", "p2", "p5")]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
+    assert RelationMemory.load(run).ids == ["p0", "p3", "p4", "p6", "p7"]
+
+
+def test_many_threads_share_a_pipeline(run):
+    from modeling_mm_orient import MultimodalClassificationPipeline
+
+    model, processor = load_run(str(run))
+    pipe = MultimodalClassificationPipeline(model=model, processor=processor)
+    posts = [{"text": f"words {n} {'and more ' * (n % 5)}"} for n in range(12)]
+    expected, found = [pipe(post)["x"]["a"] for post in posts], {}
+
+    def work(number):
+        for _ in range(3):
+            for row, post in enumerate(posts):
+                found.setdefault(row, set()).add(round(pipe(post)["x"]["a"], 5))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for row, value in enumerate(expected):
+        assert all(abs(other - value) < 1e-4 for other in found[row])
+
+
+# stopped, and a machine that does not play along
+
+TRAIN = """
+import sys
+from modeling_mm_orient.cli import main
+sys.exit(main(["train", "--data", sys.argv[1], "--labels", "humour", "--split-column", "split", "--output", sys.argv[2],
+               "--epochs", "200", "--patience", "0"]))
+"""
+
+
+@pytest.mark.parametrize(
+    "number, status, said", [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_is_one_line_that_says_how_to_go_on(tmp_path, number, status, said):
+    make_memes(tmp_path / "memes", 40)
+    process = subprocess.Popen(
+        [sys.executable, "-c", TRAIN, str(tmp_path / "memes"), str(tmp_path / "run")], stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "run" / "checkpoints").exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert errors.splitlines()[-1] == f"mm-orient: {said}; the same command with --resume goes on"
+    assert "Traceback" not in errors
+
+
+def test_an_output_that_cannot_be_written_is_said_before_training(tmp_path, capsys):
+    make_memes(tmp_path / "memes", 40)
+    (tmp_path / "file").write_text("in the way")
+    arguments = ["train", "--data", str(tmp_path / "memes"), "--labels", "humour", "--split-column", "split"]
+    assert main([*arguments, "--output", str(tmp_path / "file" / "run")]) == 1
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EROFS, "Read-only file system"), MemoryError()],
+    ids=["full", "read-only", "memory"],
+)
+def test_a_machine_that_does_not_play_along_is_one_line(run, capsys, monkeypatch, error):
+    def breaks(*_, **__):
+        raise error
+
+    monkeypatch.setattr("modeling_mm_orient.memory_file.save_file", breaks)
+    before = (run / MEMORY_FILE).read_bytes()
+    assert main(["memory", "remove", str(run), "--ids", "p1"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("mm-orient: ") and "Traceback" not in "\n".join(lines)
+    assert (run / MEMORY_FILE).read_bytes() == before
+    assert not list(run.glob("*.partial"))

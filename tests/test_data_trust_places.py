@@ -1,0 +1,126 @@
+"""Which files a table may name: those in the folder, or where the caller says."""
+
+import json
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from modeling_mm_orient.cli import main, parser
+from modeling_mm_orient.cli.options import data_changes
+from modeling_mm_orient.data.description import DataDescription
+from modeling_mm_orient.data.problems import DataProblems
+from modeling_mm_orient.data.reading import account_for_rows, read_posts, stream_posts
+
+from .helpers import write_folder
+
+
+@pytest.fixture
+def secret(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    for path in (tmp_path / "secret.png", tmp_path / "elsewhere" / "other.png"):
+        Image.new("RGB", (8, 8), "red").save(path)
+    return tmp_path / "secret.png"
+
+
+def found_in(description) -> list[tuple[str, str]]:
+    with pytest.raises(DataProblems) as caught:
+        read_posts(description, training=False)
+    return [(problem.where, problem.kind) for problem in caught.value.problems]
+
+
+def ways_out(folder, secret) -> list:
+    (folder / "link.png").symlink_to(secret)
+    (folder / "sub").symlink_to(secret.parent)
+    return [
+        "../secret.png", str(secret), "images/../../secret.png", "sub/secret.png", "link.png", "../no such.png",
+        "/etc/passwd", "http://localhost:1/x.png", "HTTPS://localhost/x.png", "file:///etc/passwd", "data:image/png;base64,AAAA",
+    ]  # fmt: skip
+
+
+def test_every_way_out_is_refused_with_file_and_row_by_all_readers(tmp_path, secret):
+    folder = tmp_path / "d"
+    (folder / "images").mkdir(parents=True)
+    values = ways_out(folder, secret)
+    write_folder(folder, [{"image": value, "text": "x"} for value in values], "posts.jsonl", pictures=False)
+    description = DataDescription(str(folder))
+    found = found_in(description)
+    assert [where for where, _ in found] == [f"posts.jsonl:{row}" for row in range(1, len(values) + 1)]
+    assert {kind for _, kind in found} == {"outside the folder", "link out of the folder"}
+    assert [post["image"] for _, post, problem in stream_posts(description) if problem is None] == []
+    assert len(account_for_rows(description)["rejected"]) == len(values)
+
+
+def test_dicts_and_parquet_follow_the_same_rule(tmp_path, secret):
+    (tmp_path / "d").mkdir()
+    rows = [
+        {"id": str(n), "image": {"path": value, "bytes": None}}
+        for n, value in enumerate(["../secret.png", str(secret)])
+    ]
+    rows.append({"id": "url", "image": {"path": "http://localhost:1/x.png", "bytes": None}})
+    rows.append({"id": "bytes", "image": {"path": "/etc/passwd", "bytes": secret.read_bytes()}})
+    pa.parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "d" / "posts.parquet")
+    assert [where for where, _ in found_in(DataDescription(str(tmp_path / "d")))] == [
+        f"posts.parquet[{n}]" for n in range(3)
+    ]
+    posts = read_posts(DataDescription(str(tmp_path / "d")), True, training=False)[0]["all"]
+    assert posts["id"] == ["bytes"] and posts[0]["image"]["bytes"] == secret.read_bytes()
+
+
+def test_a_saved_data_set_names_no_files_elsewhere(tmp_path, secret):
+    data = datasets.Dataset.from_dict({"image": [str(secret), "/no such.png"], "text": ["x", "y"]})
+    data.save_to_disk(tmp_path / "d")
+    assert [kind for _, kind in found_in(DataDescription(str(tmp_path / "d")))] == ["outside the folder"] * 2
+    # and as pictures that were left undecoded
+    info, features = tmp_path / "d" / "dataset_info.json", {"image": datasets.Image(), "text": datasets.Value("string")}
+    content = json.loads(info.read_text())
+    info.write_text(json.dumps(content | {"features": datasets.Features(features).to_dict()}))
+    assert [kind for _, kind in found_in(DataDescription(str(tmp_path / "d")))] == ["outside the folder"] * 2
+
+
+def test_the_caller_allows_folders(tmp_path, secret):
+    rows = [{"image": "../secret.png"}, {"image": str(tmp_path / "elsewhere" / "other.png")}]
+    folder = write_folder(tmp_path / "d", rows, pictures=False)
+    assert [w for w, _ in found_in(DataDescription(str(folder), allow_outside=[str(tmp_path / "elsewhere")]))] == [
+        "labels.csv:2"
+    ]
+    posts = read_posts(DataDescription(str(folder), allow_outside=[str(tmp_path)]), training=False)[0]["all"]
+    assert len(posts) == 2
+    assert (
+        main(["inspect-data", "--data", str(folder), "--allow-outside", "/usr", "--allow-outside", str(tmp_path)]) == 0
+    )
+
+
+def test_the_option_is_repeatable_and_says_nothing_unless_given():
+    command = ["predict", "RUN", "--data", "d", "--output", "o.csv"]
+    options = parser().parse_args([*command, "--allow-outside", "a", "--allow-outside", "b", "--encoding", "latin-1"])
+    assert data_changes(options) == {"allow_outside": ["a", "b"], "encoding": "latin-1"}
+    assert data_changes(parser().parse_args(command)) == {}
+    none = data_changes(parser().parse_args([*command, "--image-column", "none", "--text-column", "none"]))
+    assert none == {"image_column": None, "text_column": []}
+
+
+def test_tables_lie_in_the_folder_too(tmp_path):
+    folder = write_folder(tmp_path / "d", [{"text": "a"}], pictures=False)
+    (tmp_path / "other.csv").write_text("text\nsecret\n")
+    (folder / "link.csv").symlink_to(tmp_path / "other.csv")
+    for name in ("../other.csv", str(tmp_path / "other.csv"), "link.csv"):
+        with pytest.raises(ValueError, match="must lie in the folder"):
+            read_posts(DataDescription(str(folder), labels_file=name), training=False)
+    assert read_posts(DataDescription(str(folder)), training=False)[0]["all"]["text"] == [
+        "a"
+    ]  # the link is passed over
+    allowed = DataDescription(str(folder), labels_file="link.csv", allow_outside=[str(tmp_path)])
+    assert read_posts(allowed, training=False)[0]["all"]["text"] == ["secret"]
+
+
+def test_a_path_from_another_machine_is_found_by_its_name(tmp_path):
+    folder = write_folder(
+        tmp_path / "d", [{"image": "/home/me/memes/a.png"}, {"image": "../memes/b.png"}], pictures=False
+    )
+    for name in ("a", "b"):
+        Image.new("RGB", (8, 8)).save(folder / "images" / f"{name}.png")
+    posts = read_posts(DataDescription(str(folder)), training=False)[0]["all"]
+    assert [post["image"]["path"] for post in posts] == [str(folder / "images" / f"{name}.png") for name in ("a", "b")]
