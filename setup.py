@@ -34,6 +34,7 @@ setup(
         "datasets>=4.0",
         "accelerate>=1.10",
         "evaluate>=0.4.6",
+        "filelock>=3.16",  # one hand at a time on a memory and on a run
         "huggingface-hub>=1.33",
         "numpy>=2.1",
         "pillow>=11",

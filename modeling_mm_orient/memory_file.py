@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 from .names import MODALITIES
-from .tasks import KINDS
+from .tasks import are_tasks
 
 logger = logging.get_logger(__name__)
 
@@ -186,14 +186,14 @@ def _arguments(path: Path, tensors: dict[str, Tensor], described: dict[str, str]
         wrong = None
         if not isinstance(fingerprints, list) or not all(isinstance(name, str) for name in fingerprints):
             wrong = "its encoders' fingerprints are no list of names"
-        elif not isinstance(tasks, list) or not all(
-            isinstance(task, dict) and task.get("kind") in KINDS for task in tasks
-        ):
+        elif not are_tasks(tasks):
             wrong = "its tasks are no task descriptions of a known kind"
         elif lengths.dtype != torch.int64 or lengths.dim() != 1 or bool((lengths < 0).any()):
             wrong = "`id_lengths` are no whole numbers of at least 0"
-        elif content.dtype != torch.uint8 or content.numel() != max(1, int(lengths.sum())):
+        elif content.dtype != torch.uint8 or content.dim() != 1 or content.numel() != max(1, int(lengths.sum())):
             wrong = "`ids` and `id_lengths` do not belong together"
+        elif any(tensors[f"{m}_embeds"].dtype != torch.float16 for m in MODALITIES):
+            wrong = "its embeddings are not in half precision"
         if wrong is not None:
             raise ValueError(wrong)
         names, ends = content.numpy().tobytes(), lengths.cumsum(0).tolist()
@@ -213,8 +213,14 @@ def _arguments(path: Path, tensors: dict[str, Tensor], described: dict[str, str]
 
 
 def _sound_indexes(path: Path, described: dict[str, str]) -> dict[str, Path]:
-    hashes, sound = json.loads(described.get("index_hashes", "{}")), {}
-    for modality in json.loads(described.get("indexes", "[]")):
+    sound = {}
+    try:
+        indexed, hashes = json.loads(described.get("indexes", "[]")), json.loads(described.get("index_hashes", "{}"))
+        if not isinstance(indexed, list) or not isinstance(hashes, dict) or not set(indexed) <= set(MODALITIES):
+            raise ValueError("what it says of its indexes is no list of modalities")
+    except ValueError as error:
+        raise ValueError(f"{path} is no sound relation memory: {error}") from None
+    for modality in indexed:
         index = path.with_name(INDEX_FILES[modality])
         if not index.is_file():
             logger.warning("%s is missing: exact search instead", index)

@@ -84,6 +84,8 @@ def check_fit(
     for task in labelled_tasks:
         if labels.get(task["name"]) != (task["kind"], task["labels"]):
             raise ValueError(f"the relation memory has no labels for the task {task['name']!r} as the model knows it")
+    if fingerprints and not memory.fingerprints:
+        raise ValueError("the relation memory does not say by which encoders it was made: build it anew")
     if differ(memory.fingerprints, fingerprints):
         raise ValueError("the relation memory was made by other encoders than the model's: build it anew")
 

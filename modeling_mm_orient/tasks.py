@@ -242,6 +242,19 @@ SINGLE_LABEL, MULTI_LABEL, REGRESSION = SingleLabel(), MultiLabel(), Regression(
 KINDS: dict[str, TaskKind] = {kind.name: kind for kind in (SINGLE_LABEL, MULTI_LABEL, REGRESSION)}
 
 
+def are_tasks(tasks) -> bool:
+    """Whether something that was read is a list of task descriptions of different names: each with its kind and labels."""
+    if not isinstance(tasks, list) or not all(isinstance(task, dict) and task.get("kind") in KINDS for task in tasks):
+        return False
+    for task in tasks:
+        labels, kind = task.get("labels"), kind_of(task)
+        if not isinstance(task.get("name"), str) or not isinstance(labels, list) or len(labels) < kind.least_labels:
+            return False
+        if not all(isinstance(label, str) for label in labels) or (kind.most_labels is not None and labels):
+            return False
+    return len({task["name"] for task in tasks}) == len(tasks)
+
+
 def kind_of(task: dict) -> TaskKind:
     """The kind of a task description; one without `kind` is single label."""
     return KINDS[task.get("kind", SINGLE_LABEL.name)]

@@ -36,7 +36,8 @@ def ways_out(folder, secret) -> list:
     (folder / "sub").symlink_to(secret.parent)
     return [
         "../secret.png", str(secret), "images/../../secret.png", "sub/secret.png", "link.png", "../no such.png",
-        "/etc/passwd", "http://localhost:1/x.png", "HTTPS://localhost/x.png", "file:///etc/passwd", "data:image/png;base64,AAAA",
+        "/etc/passwd", "http://localhost:1/x.png", "HTTPS://localhost/x.png", "file:///etc/passwd",
+        "data:image/png;base64,AAAA",
     ]  # fmt: skip
 
 
@@ -74,10 +75,14 @@ def test_a_saved_data_set_names_no_files_elsewhere(tmp_path, secret):
     data.save_to_disk(tmp_path / "d")
     assert [kind for _, kind in found_in(DataDescription(str(tmp_path / "d")))] == ["outside the folder"] * 2
     # and as pictures that were left undecoded
-    info, features = tmp_path / "d" / "dataset_info.json", {"image": datasets.Image(), "text": datasets.Value("string")}
-    content = json.loads(info.read_text())
-    info.write_text(json.dumps(content | {"features": datasets.Features(features).to_dict()}))
-    assert [kind for _, kind in found_in(DataDescription(str(tmp_path / "d")))] == ["outside the folder"] * 2
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    images = [{"path": path, "bytes": None} for path in (str(secret), "/no such.png", "http://localhost:1/x.png")]
+    table = pa.table({"image": images, "text": ["x", "y", "z"]}).cast(features.arrow_schema)
+    with pa.ipc.new_stream(str(next((tmp_path / "d").glob("*.arrow"))), table.schema) as writer:
+        writer.write_table(table)
+    info = tmp_path / "d" / "dataset_info.json"
+    info.write_text(json.dumps(json.loads(info.read_text()) | {"features": features.to_dict()}))
+    assert [kind for _, kind in found_in(DataDescription(str(tmp_path / "d")))] == ["outside the folder"] * 3
 
 
 def test_the_caller_allows_folders(tmp_path, secret):

@@ -34,7 +34,7 @@ def attach_memory(model) -> None:
             torch.arange(1, ENTRIES + 1),
             model.config.tasks,
             {task["name"]: torch.randint(0, 2, (ENTRIES,), generator=generator) for task in model.config.tasks},
-            [],
+            model.base_model.encoder_fingerprints(),
         )
     )
 

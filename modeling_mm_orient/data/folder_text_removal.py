@@ -22,7 +22,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..pictures import MOST_ELONGATED, format_of, read_image, reduced
+from ..pictures import LONGEST_ELONGATED, MOST_ELONGATED, format_of, read_image, reduced
 from ..text_removal import INPAINTERS, READERS, find_by_name, joined_text, read_text, remove_text
 from .picture_files import Places, pictures_below
 from .problems import readable
@@ -140,7 +140,9 @@ def _treat(name: str, source: Path, target: Path, reader: str, inpainter: str) -
 def _bounded(picture: Image.Image) -> Image.Image:
     factor = math.ceil(math.sqrt(picture.width * picture.height / MOST_TREATED_PIXELS))
     if max(picture.size) > MOST_ELONGATED * min(picture.size):
-        return reduced(picture)
+        # averaged first: a filter over millions of pixels takes gigabytes
+        shrink = [max(1, side // (2 * LONGEST_ELONGATED)) for side in picture.size]
+        return reduced(picture.reduce((shrink[0], shrink[1])))
     return picture.reduce(factor) if factor > 1 else picture
 
 

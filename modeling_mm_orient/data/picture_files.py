@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..pictures import FORMATS, MAX_IMAGE_PIXELS, format_of, read_image
+from ..pictures import FORMATS, MAX_IMAGE_PIXELS, format_of, read_image, reduced
 from .problems import readable, shown
 
 logger = logging.getLogger(__name__)
@@ -220,7 +220,7 @@ def picture_name(image, folder: Path) -> str | None:
 def image_problems(images: list[dict]) -> Iterator[tuple[str, str] | None]:
     """Of each image the kind and description of what is wrong with it, or None; every picture is decoded once.
 
-    What has no problem here is what `read_image` reads.
+    What has no problem here is what a processor's `read_picture` reads.
     """
     with ThreadPoolExecutor(CHECKING_THREADS) as pool:
         found = pool.map(lambda image: _image_problem(image, LARGE_PICTURE), images)
@@ -243,9 +243,9 @@ def _image_problem(image: dict, most_pixels: int = MAX_IMAGE_PIXELS) -> tuple[st
     if most_pixels < pixels <= MAX_IMAGE_PIXELS:
         return LATER
     try:
-        read_image(image)
-    except ValueError as error:
-        return "unreadable image", str(error)
+        reduced(read_image(image))
+    except (ValueError, MemoryError) as error:
+        return "unreadable image", str(error) or f"image {shown(path)} cannot be read: too little memory"
     return None
 
 

@@ -216,8 +216,9 @@ def _posts(description: DataDescription, rows: list[Row], inside: list[str]) -> 
 
 
 def read_post(description: DataDescription, find_image, index: int, row: Row) -> tuple[dict, list[Problem]]:
-    """A row as a post without labels, and what is wrong with it: `id`, whether that is the row's number (`numbered`), `image`,
-    `text`, `where` and `row`.
+    """A row as a post without labels, and what is wrong with it.
+
+    Such a post has `id`, whether that is the row's number (`numbered`), `image`, `text`, `where` and `row`.
 
     Args:
         find_image: `picture_files.image_finder` of the data's folder.

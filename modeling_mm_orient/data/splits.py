@@ -193,9 +193,14 @@ def _stratified(groups: list[list[int]], labels: list[list[tuple]], sizes: dict[
         for label in found:
             with_label[label].append(number)
     wanted = {split: {label: total * size / count for label, total in left.items()} for split, size in sizes.items()}
-    room, chosen, order = dict(sizes), [None] * count, list(sizes)
+    room, chosen, order, total = dict(sizes), [None] * count, list(sizes), Counter(left)
+    here = {split: Counter() for split in sizes}
 
-    def place(number: int, need: Callable[[str], float]) -> None:
+    def need_of(label: tuple) -> Callable[[str], tuple]:
+        """A class of enough posts is wanted most where there is none of it."""
+        return lambda split: (total[label] >= len(order) and not here[split][label], wanted[split][label])
+
+    def place(number: int, need: Callable[[str], tuple]) -> None:
         rows = groups[number]
         fitting = [split for split in order if room[split] >= len(rows)] or [s for s in order if room[s] > 0] or order
         split = max(fitting, key=lambda name: (need(name), room[name] / max(1, sizes[name]), draw.random()))
@@ -204,6 +209,7 @@ def _stratified(groups: list[list[int]], labels: list[list[tuple]], sizes: dict[
         room[split] -= len(rows)
         for label, times in counts[number].items():
             wanted[split][label] -= times
+            here[split][label] += times
             left[label] -= times
 
     while rarest := min(
@@ -211,8 +217,8 @@ def _stratified(groups: list[list[int]], labels: list[list[tuple]], sizes: dict[
     ):
         for number in with_label[rarest]:
             if chosen[groups[number][0]] is None:
-                place(number, lambda split: wanted[split][rarest])
+                place(number, need_of(rarest))
     for number, rows in enumerate(groups):
         if chosen[rows[0]] is None:
-            place(number, lambda split: room[split])
+            place(number, lambda split: (room[split],))
     return chosen

@@ -186,12 +186,25 @@ def parquet_rows(path: Path) -> Iterator[Row]:
             return
         except (pyarrow.ArrowException, OSError) as error:
             raise ValueError(f"{path.name} is damaged behind row {number}: {error}") from None
-        for index in range(len(batch)):
-            try:
-                yield Row(f"{path.name}[{number}]", batch.slice(index, 1).to_pylist()[0])
-            except UnicodeDecodeError as error:
-                yield Row(f"{path.name}[{number}]", {}, problem=f"a text is not UTF-8 ({error.reason})")
+        for values, problem in arrow_values(batch):
+            yield Row(f"{path.name}[{number}]", values, problem=problem)
             number += 1
+
+
+def arrow_values(rows: pyarrow.RecordBatch | pyarrow.Table) -> Iterator[tuple[dict, str | None]]:
+    """Each row's values, those of it that can be read, and what is wrong with it, or None."""
+    for index in range(len(rows)):
+        row = rows.slice(index, 1)
+        try:
+            yield row.to_pylist()[0], None
+        except UnicodeDecodeError:
+            values, bad = {}, []
+            for name in row.schema.names:
+                try:
+                    values[name] = row.column(name).to_pylist()[0]
+                except UnicodeDecodeError:
+                    bad.append(name)
+            yield values, f"{', '.join(map(shown, bad))} is not UTF-8"
 
 
 def table_rows(path: Path, encoding: str = "utf-8") -> Iterator[Row]:

@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from ..data.arrays import FeatureArrays
 from ..data.description import DataDescription
 from ..data.reading import read_split
+from ..data.tables import own_partial
 from ..features.inputs import model_inputs, reads_pictures
 from ..pipeline_mm_orient import neighbours_of
 from ..tasks import kind_of, predictions_by_task
@@ -89,12 +90,15 @@ def predict(
     posts, inputs, collator = unlabelled(model, processor, data, split, skip_bad_posts)
     logits, evidence = predict_logits(model, inputs, collator, batch_size, neighbours)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = own_partial(path)
     lines = prediction_lines(posts["id"], logits, model.config.tasks)
     if neighbours:
         lines = (line | {"neighbours": found} for line, found in zip(lines, evidence, strict=True))
-    WRITERS[path.suffix](partial, lines, model.config.tasks)
-    os.replace(partial, path)
+    try:
+        WRITERS[path.suffix](partial, lines, model.config.tasks)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
     return len(posts)
 
 

@@ -27,7 +27,7 @@ from ..data.labels import is_missing
 from ..data.picture_files import any_picture_below, image_finder
 from ..data.reading import read_post
 from ..data.sources import picture_columns
-from ..data.tables import Row
+from ..data.tables import Row, arrow_values
 from ..features.extraction import (
     COLUMNS,
     PreparedBatch,
@@ -149,10 +149,10 @@ class Worker:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         posts, ids, problems = [], [], []
-        for values in rows.to_pylist():
-            post, found = read_post(self.description, self.find_image, -1, Row("", values))
+        for values, problem in arrow_values(rows):
+            post, found = read_post(self.description, self.find_image, -1, Row("", values, problem=problem))
             posts.append(post)
-            name = values[self.description.id_column or "id"]
+            name = values.get(self.description.id_column or "id")
             name = None if is_missing(name) else name
             ids.append(None if name is None else str(name))
             problems.append(found[0].what if found else "the post has no id" if ids[-1] is None else None)

@@ -5,11 +5,13 @@ import json
 import logging
 import math
 import shutil
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import datasets
 import torch
+from filelock import FileLock, Timeout
 from torch.utils.data import Subset
 from transformers import EarlyStoppingCallback, ProgressCallback, set_seed
 
@@ -37,6 +39,8 @@ from .settings import TrainingSettings
 from .trainer import EpochLines, EpochOfPosts, MMOrientTrainer, MMOrientTrainingArguments, RefreshRelationMemory
 
 logger = logging.getLogger(__name__)
+
+LOCK_FILE = ".training.lock"
 
 
 @dataclass
@@ -96,11 +100,13 @@ def train(
     Raises:
         DataProblems: see `read_posts`. FileExistsError: `output` holds a run. ValueError: a setting is wrong.
     """
-    _check_output(Path(output), resume, overwrite)
-    prepared = prepare(data, Path(output), preset or load_preset("tiny"), settings, config or {}, skip_bad_posts)
-    built = build(prepared, feature_cache, resume, overwrite)
-    trainer = fit(prepared, built, resume)
-    return report(prepared, built, trainer)
+    folder = Path(output)
+    _check_output(folder, resume, overwrite)
+    prepared = prepare(data, folder, preset or load_preset("tiny"), settings, config or {}, skip_bad_posts)
+    with _only_one(folder):
+        built = build(prepared, feature_cache, resume, overwrite)
+        trainer = fit(prepared, built, resume)
+        return report(prepared, built, trainer)
 
 
 def prepare(
@@ -150,9 +156,9 @@ def build(prepared: Prepared, feature_cache: str | None, resume: bool, overwrite
     if resume:
         _check_same_run(output, run)
     if state.is_main_process:
-        if overwrite and not resume and output.exists():
-            shutil.rmtree(output)
-        output.mkdir(parents=True, exist_ok=True)
+        for path in output.iterdir() if overwrite and not resume else ():
+            if path.name != LOCK_FILE:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         write_json(output / RUN_FILE, run)
         write_json(output / SPLITS_FILE, split_of_keys(prepared.posts))
     state.wait_for_everyone()
@@ -268,7 +274,7 @@ def last_complete_checkpoint(folder: Path) -> str | None:
 
 
 def _check_output(output: Path, resume: bool, overwrite: bool) -> None:
-    if not output.exists() or not any(output.iterdir()):
+    if not output.exists() or not any(path.name != LOCK_FILE for path in output.iterdir()):
         return
     if not (output / RUN_FILE).exists():
         raise FileExistsError(f"{output} exists and is no run; choose another output")
@@ -278,6 +284,26 @@ def _check_output(output: Path, resume: bool, overwrite: bool) -> None:
         raise FileExistsError(f"{output} holds a finished run; choose another output, or say --overwrite")
     if not resume:
         raise FileExistsError(f"{output} holds an interrupted run; say --resume to go on, or --overwrite")
+
+
+@contextmanager
+def _only_one(output: Path):
+    """Refuse to train where another process trains; that the folder can be written is known before the first epoch."""
+    if not process_state().is_main_process:
+        yield
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.mkdir(exist_ok=True)
+    lock = FileLock(output / LOCK_FILE)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise FileExistsError(f"another process is training in {output}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+        (output / LOCK_FILE).unlink(missing_ok=True)
 
 
 def _check_same_run(output: Path, run: dict) -> None:

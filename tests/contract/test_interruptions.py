@@ -1,6 +1,7 @@
 """Killed at any moment, two at once, a full disk, a read-only folder: what lies there afterwards is the old or the new."""
 
 import errno
+import gc
 import os
 import random
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from modeling_mm_orient import MMOrientForMultiTaskClassification, MMOrientProcessor, save_for_hub
 from modeling_mm_orient.cli import main
@@ -212,6 +214,28 @@ def test_many_threads_share_a_pipeline(run):
         thread.join()
     for row, value in enumerate(expected):
         assert all(abs(other - value) < 1e-4 for other in found[row])
+
+
+def test_memory_stays_flat_over_many_calls(run):
+    from modeling_mm_orient import MultimodalClassificationPipeline
+
+    model, processor = load_run(str(run))
+    pipe = MultimodalClassificationPipeline(model=model, processor=processor)
+    picture = Image.effect_noise((200, 150), 90).convert("RGB")
+
+    def resident() -> float:
+        gc.collect()
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    def call(times):
+        for number in range(times):
+            pipe({"image": picture, "text": f"words {number}"})
+
+    call(200)
+    before = resident()
+    call(2000)
+    assert resident() - before < 20
 
 
 # stopped, and a machine that does not play along

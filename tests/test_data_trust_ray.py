@@ -1,0 +1,86 @@
+"""Ray jobs read a Parquet table as the other commands do; without a cluster."""
+
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from modeling_mm_orient.data.description import DataDescription
+from modeling_mm_orient.runs.run_folder import load_run
+
+from .helpers import as_bytes, picture
+
+pytest.importorskip("ray", reason="needs Ray, the extra `ray`")
+
+from modeling_mm_orient.runs.predictions import prediction_schema
+from modeling_mm_orient.runs.ray_jobs import Worker, _columns_and_rows, _files, _modalities, predict_batch
+
+from .contract.test_ray_jobs import save_run
+
+
+def parquet(folder, rows: list[dict], name: str = "posts.parquet"):
+    folder.mkdir(exist_ok=True)
+    pa.parquet.write_table(pa.Table.from_pylist(rows), folder / name)
+    return str(folder)
+
+
+def columns(posts: str, **fields):
+    return _columns_and_rows(_files(posts), posts, DataDescription(posts, **fields))
+
+
+def test_another_column_of_pictures_than_the_runs_is_refused(tmp_path):
+    posts = parquet(tmp_path / "d", [{"id": "1", "image": as_bytes(picture()), "text": "a"}])
+    with pytest.raises(ValueError, match="has no column image_name; its columns are id, image, text"):
+        columns(posts, image_column="image_name")
+    with pytest.raises(ValueError, match="has no column words"):
+        columns(posts, text_column="words")
+    assert columns(posts, image_column=None)[1:] == (["id", "text"], 1)
+
+
+def test_usual_names_and_types_are_found(tmp_path):
+    posts = parquet(tmp_path / "d", [{"id": "1", "foto": as_bytes(picture()), "caption": "a"}])
+    description, read, _ = columns(posts)
+    assert (description.image_column, description.text_column, read) == ("foto", "caption", ["id", "caption", "foto"])
+    picture().save(tmp_path / "d" / "0.png")
+    with pytest.raises(ValueError, match="no column of pictures"):
+        columns(parquet(tmp_path / "d", [{"id": "1", "text": "a"}]))
+
+
+def test_what_has_pictures_and_texts_is_counted(tmp_path):
+    content = as_bytes(picture())
+    rows = [{"id": "1", "image": content, "text": "a"}, {"id": "2", "image": None, "text": ""}]
+    rows += [{"id": "3", "image": content, "text": None}]
+    posts = parquet(tmp_path / "d", rows)
+    parquet(tmp_path / "d", rows[:2], "more.parquet")
+    description = columns(posts)[0]
+    assert _modalities(_files(posts), description) == {"with_picture": 3, "with_text": 2}
+    structs = [row | {"image": row["image"] and {"bytes": row["image"], "path": None}} for row in rows]
+    other = parquet(tmp_path / "e", structs)
+    assert _modalities(_files(other), columns(other)[0]) == {"with_picture": 2, "with_text": 1}
+
+
+def test_each_bad_row_is_that_rows_problem(tmp_path):
+    content = as_bytes(picture())
+    Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
+    folder = tmp_path / "d"
+    folder.mkdir()
+    images = {"good": content, "garbage": b"no picture", "empty": b"", "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n"}
+    rows = [{"id": name, "image": image, "text": "a"} for name, image in images.items()]
+    description = DataDescription(str(folder))
+    load = partial(load_run, save_run(tmp_path / "run"))
+    schema = prediction_schema(load()[0].config.tasks)
+    worker = Worker(load, predict_batch, schema, description, batch_size=4, cpus=1, device="cpu")
+    table = pa.Table.from_pylist(rows)
+    texts = pa.array([b"a", b"b", b"c", b"d"], pa.binary()).view(pa.string())
+    found = {row["id"]: row["problem"] for row in worker(table.set_column(2, "text", texts)).to_pylist()}
+    assert found["good"] is None and all(found[name] for name in images if name != "good") and len(found) == 4
+    bad = pa.array([b"a", b"caf\xe9"], pa.binary()).view(pa.string())
+    found = worker(pa.table({"id": ["1", "2"], "image": [content] * 2, "text": bad})).to_pylist()
+    assert {row["id"]: row["problem"] for row in found} == {"1": None, "2": "'text' is not UTF-8"}
+    paths = ["../secret.png", str(tmp_path / "secret.png"), "http://localhost:1/x.png"]
+    table = pa.Table.from_pylist([{"id": path, "image": path, "text": "a"} for path in paths])
+    assert all(
+        "outside the folder" in row["problem"] or "is a URL" in row["problem"] for row in worker(table).to_pylist()
+    )
