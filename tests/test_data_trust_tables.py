@@ -167,3 +167,8 @@ def test_rows_without_an_id_take_none_from_others(tmp_path):
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     ids = read_posts(DataDescription(str(tmp_path)), training=False)[0]["all"]["id"]
     assert ids == ["2", "t.jsonl:2", "t.jsonl:3", "1"]
+
+
+def test_a_post_without_picture_and_id_is_called_by_its_number(tmp_path):
+    (tmp_path / "t.csv").write_text("image,text\n,a\n,b\n")
+    assert read_posts(DataDescription(str(tmp_path)), training=False)[0]["all"]["id"] == ["0", "1"]

@@ -229,7 +229,7 @@ def read_post(description: DataDescription, find_image, index: int, row: Row) ->
     text = next((t for t in (row.values.get(c) for c in description.text_columns) if not is_missing(t)), None)
     name = row.values.get(description.id_column or "id")
     if is_missing(name):
-        name = picture_name(image, Path(description.data))
+        name = picture_name(image, Path(description.data)) or None
     elif not isinstance(name, (str, int, float)):
         problems.append(Problem(row.where, "malformed row", f"the id is {shown(name)}, no text or number"))
         name = None

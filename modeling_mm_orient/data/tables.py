@@ -193,18 +193,20 @@ def parquet_rows(path: Path) -> Iterator[Row]:
 
 def arrow_values(rows: pyarrow.RecordBatch | pyarrow.Table) -> Iterator[tuple[dict, str | None]]:
     """Each row's values, those of it that can be read, and what is wrong with it, or None."""
-    for index in range(len(rows)):
-        row = rows.slice(index, 1)
+    try:
+        yield from ((values, None) for values in rows.to_pylist())
+    except UnicodeDecodeError:
+        yield from (_values_of(rows.slice(index, 1)) for index in range(len(rows)))
+
+
+def _values_of(row) -> tuple[dict, str | None]:
+    values, bad = {}, []
+    for name in row.schema.names:
         try:
-            yield row.to_pylist()[0], None
+            values[name] = row.column(name).to_pylist()[0]
         except UnicodeDecodeError:
-            values, bad = {}, []
-            for name in row.schema.names:
-                try:
-                    values[name] = row.column(name).to_pylist()[0]
-                except UnicodeDecodeError:
-                    bad.append(name)
-            yield values, f"{', '.join(map(shown, bad))} is not UTF-8"
+            bad.append(name)
+    return values, f"{', '.join(map(shown, bad))} is not UTF-8" if bad else None
 
 
 def table_rows(path: Path, encoding: str = "utf-8") -> Iterator[Row]:

@@ -7,8 +7,6 @@ verdicts after reloading would not be those before saving.
 
 from pathlib import Path
 
-from torch import nn
-
 from ..memory_file import MEMORY_FILE
 from ..names import ENCODER_MODULES
 from ..relation_memory import RelationMemory
@@ -39,10 +37,7 @@ def modules_to_save(model) -> list[str]:
     names = {name for name, _ in model.named_children() if name != model.base_model_prefix}
     names |= {name for name, _ in model.base_model.named_children() if name not in ENCODER_MODULES.values()}
     for encoder in model.base_model.encoders.values():
-        kept = (nn.modules.batchnorm._NormBase,)
-        names |= {
-            name for name, layer in encoder.named_modules() if isinstance(layer, kept) and layer.track_running_stats
-        }
+        names |= {name for name, layer in encoder.named_modules() if getattr(layer, "running_mean", None) is not None}
     return sorted(names)
 
 

@@ -216,6 +216,7 @@ def test_many_threads_share_a_pipeline(run):
         assert all(abs(other - value) < 1e-4 for other in found[row])
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_over_many_calls(run):
     from modeling_mm_orient import MultimodalClassificationPipeline
 
