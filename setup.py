@@ -7,7 +7,9 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+)"', (HERE / "modeling_mm_orient" / "__init__.py").read_text(encoding="utf-8"))[1]
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "modeling_mm_orient" / "__init__.py").read_text(encoding="utf-8"))[
+    1
+]
 
 setup(
     name="modeling-mm-orient",

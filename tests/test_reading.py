@@ -288,9 +288,7 @@ def test_links_that_are_the_users_layout_are_followed(tmp_path):
         (place / path.name).symlink_to(blobs / str(number))
     assert len(read_posts(describe(snapshot))[0]["train"]) == 6
     absolute = write_folder(tmp_path / "e", [{"image": str(blobs / "0"), "text": "an absolute path"}], pictures=False)
-    assert problems_of(DataDescription(str(absolute)), training=False) == [
-        ("labels.csv:2", "picture out of the folder")
-    ]
+    assert problems_of(DataDescription(str(absolute)), training=False) == [("labels.csv:2", "outside the folder")]
     allowed = DataDescription(str(absolute), allow_outside=[str(blobs)])
     assert len(read_posts(allowed, training=False)[0]["all"]) == 1
 

@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     import logging
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for name in ("httpx", "faiss"):
+    for name in ("httpx", "httpx2", "faiss"):
         logging.getLogger(name).setLevel(logging.WARNING)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupt)

@@ -12,6 +12,7 @@ from .options import (
     add_feature_cache,
     add_fields,
     add_model,
+    add_outside,
     add_verb,
     data_changes,
     described,
@@ -85,6 +86,7 @@ def _add_job(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("--output", required=True, metavar="FOLDER", help="that every node sees")
     add_fields(verb, DataDescription, OF_JOB)
+    add_outside(verb)
     add_fields(verb, Workers, tuple(entry.name for entry in fields(Workers)))
 
 
@@ -136,7 +138,7 @@ def _graph(options) -> None:
 def _ray_predict(options) -> None:
     from ..runs.ray_jobs import predict_with_ray
 
-    columns = {name: value for name, value in data_changes(options).items() if name in OF_JOB}
+    columns = {name: value for name, value in data_changes(options).items() if name in (*OF_JOB, "allow_outside")}
     arguments = {
         "output": options.output,
         "workers": Workers(**given(options, Workers)),

@@ -304,6 +304,8 @@ def _only_one(output: Path):
     finally:
         lock.release()
         (output / LOCK_FILE).unlink(missing_ok=True)
+        if not any(output.iterdir()):  # nothing came of it
+            output.rmdir()
 
 
 def _check_same_run(output: Path, run: dict) -> None:

@@ -165,7 +165,7 @@ def found_by(rows: list[dict], name: str) -> list[float]:
         (
             {},
             ["--text-column", "caption", "--image-column", "photo"],
-            "has none of the columns caption, photo; it has id",
+            "has no column photo, caption; its columns are id, image",
         ),
         ({}, ["--id-column", "number"], "has no column 'number'; --id-column names the one"),
         ({"scope": "batch"}, [], "predicts a post by its batch mates"),
