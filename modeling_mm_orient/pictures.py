@@ -78,7 +78,8 @@ def reduced(picture: Image.Image) -> Image.Image:
     if longest <= MOST_ELONGATED * shortest:
         return picture
     # first by whole factors: a resize of tens of millions of pixels in a row takes gigabytes
-    picture = picture.reduce(tuple(max(1, side // (2 * LONGEST_ELONGATED)) for side in picture.size))
+    across, down = (max(1, side // (2 * LONGEST_ELONGATED)) for side in picture.size)
+    picture = picture.reduce((across, down))
     longest, shortest = min(longest, LONGEST_ELONGATED), min(shortest, LONGEST_ELONGATED)
     wide = picture.width > picture.height
     picture = picture.resize((longest, shortest) if wide else (shortest, longest))
