@@ -109,9 +109,10 @@ def verify_memory(path) -> None:
     path = memory_path(path)
     tensors, described = _read(path)
     _verify(path, tensors, described)
-    for modality, wanted in json.loads(described.get("index_hashes", "{}")).items():
+    hashes = json.loads(described.get("index_hashes", "{}"))
+    for modality in json.loads(described.get("indexes", "[]")):
         index = path.with_name(INDEX_FILES[modality])
-        if index.is_file() and content_hash(index, whole=True) != wanted:
+        if index.is_file() and content_hash(index, whole=True) != hashes.get(modality):
             raise ValueError(f"{index} is damaged, or an index of another memory: build it anew")
 
 
@@ -224,7 +225,7 @@ def _sound_indexes(path: Path, described: dict[str, str]) -> dict[str, Path]:
         index = path.with_name(INDEX_FILES[modality])
         if not index.is_file():
             logger.warning("%s is missing: exact search instead", index)
-        elif modality in hashes and content_hash(index) != hashes[modality]:
+        elif content_hash(index) != hashes.get(modality):
             logger.warning("%s is damaged, or an index of another memory: exact search instead", index)
         else:
             sound[modality] = index

@@ -8,6 +8,8 @@ import io
 import math
 import os
 import stat
+import struct
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -25,7 +27,8 @@ MOST_ENCODED_PIXELS = 4_000_000  # larger pictures reach the encoders reduced
 MOST_ELONGATED = 16  # longest side by shortest; a resize by the shortest side makes of 1 x 30,000 pixels gigabytes
 LONGEST_ELONGATED = 4096  # pixels of the longest side of a picture beyond that
 MAX_URL_BYTES = 64 * 2**20
-URL_TIMEOUT = 10.0  # seconds without a byte; a whole picture may take three times as long
+URL_TIMEOUT = 10.0  # seconds without a byte
+URL_DEADLINE = 30.0  # seconds for a whole picture, redirects and headers included
 SHOWN = 80  # characters of a source in a message
 
 
@@ -40,7 +43,7 @@ def read_image(source, max_pixels: int = MAX_IMAGE_PIXELS, image_sources: Iterab
             takes `("pil", "bytes", "array")`: then no string is opened as a file or fetched.
 
     EXIF orientation is applied, transparency laid over white, 16-bit greys scaled, of an animation the first frame taken.
-    Only the formats in `FORMATS` are opened. A URL has 10 seconds to answer and 64 MiB.
+    Only the formats in `FORMATS` are opened. A URL has 10 seconds to answer, 30 in all, and 64 MiB.
 
     Raises:
         ValueError: not a picture, truncated, too large, or a source that is not allowed; the message names the source.
@@ -92,8 +95,13 @@ def reduced(picture: Image.Image) -> Image.Image:
 def format_of(prefix: bytes) -> str | None:
     """What the first bytes of a file say it is, without opening it; None where nothing is known."""
     Image.init()
-    accepted = (name for name, (_, accept) in Image.OPEN.items() if accept is not None and accept(prefix) is True)
-    return next(accepted, None)
+    for name, (_, accept) in Image.OPEN.items():
+        try:
+            if accept is not None and accept(prefix) is True:
+                return name
+        except (IndexError, ValueError, struct.error):  # of less than it looks at
+            continue
+    return None
 
 
 def post_key(post: dict) -> str:
@@ -154,6 +162,8 @@ def _opened(source, kind: str) -> Image.Image:
     if isinstance(source, (bytes, bytearray)):
         source = io.BytesIO(source)
     Image.init()
+    if _is_empty(source):
+        raise ValueError("it is empty")
     try:
         return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
     except Image.UnidentifiedImageError:
@@ -165,6 +175,15 @@ def _opened(source, kind: str) -> Image.Image:
             found = format_of(source.read(16))
         what = "no picture in a known format" if found is None else f"pictures in {found} are not opened"
         raise ValueError(f"{what} (opened are {', '.join(FORMATS)})") from None
+
+
+def _is_empty(source) -> bool:
+    if isinstance(source, (str, os.PathLike)):
+        return os.path.getsize(source) == 0
+    here = source.tell()
+    empty = not source.read(1)
+    source.seek(here)
+    return empty
 
 
 def _require_file(path) -> None:
@@ -199,21 +218,37 @@ def _of_data_url(url: str) -> bytes:
 
 
 def _fetched(url: str) -> bytes:
-    deadline, parts, size = time.monotonic() + 3 * URL_TIMEOUT, [], 0
-    request = urllib.request.Request(url, headers={"User-Agent": "mm-orient"})
-    try:
-        with urllib.request.urlopen(request, timeout=URL_TIMEOUT) as answer:
-            while part := answer.read(2**16):
-                parts.append(part)
-                size += len(part)
-                if size > MAX_URL_BYTES:
-                    raise ValueError(f"more than {MAX_URL_BYTES // 2**20} MiB")
-                if time.monotonic() > deadline:
-                    raise ValueError(f"not there after {3 * URL_TIMEOUT:.0f} s")
-    except TimeoutError:
-        raise ValueError(f"no answer within {URL_TIMEOUT:.0f} s") from None
-    except urllib.error.URLError as error:
-        raise ValueError(f"it cannot be fetched: {error.reason}") from None
+    """The content of a URL. A thread waits for it: a server that sends its headers byte by byte outlasts a socket's time."""
+    parts: list[bytes] = []
+    failures: list[Exception] = []
+    deadline = time.monotonic() + URL_DEADLINE
+
+    def fetch() -> None:
+        request = urllib.request.Request(url, headers={"User-Agent": "mm-orient"})
+        try:
+            with urllib.request.urlopen(request, timeout=URL_TIMEOUT) as answer:
+                size = 0
+                while part := answer.read1(2**16):
+                    parts.append(part)
+                    size += len(part)
+                    if size > MAX_URL_BYTES:
+                        raise ValueError(f"more than {MAX_URL_BYTES // 2**20} MiB")
+                    if time.monotonic() > deadline:
+                        return
+        except TimeoutError:
+            failures.append(ValueError(f"no answer within {URL_TIMEOUT:.0f} s"))
+        except urllib.error.URLError as error:
+            failures.append(ValueError(f"it cannot be fetched: {error.reason}"))
+        except Exception as error:
+            failures.append(error)
+
+    waiting = threading.Thread(target=fetch, daemon=True)
+    waiting.start()
+    waiting.join(URL_DEADLINE)
+    if waiting.is_alive() or (not failures and time.monotonic() > deadline):
+        raise ValueError(f"not there after {URL_DEADLINE:.0f} s")
+    if failures:
+        raise failures[0]
     return b"".join(parts)
 
 

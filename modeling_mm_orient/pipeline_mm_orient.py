@@ -4,6 +4,7 @@
 import os
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import Pipeline
 
@@ -89,7 +90,7 @@ class MultimodalClassificationPipeline(Pipeline):
     def _sanitize_parameters(self, neighbours=None, image_sources=None, on_error=None, **kwargs):
         if kwargs:
             raise TypeError(f"unknown arguments for this pipeline: {', '.join(kwargs)}")
-        reading = {}
+        reading, forward = {}, {}
         if image_sources is not None:
             if isinstance(image_sources, str) or set(image_sources) - set(IMAGE_SOURCES):
                 raise ValueError(f"`image_sources` must be some of {IMAGE_SOURCES}, got {image_sources!r}")
@@ -97,16 +98,16 @@ class MultimodalClassificationPipeline(Pipeline):
         if on_error is not None:
             if on_error not in ("raise", "skip"):
                 raise ValueError(f"`on_error` must be 'raise' or 'skip', got {on_error!r}")
-            reading["skip"] = on_error == "skip"
+            reading["skip"] = forward["skip"] = on_error == "skip"
         if neighbours is None:
-            return reading, {}, {}
+            return reading, forward, {}
         if not isinstance(neighbours, int) or neighbours < 0:
             raise ValueError(f"`neighbours` must be a whole number of at least 0, got {neighbours!r}")
         if neighbours and self.model.config.relation_scope == "batch":
             raise ValueError(
                 "`neighbours` needs a model with a relation memory; this one's `relation_scope` is 'batch'"
             )
-        return reading, {"output_relations": neighbours > 0}, {"neighbours": neighbours}
+        return reading, forward | {"output_relations": neighbours > 0}, {"neighbours": neighbours}
 
     def preprocess(self, post, image_sources=IMAGE_SOURCES, skip=False):
         try:
@@ -131,19 +132,38 @@ class MultimodalClassificationPipeline(Pipeline):
         reader: Any = self.processor
         return {"image": None if image is None else reader.read_picture(image, image_sources), "text": text}
 
-    def _forward(self, posts, output_relations=False):
+    def _forward(self, posts, output_relations=False, skip=False):
         if not isinstance(posts["image"], list):
             posts = {name: [value] for name, value in posts.items()}
-        sound = [row for row, error in enumerate(posts["error"]) if error is None]
-        outputs = {"error": posts["error"]}
-        if not sound:
-            return outputs
-        images, text = ([posts[name][row] for row in sound] for name in ("image", "text"))
+        errors = list(posts["error"])
+        sound = [row for row, error in enumerate(errors) if error is None]
+        tensors: dict[str, Tensor] = {}
+        try:
+            tensors = self._outputs(posts, sound, output_relations)
+        except (ValueError, RuntimeError) as error:
+            if not skip:
+                raise
+            if len(sound) == 1:
+                errors[sound[0]], sound = str(error), []
+            else:  # whose fault it is shows alone
+                alone = [
+                    self._forward({n: [v[row]] for n, v in posts.items()}, output_relations, skip) for row in sound
+                ]
+                for row, found in zip(sound, alone, strict=True):
+                    errors[row] = found.pop("error")[0]
+                sound, alone = [row for row in sound if errors[row] is None], [found for found in alone if found]
+                tensors = {name: torch.cat([found[name] for found in alone]) for name in (alone or [{}])[0]}
+        return {"error": errors} | {name: _in_places(values, sound, len(errors)) for name, values in tensors.items()}
+
+    def _outputs(self, posts, rows: list[int], output_relations: bool) -> dict[str, Tensor]:
+        """What a verdict is made of, for these rows of `posts`."""
+        if not rows:
+            return {}
+        images, text = ([posts[name][row] for row in rows] for name in ("image", "text"))
         inputs = self.processor(images=images, text=text, return_tensors="pt").to(self.device)
         found = self.model(**inputs, output_relations=output_relations)
         tensors = {name: found[name] for name in NEIGHBOUR_OUTPUTS if output_relations}
-        tensors |= {f"logits.{name}": values for name, values in found.logits.items()}
-        return outputs | {name: _in_places(values, sound, len(posts["error"])) for name, values in tensors.items()}
+        return tensors | {f"logits.{name}": values for name, values in found.logits.items()}
 
     def postprocess(self, outputs, neighbours=0):
         error = outputs["error"][0] if isinstance(outputs["error"], list) else outputs["error"]

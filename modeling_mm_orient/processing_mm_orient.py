@@ -233,6 +233,7 @@ class MMOrientProcessor(ProcessorMixin):
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
         present = (processor_dict or {}).get("parts", ["image_processor", "tokenizer"])
         arguments = []
+        kwargs.setdefault("trust_remote_code", False)  # a part's own repository code is never asked about
         for name, loader in (("image_processor", AutoImageProcessor), ("tokenizer", AutoTokenizer)):
             # the tokenizer's own files name its class; the model's configuration, remote code perhaps, is not asked
             extra = {"config": PreTrainedConfig()} if name == "tokenizer" else {}

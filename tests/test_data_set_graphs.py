@@ -3,15 +3,18 @@
 from functools import partial
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 from torch.nn import functional as F
 
+from modeling_mm_orient import MMOrientProcessor
+from modeling_mm_orient.data.description import DataDescription
 from modeling_mm_orient.runs import data_set_graphs
 from modeling_mm_orient.runs.coarse_search import CoarseSearch
-from modeling_mm_orient.runs.data_set_graphs import MutualCandidates, threshold_graph, top_k_graph
+from modeling_mm_orient.runs.data_set_graphs import MutualCandidates, threshold_graph, top_k_graph, write_graph
 
-from .helpers import crowded
+from .helpers import crowded, feature_batch, tiny_model, write_folder
 
 
 def all_cosines(vectors: torch.Tensor) -> torch.Tensor:
@@ -108,3 +111,46 @@ def test_lists_hold_what_the_bound_leaves_and_little_else(mutual):
     fits = ~candidates.crowded
     assert fits.mean() > 0.9 and not (can_be_nearest & ~held)[fits].any()
     assert held[fits].sum() < 1.3 * can_be_nearest[fits].sum()
+
+
+def write(folder, rows: list[dict], **options) -> tuple[list[dict], dict]:
+    model, processor = tiny_model().mm_orient, MMOrientProcessor()
+    write_folder(folder, rows, "posts.jsonl", pictures=False)
+    names = ("image_embeds", "text_embeds", "region_features", "token_features")
+    for name in names:
+        np.save(folder / f"{name}.npy", feature_batch(len(rows))[name].numpy())
+    arrays = {name: str(folder / f"{name}.npy") for name in names}
+    data = DataDescription(str(folder), feature_arrays=arrays)
+    counts = write_graph(data, model, processor, str(folder / "edges.parquet"), **options)
+    return pyarrow.parquet.read_table(folder / "edges.parquet").to_pylist(), counts
+
+
+def test_a_graphs_file_has_the_edges_by_id(tmp_path):
+    rows = [{"id": f"post {number}", "text": "x"} for number in range(12)]
+    edges, counts = write(tmp_path, rows, top_k=3)
+    assert counts["image"] == counts["text"] == (12, 36)
+    vectors = torch.from_numpy(np.load(tmp_path / "text_embeds.npy"))
+    cosines, near = all_cosines(vectors).topk(3)
+    for number in range(12):
+        found = [edge for edge in edges if edge["modality"] == "text" and edge["target"] == f"post {number}"]
+        assert [edge["source"] for edge in found] == [f"post {entry}" for entry in near[number].tolist()]
+        assert [edge["cosine"] for edge in found] == pytest.approx(cosines[number].tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [({"top_k": 0}, "at least 1"), ({"top_k": 12}, "12 posts have image features: top_k must be from 1 to 11"),
+     ({"threshold": 1.1}, "from -1 to 1"), ({"threshold": float("nan")}, "from -1 to 1")],
+)  # fmt: skip
+def test_a_graph_that_cannot_be_writes_nothing(tmp_path, options, said):
+    with pytest.raises(ValueError, match=said):
+        write(tmp_path, [{"id": f"{number}", "text": "x"} for number in range(12)], **options)
+    assert not list(tmp_path.glob("*edges*"))
+
+
+def test_a_threshold_of_one_and_a_single_post(tmp_path):
+    (tmp_path / "many").mkdir()
+    (tmp_path / "one").mkdir()
+    assert write(tmp_path / "many", [{"id": f"{number}", "text": "x"} for number in range(5)], threshold=1.0)[0] == []
+    edges, counts = write(tmp_path / "one", [{"id": "0", "text": "x"}], top_k=3)
+    assert edges == [] and counts["text"] == (1, 0)

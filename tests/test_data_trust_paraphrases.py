@@ -10,7 +10,7 @@ from filelock import FileLock
 from modeling_mm_orient.data import paraphrases as module
 from modeling_mm_orient.data.paraphrases import Paraphraser, paraphrase, read_lines, without_password
 
-from .test_paraphrases import TEXTS, asking, online, serving  # noqa: F401
+from .chat_server import TEXTS, asking, online, serving  # noqa: F401
 
 
 def test_a_password_in_the_url_is_sent_and_never_said(tmp_path, caplog, capsys):

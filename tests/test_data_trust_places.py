@@ -129,3 +129,24 @@ def test_a_path_from_another_machine_is_found_by_its_name(tmp_path):
         Image.new("RGB", (8, 8)).save(folder / "images" / f"{name}.png")
     posts = read_posts(DataDescription(str(folder)), training=False)[0]["all"]
     assert [post["image"]["path"] for post in posts] == [str(folder / "images" / f"{name}.png") for name in ("a", "b")]
+
+
+def test_a_table_that_is_a_link_out_is_read_by_nobody(tmp_path):
+    folder, rows = tmp_path / "d", [{"image": "0.png", "text": "x"}, {"image": "1.png", "text": "y"}]
+    write_folder(folder, rows)
+    (tmp_path / "splits.csv").write_text("image,split\n0.png,train\n1.png,test\n")
+    (folder / "splits.csv").symlink_to(tmp_path / "splits.csv")
+    description = DataDescription(str(folder), split_column="split")
+    with pytest.raises(ValueError, match="split"):
+        read_posts(description, training=False)
+    description.allow_outside = [str(tmp_path)]
+    assert set(read_posts(description, training=False)[0]) == {"train", "test"}
+
+
+def test_a_published_tables_reader_follows_no_link_out(tmp_path):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "training.csv").write_text("file_name\tmisogynous\tText Transcription\n1.jpg\t0\tx\n")
+    (tmp_path / "d" / "training.csv").symlink_to(tmp_path / "training.csv")
+    description = DataDescription(str(tmp_path / "d"), reader="mami")
+    with pytest.raises(ValueError, match=r"training\.csv: a link out of the folder"):
+        account_for_rows(description, check_images=False)

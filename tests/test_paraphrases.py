@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import urllib.error
 import urllib.request
 from contextlib import contextmanager, suppress
@@ -13,7 +12,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
-from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -23,102 +21,8 @@ from modeling_mm_orient.cli import main
 from modeling_mm_orient.data.paraphrases import Paraphraser, add_paraphrases, choose_variants, paraphrase, read_lines
 from modeling_mm_orient.data.reading import read_posts
 
+from .chat_server import TEXTS, asking, online, serving  # noqa: F401
 from .helpers import describe, write_folder
-
-GOOD = json.dumps(["one wording", "another wording", "One wording!", "a third"])
-
-
-class Endpoint(ThreadingHTTPServer):
-    """`faults` says per request, from 0, what goes wrong: a status, "hang", "cut", "html", or an answer to give instead."""
-
-    daemon_threads = True
-
-    def __init__(self, faults=lambda number: None, upstream=None):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.faults, self.upstream, self.lock = faults, upstream, threading.Lock()
-        self.requests, self.paid, self.keys, self.times = 0, [], [], []
-        self.closing = threading.Event()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def log_message(self, *arguments):
-        pass
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        server = self.server
-        with server.lock:
-            number, server.requests = server.requests, server.requests + 1
-            server.keys.append(self.headers.get("Authorization"))
-        fault = server.faults(number)
-        if fault == "hang":
-            server.closing.wait(5)
-            return
-        if fault == "cut":
-            self.send_response(200)
-            self.send_header("Content-Length", "1000")
-            self.end_headers()
-            self.wfile.write(b'{"choices": [')
-            return
-        if isinstance(fault, int):
-            self.give(fault, {"error": "no"}, {"Retry-After": "0"} if fault == 429 else {})
-            return
-        if fault == "html":
-            self.give(200, "<html>down for maintenance</html>")
-            return
-        content = GOOD if fault is None else fault
-        answer = {
-            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}]
-        }
-        answer |= {"id": "1", "created": 1, "model": body["model"], "system_fingerprint": ""}
-        answer["usage"] = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
-        if server.upstream:
-            request = urllib.request.Request(f"{server.upstream}/chat/completions", json.dumps(body).encode())
-            request.add_header("Content-Type", "application/json")
-            with urllib.request.urlopen(request) as response:
-                answer = json.loads(response.read())
-        with server.lock:
-            server.paid.append(body["messages"][-1]["content"])
-        self.give(200, answer)
-
-    def give(self, status, content, headers=()):
-        data = content.encode() if isinstance(content, str) else json.dumps(content).encode()
-        self.send_response(status)
-        for name, value in dict(headers).items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-
-@contextmanager
-def serving(*arguments, **options):
-    server = Endpoint(*arguments, **options)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.closing.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-@pytest.fixture(autouse=True)
-def online(monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # the endpoints are on this machine
-
-
-def asking(server, **options) -> Paraphraser:
-    return Paraphraser(server.url, "some-model", **{"backoff": 0.01, "timeout": 5.0} | options)
-
-
-TEXTS = [f"text number {number}" for number in range(12)]
 
 
 def test_answers_are_kept_and_not_asked_for_again(tmp_path):
@@ -304,7 +208,7 @@ def save_chat_model(folder, answer: str) -> str:
 @contextmanager
 def transformers_serve(model: str, tmp_path):
     """`transformers serve` on loopback; gives the endpoint once it answers."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as free:
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as free:
         port = free.server_port
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path / "home")}
     command = [os.path.join(os.path.dirname(sys.executable), "transformers"), "serve", model]

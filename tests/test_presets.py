@@ -3,6 +3,7 @@ import json
 import pytest
 
 from modeling_mm_orient import MMOrientConfig
+from modeling_mm_orient.cli import main
 from modeling_mm_orient.data.description import DataDescription
 from modeling_mm_orient.data.labels import label_column
 from modeling_mm_orient.data.reading import read_posts
@@ -76,3 +77,17 @@ def test_a_trained_tokenizer_knows_its_texts_and_every_script():
     words = "\u4f60\u597d \u0645\u0631\u062d\u0628\u0627 \U0001f600"
     assert tokenizer.decode(tokenizer(words)["input_ids"], skip_special_tokens=True).strip() == words
     assert train_tokenizer(["one two three", "two three four"], 300).get_vocab() == tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize(
+    "verb", [["train", "--labels", "x", "--output", "run"], ["inspect-data"], ["extract", "--output", "x"]]
+)
+@pytest.mark.parametrize(
+    "place",
+    [{"data": "/etc"}, {"allow_outside": ["/"]}, {"feature_arrays": {"text_embeds": "x.npy"}}, {"paraphrases": "x"}],
+)
+def test_a_preset_names_no_places(tmp_path, verb, place, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.json").write_text(json.dumps({"data": place}))
+    assert main([*verb[:1], "--data", str(tmp_path), "--preset", "p.json", *verb[1:]]) == 1
+    assert f"has {next(iter(place))!r}, a place" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """The memory by itself: what it finds, holds, writes and refuses."""
 
+import json
 import math
 
 import pytest
@@ -9,7 +10,7 @@ from torch.nn import functional as F
 
 from modeling_mm_orient import memory_file
 from modeling_mm_orient import relation_memory as module
-from modeling_mm_orient.memory_file import INDEX_FILES, MEMORY_FILE, verify_memory
+from modeling_mm_orient.memory_file import INDEX_FILES, MEMORY_FILE, _read, verify_memory
 from modeling_mm_orient.optional_dependencies import FAISS_AVAILABLE
 from modeling_mm_orient.relation_memory import RelationMemory
 
@@ -224,7 +225,7 @@ def test_other_files_are_refused(tmp_path):
 
 
 @needs_faiss
-@pytest.mark.parametrize("of", ["nobody", "another memory"])
+@pytest.mark.parametrize("of", ["nobody", "another memory", "a memory that does not say"])
 def test_an_index_that_is_damaged_or_anothers_is_not_used(tmp_path, caplog, of):
     memory, other = make_memory(300), make_memory(300, first=300)
     for folder, content in (("a", memory), ("b", other)):
@@ -234,6 +235,11 @@ def test_an_index_that_is_damaged_or_anothers_is_not_used(tmp_path, caplog, of):
     damaged = bytearray(path.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     path.write_bytes(damaged if of == "nobody" else (tmp_path / "b" / path.name).read_bytes())
+    if of == "a memory that does not say":
+        tensors, described = _read(tmp_path / "a" / MEMORY_FILE)
+        hashes = json.loads(described["index_hashes"])
+        described["index_hashes"] = json.dumps({"text": hashes["text"]})
+        save_file({name: value.clone() for name, value in tensors.items()}, tmp_path / "a" / MEMORY_FILE, described)
     again = RelationMemory.load(tmp_path / "a")
     assert (again.search("image").kind, again.search("text").kind) == ("exact", "hnsw")
     assert f"{path} is damaged, or an index of another memory: exact search instead" in caplog.text

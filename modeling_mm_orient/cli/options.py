@@ -18,6 +18,7 @@ from ..runs.settings import TrainingSettings
 from ..text_cleaning import PAPER_STEPS, STEPS
 
 COLUMNS = ("text_column", "image_column")
+NOT_OF_PRESETS = {"data", "allow_outside", "feature_arrays", "paraphrases"}  # places are said by who calls
 OF_DATA = ("labels_file", *COLUMNS, "id_column", "split_column", "split_seed", "encoding", "feature_arrays")
 NO_COLUMN = "none"  # of --image-column and --text-column
 
@@ -166,6 +167,8 @@ def data_changes(options: argparse.Namespace) -> dict:
 
 def described(options: argparse.Namespace, preset: dict) -> DataDescription:
     """The data that the options and a preset describe."""
+    if places := NOT_OF_PRESETS & set(preset["data"]):
+        raise ValueError(f"the preset's part 'data' has {sorted(places)[0]!r}, a place: that is an argument's to say")
     return replace(DataDescription(options.data), **preset["data"] | data_changes(options))
 
 

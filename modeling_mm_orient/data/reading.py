@@ -20,7 +20,7 @@ from .labels import feature_of, is_missing, label_column, label_counts, read_lab
 from .picture_files import PictureRefused, image_finder, image_problems, picture_name
 from .problems import DataProblems, Problem, readable, shown
 from .sources import Source, open_rows
-from .splits import SPLITS, assign_splits
+from .splits import SPLITS, assign_known_splits, assign_splits
 from .tables import Row
 
 logger = logging.getLogger(__name__)
@@ -109,7 +109,12 @@ def repairs_of(rows: list[Row]) -> list[Problem]:
 
 
 def read_split(
-    description: DataDescription, split: str | None, *, skip_bad_posts: bool = False, check_images: bool = True
+    description: DataDescription,
+    split: str | None,
+    *,
+    skip_bad_posts: bool = False,
+    check_images: bool = True,
+    of_run: dict[str, str] | None = None,
 ) -> tuple[datasets.Dataset, list[dict]]:
     """The posts of one split, or with None all in the order of their rows, and the task descriptions.
 
@@ -117,6 +122,8 @@ def read_split(
 
     Args:
         split: a part of a `DatasetDict` (`dev_seen`) may bear its own name.
+        of_run: post key -> the split that a run had it in, which counts where the data say none; without any, a random
+            split does.
 
     Raises:
         ValueError: there is no such split; the message names those there are.
@@ -125,9 +132,12 @@ def read_split(
     rows = list(source.rows)
     if split is not None and split not in SPLITS and (part := [r for r in rows if r.values.get("__part__") == split]):
         split, rows = None, part
-    splits, tasks, _ = _read(source, rows, skip_bad_posts, check_images, False, "none" if split is None else "random")
+    how = "none" if split is None else "known" if of_run else "random"
+    splits, tasks, _ = _read(source, rows, skip_bad_posts, check_images, False, how)
     if split is None:
         return splits["all"], tasks
+    if of_run and set(splits) == {"all"} and (rows := assign_known_splits(splits["all"], of_run).get(split)):
+        return splits["all"].select(rows), tasks
     if split not in splits:
         raise ValueError(f"the data has no split {split!r}; it has {', '.join(splits)}")
     return splits[split], tasks

@@ -23,6 +23,7 @@ from .tables import TABLE_SUFFIXES, Row, first_problem, table_columns, table_row
 
 logger = logging.getLogger(__name__)
 
+READ_BY_READERS = (*TABLE_SUFFIXES, ".json", ".txt")
 PICTURE_TYPES = re.compile(r"binary|large_binary|struct<.*bytes: ?(large_)?binary.*>")
 
 
@@ -117,6 +118,10 @@ def _published_rows(folder: Path, description: DataDescription) -> Iterator[Row]
     if description.reader not in READERS:
         raise ValueError(f"`reader` must be one of {', '.join(READERS)}, got {description.reader!r}")
     table = _labels_file(folder, description) if description.labels_file else None
+    places = Places(folder, description.allow_outside)
+    for path in sorted([*folder.glob("*"), *folder.glob("*/*")]):
+        if path.suffix.lower() in READ_BY_READERS and path.is_file() and not places.allow(path):
+            raise ValueError(f"{path}: a link out of the folder; --allow-outside FOLDER allows another place")
     return _join_splits(folder, description, READERS[description.reader](folder, table))
 
 
@@ -258,8 +263,8 @@ def picture_columns(schema: pyarrow.Schema) -> list[str]:
 
 def _columns_with_splits(folder: Path, table: Path, description: DataDescription) -> list[str]:
     columns = table_columns(table, description.encoding)
-    splits = folder / SPLITS_FILE
-    if not description.split_column or description.split_column in columns or not is_regular(splits):
+    splits = _splits_file(folder, description)
+    if not description.split_column or description.split_column in columns or splits is None:
         return columns
     found = table_columns(splits) if description.image_column in columns else []
     return (
@@ -269,12 +274,18 @@ def _columns_with_splits(folder: Path, table: Path, description: DataDescription
     )
 
 
+def _splits_file(folder: Path, description: DataDescription) -> Path | None:
+    """splits.csv of the folder, if it is there and lies where the data's files may."""
+    path = folder / SPLITS_FILE
+    return path if is_regular(path) and Places(folder, description.allow_outside).allow(path) else None
+
+
 def _join_splits(folder: Path, description: DataDescription, rows: Iterable[Row]) -> Iterator[Row]:
     """The rows; a split that they lack is taken from splits.csv beside them, joined on the image column."""
-    column, key, splits = description.split_column, description.image_column, folder / SPLITS_FILE
+    column, key, splits = description.split_column, description.image_column, _splits_file(folder, description)
     known = None
     for row in rows:
-        if column and column not in row.values and is_regular(splits):
+        if column and column not in row.values and splits is not None:
             known = known or {
                 split.values[key]: split.values[column] for split in table_rows(splits) if not split.problem
             }

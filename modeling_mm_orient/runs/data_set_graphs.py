@@ -69,8 +69,10 @@ def write_graph(
     path = Path(output)
     if path.suffix != ".parquet":
         raise ValueError(f"{path}: a graph is written to a .parquet file")
-    if threshold is not None and not -1 <= threshold < 1:
-        raise ValueError(f"the threshold must be a cosine from -1 to below 1, got {threshold}")
+    if threshold is not None and not -1 <= threshold <= 1:
+        raise ValueError(f"the threshold must be a cosine from -1 to 1, got {threshold}")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k must be at least 1, got {top_k}")
     data = replace(data, labels=None, label_columns={}, split_column=None)
     with_pictures = reads_pictures(model.config.encoder_names)
     posts, _ = read_split(data, None, skip_bad_posts=skip_bad_posts, check_images=with_pictures)
@@ -80,7 +82,13 @@ def write_graph(
     tables, counts, ids = [], {}, np.array(posts["id"], dtype=object)
     for modality in MODALITIES:
         here = present[modality].nonzero().squeeze(-1)
-        if top_k is None:
+        if top_k is not None and len(here) > 1 and not 0 < top_k < len(here):
+            raise ValueError(
+                f"{len(here)} posts have {modality} features: top_k must be from 1 to {len(here) - 1}, got {top_k}"
+            )
+        if len(here) < 2:
+            (sources, targets), cosines = torch.empty(2, 0, dtype=torch.int64), torch.empty(0)
+        elif top_k is None:
             (sources, targets), cosines = threshold_graph(embeds[modality][here], threshold)
         else:
             nearest, cosines = top_k_graph(embeds[modality][here], top_k)

@@ -9,9 +9,10 @@ import torch
 
 from ..data.arrays import FeatureArrays
 from ..data.description import DataDescription
-from ..data.reading import read_posts
-from ..data.splits import assign_known_splits
+from ..data.reading import read_posts, read_split
+from ..data.splits import SPLITS, assign_known_splits
 from ..features.inputs import encoded_sample, model_inputs, reads_pictures, sampled_embeds
+from ..pictures import key_number, post_key
 from ..tasks import collate_labels
 from .graph_inspection import GraphStatistics, graph_statistics, look_up_statistics
 from .predictions import predict_logits, unlabelled
@@ -36,11 +37,12 @@ def evaluate(
 
     Args:
         run: a finished run's folder.
-        split: of the data, or where those say none the one that the run drew; posts that the run has never seen count to it.
-            Data without splits that are all new to the run are evaluated whole.
+        split: of the data, or a part of a `DatasetDict` by its own name; where the data say none, the one that the run drew,
+            and posts that the run has never seen count to it. Data that are all new to the run are evaluated whole.
         feature_cache: folder of stored features; None encodes the posts.
         int8_encoders: with the encoders in 8 bits, which takes no stored features.
-        known: of the posts of the data that the run has learned from, instead; they are left out otherwise.
+        known: of the posts of the data that the run has learned from or has in its relation memory, where they would find
+            themselves, instead; they are left out otherwise.
 
     Raises:
         ValueError: the data has no such split, or nothing is left.
@@ -51,8 +53,12 @@ def evaluate(
     tasks = model.config.tasks
     data = replace(data, tasks=tasks, labels=data.labels or [task["name"] for task in tasks])
     with_pictures = reads_pictures(model.config.encoder_names)
-    splits = read_posts(data, skip_bad_posts, with_pictures, training=False, split_at_random=False)[0]
-    posts = posts_to_score(splits, read_splits(run), split, known)
+    if split in SPLITS:
+        splits = read_posts(data, skip_bad_posts, with_pictures, training=False, split_at_random=False)[0]
+    else:
+        splits = {split: read_split(data, split, skip_bad_posts=skip_bad_posts, check_images=with_pictures)[0]}
+    in_memory = set() if model.relation_memory is None else set(model.relation_memory.keys.tolist())
+    posts = posts_to_score(splits, read_splits(run), in_memory, split, known)
     cache, arrays = None if int8_encoders else feature_cache, FeatureArrays(data.feature_arrays)
     inputs, collator = model_inputs(model, processor, datasets.DatasetDict({split: posts}), tasks, cache, arrays)
     logits, _ = predict_logits(model, inputs[split], collator, batch_size)
@@ -60,12 +66,14 @@ def evaluate(
     return metrics_of_logits(tasks, logits, labels)
 
 
-def posts_to_score(splits: datasets.DatasetDict, of_run: dict[str, str], split: str, known: bool) -> datasets.Dataset:
+def posts_to_score(
+    splits: dict[str, datasets.Dataset], of_run: dict[str, str], in_memory: set[int], split: str, known: bool
+) -> datasets.Dataset:
     """The posts that a run is judged by; what is left out is logged.
 
     Args:
         splits: posts by split, `"all"` where the data say none. of_run: post key -> the split that the run had it in.
-        split, known: see `evaluate`.
+        in_memory: the `key_number`s of the posts in the run's relation memory. split, known: see `evaluate`.
     """
     if split not in splits and set(splits) != {"all"}:
         raise ValueError(f"the data has no split {split!r}; it has {', '.join(splits)}")
@@ -77,16 +85,19 @@ def posts_to_score(splits: datasets.DatasetDict, of_run: dict[str, str], split: 
         rows = places.get(split, []) + places.get(None, [])
         drawn, new = len(places.get(split, [])), len(places.get(None, []))
         logger.info("the data say no splits: %d posts that the run had in %r, %d new to it", drawn, split, new)
+    seen = {"has learned from": learned}
     if split == "train":
         rows += learned
-    elif learned and not known:
-        said = ", ".join(posts["id"][row] for row in learned[:3])
-        logger.warning("%d posts left out that the run has learned from, say %s", len(learned), said)
-    chosen = sorted(learned if known else rows)
+    else:
+        looked_up = [row for row in rows if in_memory and key_number(post_key(posts[row])) in in_memory]
+        rows, seen["has in its relation memory"] = sorted(set(rows) - set(looked_up)), looked_up
+    for how, found in seen.items():
+        if found and split != "train" and not known:
+            said = ", ".join(posts["id"][row] for row in found[:3])
+            logger.warning("%d posts left out that the run %s, say %s", len(found), how, said)
+    chosen = sorted(row for found in seen.values() for row in found) if known else sorted(rows)
     if not chosen:
-        raise ValueError(
-            f"no post to score: the run {'has learned from none' if known else 'has learned from all'} of them"
-        )
+        raise ValueError(f"no post to score: the run knows {'none' if known else 'all'} of them")
     logger.info("%d posts scored", len(chosen))
     return posts.select(chosen)
 

@@ -21,7 +21,7 @@ from ..optional_dependencies import FAISS_AVAILABLE
 from ..relation_memory import RelationMemory
 from ..similarity_search import MOST_EXACT, require_faiss
 from ..tasks import kind_of
-from .run_folder import load_run
+from .run_folder import load_run, read_splits
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +45,9 @@ def build_memory(
     A run that was trained on batch graphs keeps its rule for edges: reference posts above its thresholds.
 
     Args:
-        split: None takes all posts. output: folder for a memory that is not to be part of the run; None keeps it beside
-            the weights, above 512 MiB in a folder of its own there.
+        split: None takes all posts; of data that say none the one that the run drew counts.
+        output: folder for a memory that is not to be part of the run; None keeps it beside the weights, above 512 MiB in a
+            folder of its own there.
         lookup, top_k: `memory_lookup` and `memory_top_k` of the configuration; None leaves them.
         index: `"hnsw"` or `"ivf"`; None builds the documented one beyond 100,000 posts, where FAISS is installed.
         feature_cache: folder of stored features; None encodes the posts.
@@ -62,7 +63,7 @@ def build_memory(
     model, processor = load_run(run, load_relation_memory=False)  # the one it has may be stale or damaged
     if output and Path(output).resolve() == Path(run).resolve():
         output = None
-    inputs = _reference_inputs(model, processor, data, split, feature_cache, skip_bad_posts)
+    inputs = _reference_inputs(run, model, processor, data, split, feature_cache, skip_bad_posts)
     memory = model.build_relation_memory(inputs, processor)
     changes = {"relation_memory": str(Path(output).resolve()) if output else LARGE_MEMORY if memory.is_large else None}
     if model.config.relation_scope == "batch":
@@ -95,7 +96,7 @@ def add_to_memory(
     """
     model, processor = _load_with_memory(run)
     _changeable_folder(run, model.config.relation_memory, output)
-    inputs = _reference_inputs(model, processor, data, split, feature_cache, skip_bad_posts)
+    inputs = _reference_inputs(run, model, processor, data, split, feature_cache, skip_bad_posts)
     added = model.encode_reference_posts(inputs, processor)
     recalls = _change(run, model, output, lambda memory: memory.add(added))
     return len(added), model.relation_memory, recalls
@@ -138,13 +139,20 @@ def inspect_memory(run: str) -> dict:
 
 
 def _reference_inputs(
-    model, processor, data: DataDescription, split: str | None, feature_cache: str | None, skip_bad_posts: bool
+    run: str,
+    model,
+    processor,
+    data: DataDescription,
+    split: str | None,
+    feature_cache: str | None,
+    skip_bad_posts: bool,
 ):
     """Posts for the memory: their stored features where there is a cache, or pictures and texts."""
     tasks = model.config.tasks
     data = replace(data, tasks=tasks, split_column=data.split_column if split else None)
     with_pictures = reads_pictures(model.config.encoder_names)
-    posts, _ = read_split(data, split, skip_bad_posts=skip_bad_posts, check_images=with_pictures)
+    reading = {"skip_bad_posts": skip_bad_posts, "check_images": with_pictures}
+    posts, _ = read_split(data, split, **reading, of_run=read_splits(run) if split else None)
     arrays, everyone = FeatureArrays(data.feature_arrays), datasets.DatasetDict({"all": posts})
     return model_inputs(model, processor, everyone, tasks, feature_cache, arrays)[0]["all"]
 

@@ -148,6 +148,14 @@ def test_what_is_no_picture_is_said_so(source):
         read_image(source)
 
 
+@pytest.mark.parametrize("content, said", [(b"", "it is empty"), (b"x", "no picture in a known format")])
+def test_next_to_nothing_is_no_picture(tmp_path, content, said):
+    (tmp_path / "a.jpg").write_bytes(content)
+    for source in (tmp_path / "a.jpg", content, io.BytesIO(content)):
+        with pytest.raises(ValueError, match=said):
+            read_image(source)
+
+
 def test_only_regular_files_are_read(tmp_path):
     import os
 
@@ -191,8 +199,11 @@ def test_arrays_that_are_none(array):
 class Endless(BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
-        self.end_headers()
+        self.flush_headers() if self.path == "/drips" else self.end_headers()
         try:
+            while self.path == "/drips":
+                self.wfile.write(b"X-A: b\r\n")
+                time.sleep(0.05)
             if self.path == "/stops":
                 time.sleep(30)
             for _ in range(3000):
@@ -220,6 +231,9 @@ def test_a_url_has_a_size_and_a_time(server, monkeypatch):
     monkeypatch.setattr(module, "URL_TIMEOUT", 0.3)
     with pytest.raises(ValueError, match=r"no answer within|not there after"):
         read_image(f"{server}/stops")
+    monkeypatch.setattr(module, "URL_DEADLINE", 0.5)
+    with pytest.raises(ValueError, match="not there after"):
+        read_image(f"{server}/drips")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         with pytest.raises(ValueError, match=r"cannot be fetched|no answer"):
@@ -271,6 +285,25 @@ def test_one_bad_post_does_not_end_a_list(pipe, batch_size):
         pipe(posts, on_error="ignore")
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_what_the_processor_refuses_is_one_posts_own(pipe, batch_size, monkeypatch):
+    whole = pipe.processor.image_processor
+
+    def fussy(images, **options):
+        if any(image.size == (7, 7) for image in images):
+            raise ValueError("an engine that takes no 7 x 7 pixels")
+        return whole(images, **options)
+
+    monkeypatch.setattr(pipe.processor, "image_processor", fussy)
+    posts = [{"image": picture(), "text": "one"}, {"image": picture(size=(7, 7)), "text": "x"}, {"text": "two"}]
+    with pytest.raises(ValueError, match="an engine"):
+        pipe(posts, batch_size=batch_size)
+    found = pipe(posts, batch_size=batch_size, on_error="skip")
+    assert [set(verdict) for verdict in found] == [{"x"}, {"error"}, {"x"}]
+    assert "an engine" in found[1]["error"]
+    assert found[2]["x"] == pytest.approx(pipe({"text": "two"})["x"], abs=1e-6)
+
+
 def test_a_data_set_through_the_pipeline_and_the_processor(pipe):
     import datasets
 
@@ -287,6 +320,20 @@ def test_half_a_surrogate_is_a_text(pipe):
 
 
 # what a run's own files say
+
+
+def test_a_part_of_a_processor_asks_for_no_code_of_its_own(tmp_path):
+    processor = make_processor()
+    processor.save_pretrained(tmp_path)
+    path = tmp_path / "processor_config.json"
+    described = json.loads(path.read_text())
+    named = {"AutoImageProcessor": "evil.Evil"}
+    described["image_processor"] = {**described.get("image_processor", {}), "image_processor_type": "Evil"}
+    described["image_processor"]["auto_map"] = named
+    path.write_text(json.dumps(described))
+    (tmp_path / "evil.py").write_text("raise SystemExit('ran')")
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        MMOrientProcessor.from_pretrained(tmp_path)
 
 
 def test_a_memory_outside_the_run_is_changed_only_if_named(tmp_path):

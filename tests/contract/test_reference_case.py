@@ -10,13 +10,11 @@ import pytest
 from modeling_mm_orient.optional_dependencies import TORCH_SCATTER_AVAILABLE
 from modeling_mm_orient.runs.reference_converter import convert_reference_weights, reference_deviations
 
-from ..helpers import shared
-
 SCRIPT = Path(__file__).parents[2] / "examples" / "reference_case.py"
 
 
 def case_path() -> Path:
-    return shared("reference", "reference_case.npz")
+    return Path(__file__).parents[1] / "data" / "reference_case.npz"
 
 
 @pytest.mark.parametrize("backend", ["fused", "torch_scatter", "index_add", "dense"])

@@ -4,7 +4,9 @@ import json
 import os
 import shutil
 
+import datasets
 import numpy as np
+import pyarrow.csv
 import pytest
 import torch
 from transformers import TrainerCallback
@@ -12,9 +14,13 @@ from transformers import TrainerCallback
 from modeling_mm_orient import MMOrientConfig, MMOrientForMultiTaskClassification
 from modeling_mm_orient.cli import main
 from modeling_mm_orient.data.description import DataDescription
+from modeling_mm_orient.data.labels import label_column
+from modeling_mm_orient.data.reading import read_posts
+from modeling_mm_orient.pictures import key_number
 from modeling_mm_orient.runs import training
 from modeling_mm_orient.runs.demo import make_memes
 from modeling_mm_orient.runs.evaluation import evaluate
+from modeling_mm_orient.runs.memory import add_to_memory, build_memory
 from modeling_mm_orient.runs.preset_files import load_preset
 from modeling_mm_orient.runs.settings import TrainingSettings
 from modeling_mm_orient.runs.trainer import MMOrientTrainer, MMOrientTrainingArguments
@@ -137,6 +143,47 @@ def test_an_evaluation_writes_where_the_caller_says(memes, tmp_path):
     arguments = ["evaluate", str(tmp_path / "run"), "--data", str(memes), "--feature-cache", str(cache)]
     assert main(arguments) == 0
     assert cache.is_dir() and not (tmp_path / "elsewhere").exists()
+
+
+def without_splits(folder, count: int, **fields):
+    make_memes(folder, count, **fields)
+    table = pyarrow.csv.read_csv(folder / "labels.csv")
+    table = table.drop_columns(["split", *({"id"} & set(table.column_names))])
+    table = table.append_column("id", [[f"{folder.name} {number}" for number in range(count)]])
+    pyarrow.csv.write_csv(table, folder / "labels.csv")
+    return described(folder, split_column=None)
+
+
+def test_what_the_memory_holds_is_known_too(tmp_path, caplog):
+    data = without_splits(tmp_path / "data", 40)
+    run = str(tmp_path / "run")
+    training.train(data, run, settings=settings(epochs=1))
+    memory, _ = build_memory(run, data, split="train")  # the split that the run drew
+    drawn = json.loads((tmp_path / "run" / "splits.json").read_text())
+    of_train = {key_number(key) for key, split in drawn.items() if split == "train"}
+    assert set(memory.keys.tolist()) == of_train
+    others = without_splits(tmp_path / "others", 20, seed=9)
+    before = evaluate(run, others)["offensive"]["posts"]
+    few = without_splits(tmp_path / "few", 20, seed=9)
+    rows = pyarrow.csv.read_csv(tmp_path / "few" / "labels.csv")
+    pyarrow.csv.write_csv(rows.slice(0, 8), tmp_path / "few" / "labels.csv")
+    add_to_memory(run, few)
+    with caplog.at_level("INFO"):
+        after = evaluate(run, others)["offensive"]["posts"]
+    assert after < before and "8 posts left out that the run has in its relation memory" in caplog.text
+    assert evaluate(run, others, known=True)["offensive"]["posts"] == before - after
+
+
+def test_a_part_under_its_own_name_is_evaluated(memes, tmp_path):
+    training.train(described(memes), str(tmp_path / "run"), settings=settings(epochs=1))
+    posts = read_posts(without_splits(tmp_path / "new", 12, seed=5))[0]
+    posts = datasets.concatenate_datasets(list(posts.values()))
+    names = {label_column(name): name for name in ("humour", "offensive")}
+    parts = datasets.DatasetDict({"dev_seen": posts.select(range(5)), "dev_unseen": posts.select(range(5, 12))})
+    parts.rename_columns(names).save_to_disk(str(tmp_path / "parts"))
+    of_parts = DataDescription(str(tmp_path / "parts"), labels=["humour", "offensive"])
+    given = sum(value is not None for value in parts["dev_unseen"][label_column("offensive")])
+    assert evaluate(str(tmp_path / "run"), of_parts, split="dev_unseen")["offensive"]["posts"] == given
 
 
 def test_two_trainings_of_one_output(memes, tmp_path):
