@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from .private_apis import has_onednn_linear, int8_product, is_transformed, onednn_linear
 
 FEWEST_PRODUCTS = 2**21  # multiplications below which calling oneDNN costs more than it saves
-FEW_ROWS = 64  # up to which MKL is faster with the weight as the left factor
+FEW_ROWS = 64  # up to which that is faster by MKL
 
 
 class CpuLinear(nn.Linear):
@@ -102,16 +102,18 @@ def fastest_linear(features: Tensor, weight: Tensor, bias: Tensor | None = None)
     return F.linear(features, weight, bias)
 
 
-def linear_of_two(first: Tensor, second: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear_of_two(
+    first: Tensor, second: Tensor, weight: Tensor, bias: Tensor | None = None, few_rows: int = FEW_ROWS
+) -> Tensor:
     """`F.linear(torch.cat([first, second], -1), weight, bias)`; where MKL multiplies and no gradient is wanted, of both
-    apart."""
+    apart, up to `few_rows` with the weight as the left factor."""
     by_mkl = _plainly_run() and not onednn_pays() and first.device.type == "cpu"
     joined = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or not by_mkl
     if joined or not first.dtype == second.dtype == weight.dtype == torch.float32:
         return fastest_linear(torch.cat([first, second], -1), weight, bias)
     of_first, of_second = weight.split([first.shape[-1], second.shape[-1]], 1)
     rows, others = first.flatten(0, -2), second.flatten(0, -2)
-    if len(rows) > FEW_ROWS:
+    if len(rows) > few_rows:
         output = F.linear(rows, of_first, bias).addmm_(others, of_second.T)
     else:
         output = (of_first @ rows.T).addmm_(of_second, others.T).T.contiguous()

@@ -158,7 +158,7 @@ def _opened(source, kind: str) -> Image.Image:
     if kind == "path":
         _require_file(source)
     if kind == "url":
-        source = _of_data_url(source) if source.startswith("data:") else _fetched(source)
+        source = _of_data_url(source) if source.startswith("data:") else fetched(source)
     if isinstance(source, (bytes, bytearray)):
         source = io.BytesIO(source)
     Image.init()
@@ -217,26 +217,35 @@ def _of_data_url(url: str) -> bytes:
         raise ValueError(f"not base64 ({error})") from None
 
 
-def _fetched(url: str) -> bytes:
-    """The content of a URL. A thread waits for it: a server that sends its headers byte by byte outlasts a socket's time."""
+def fetched(
+    url: str, most_bytes: int = MAX_URL_BYTES, timeout: float = URL_TIMEOUT, in_all: float = URL_DEADLINE
+) -> bytes:
+    """The content of a URL. A thread waits for it: a server that sends its headers byte by byte outlasts a socket's time.
+
+    Args:
+        most_bytes: of the content. timeout: seconds without a byte. in_all: seconds for all of it.
+
+    Raises:
+        ValueError: more or later than that.
+    """
     parts: list[bytes] = []
     failures: list[Exception] = []
-    deadline = time.monotonic() + URL_DEADLINE
+    deadline = time.monotonic() + in_all
 
     def fetch() -> None:
         request = urllib.request.Request(url, headers={"User-Agent": "mm-orient"})
         try:
-            with urllib.request.urlopen(request, timeout=URL_TIMEOUT) as answer:
+            with urllib.request.urlopen(request, timeout=timeout) as answer:
                 size = 0
                 while part := answer.read1(2**16):
                     parts.append(part)
                     size += len(part)
-                    if size > MAX_URL_BYTES:
-                        raise ValueError(f"more than {MAX_URL_BYTES // 2**20} MiB")
+                    if size > most_bytes:
+                        raise ValueError(f"more than {most_bytes // 2**20} MiB")
                     if time.monotonic() > deadline:
                         return
         except TimeoutError:
-            failures.append(ValueError(f"no answer within {URL_TIMEOUT:.0f} s"))
+            failures.append(ValueError(f"no answer within {timeout:.0f} s"))
         except urllib.error.URLError as error:
             failures.append(ValueError(f"it cannot be fetched: {error.reason}"))
         except Exception as error:
@@ -244,9 +253,9 @@ def _fetched(url: str) -> bytes:
 
     waiting = threading.Thread(target=fetch, daemon=True)
     waiting.start()
-    waiting.join(URL_DEADLINE)
+    waiting.join(in_all)
     if waiting.is_alive() or (not failures and time.monotonic() > deadline):
-        raise ValueError(f"not there after {URL_DEADLINE:.0f} s")
+        raise ValueError(f"not there after {in_all:.0f} s")
     if failures:
         raise failures[0]
     return b"".join(parts)

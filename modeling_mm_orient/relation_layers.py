@@ -18,7 +18,7 @@ from .names import MODALITIES
 from .private_apis import is_listened_to
 from .relation_graph import listed_cosines
 
-CHEAP_WEIGHTS = 12  # features that travel per weight from which both are projected apart, measured
+CHEAP_WEIGHTS = 12  # measured
 
 
 class RelationStreamKind(NamedTuple):
@@ -59,6 +59,7 @@ class RelationLayer(nn.Module):
         backend: of `aggregate_neighbours`.
         gated: learn per post how much of the neighbourhood is listened to (ours).
         dropout: in training, how often a post is its own neighbourhood (ours).
+        cheap_weights: features that travel per weight from which both are projected apart; the result is the same.
     """
 
     def __init__(
@@ -69,8 +70,10 @@ class RelationLayer(nn.Module):
         backend: str = "auto",
         gated: bool = False,
         dropout: float = 0.0,
+        cheap_weights: int = CHEAP_WEIGHTS,
     ):
         super().__init__()
+        self.cheap_weights = cheap_weights
         self.linear = nn.Linear(2 * in_features, out_features)
         self.gate = nn.Linear(2 * in_features + 1, 1) if gated else None
         self.normalize, self.backend, self.dropout = normalize, backend, dropout
@@ -106,9 +109,8 @@ class RelationLayer(nn.Module):
         if torch.compiler.is_compiling() or saved <= 0 or len(sources) != len(own):
             return False
         plain = type(layer) in (nn.Linear, CpuLinear)
-        return (
-            plain and not is_listened_to(layer) and len(graph.edges[0]) * saved > CHEAP_WEIGHTS * layer.weight.numel()
-        )
+        pays = len(graph.edges[0]) * saved > self.cheap_weights * layer.weight.numel()
+        return plain and not is_listened_to(layer) and pays
 
     def _normalised(self, hidden: Tensor) -> Tensor:
         return F.normalize(hidden, dim=-1, eps=1e-6) if self.normalize else hidden

@@ -36,12 +36,14 @@ class ExactSearch:
 
     Args:
         vectors: (M, D) floating point. present: (M,) bool, False for an entry that is never found.
+        block, tile: entries compared, and brought to single precision, at a time.
     """
 
     kind = "exact"
 
-    def __init__(self, vectors: Tensor, present: Tensor):
+    def __init__(self, vectors: Tensor, present: Tensor, block: int = BLOCK, tile: int = TILE):
         self.vectors, self._absent = vectors, ~present
+        self._block, self._tile = block, tile
         self._scale = reciprocal_norms(vectors)
 
     @torch.no_grad()
@@ -78,10 +80,10 @@ class ExactSearch:
         return torch.cat(found)
 
     def _similarities(self, unit: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Products (B, up to `BLOCK`) with the entries from a number on, -inf for one that is absent."""
-        for start in range(0, len(self.vectors), BLOCK):
-            stop = min(start + BLOCK, len(self.vectors))
-            parts = [fastest_linear(unit, tile) for tile in tiles(self.vectors[start:stop], unit.device)]
+        """Products (B, up to `block`) with the entries from a number on, -inf for one that is absent."""
+        for start in range(0, len(self.vectors), self._block):
+            stop = min(start + self._block, len(self.vectors))
+            parts = [fastest_linear(unit, tile) for tile in tiles(self.vectors[start:stop], unit.device, self._tile)]
             similarity = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
             yield start, similarity.mul_(self._scale[start:stop]).masked_fill_(self._absent[start:stop], -torch.inf)
 
@@ -220,10 +222,10 @@ def reciprocal_norms(vectors: Tensor) -> Tensor:
     return (torch.cat(norms) if norms else vectors.new_zeros(0).float()).clamp_(min=1e-12).reciprocal_()
 
 
-def tiles(vectors: Tensor, device: torch.device) -> Iterator[Tensor]:
-    """Rows in float32, a tile at a time, in one buffer that the next overwrites: fresh ones would fragment the heap."""
-    buffer = torch.empty(min(TILE, len(vectors)), vectors.shape[-1], device=device)
-    for rows in vectors.split(TILE) if len(vectors) else ():
+def tiles(vectors: Tensor, device: torch.device, size: int = TILE) -> Iterator[Tensor]:
+    """Rows in float32, `size` at a time, in one buffer that the next overwrites: fresh ones would fragment the heap."""
+    buffer = torch.empty(min(size, len(vectors)), vectors.shape[-1], device=device)
+    for rows in vectors.split(size) if len(vectors) else ():
         yield buffer[: len(rows)].copy_(rows)
 
 

@@ -6,7 +6,6 @@ from PIL import Image
 from modeling_mm_orient import MMOrientModel
 from modeling_mm_orient.data.description import DataDescription
 from modeling_mm_orient.data.reading import read_posts
-from modeling_mm_orient.features import cache as module
 from modeling_mm_orient.features.cache import CachedPosts, FeatureCache
 from modeling_mm_orient.features.collation import FeatureCollator, PostCollator
 from modeling_mm_orient.features.extraction import encoder_fingerprint
@@ -91,8 +90,7 @@ def test_changed_encoders_or_settings_are_noticed(setting):
 
 def test_an_interrupted_run_continues(setting, monkeypatch):
     folder, model, processor, posts, _ = setting
-    monkeypatch.setattr(module, "SHARD_POSTS", 3)
-    cache, keys, encode = FeatureCache(folder, model, processor), keys_of(posts), model.encode_posts
+    cache, keys, encode = FeatureCache(folder, model, processor, shard_posts=3), keys_of(posts), model.encode_posts
     calls = []
 
     def interrupted(**inputs):

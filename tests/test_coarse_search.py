@@ -4,27 +4,25 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from modeling_mm_orient.runs import coarse_search
 from modeling_mm_orient.runs.coarse_search import CoarseSearch, CoarseVectors
 
 from .helpers import crowded
 
 
 @pytest.fixture(params=[1, 32], ids=["tile by tile", "at once"])
-def tiles(request, monkeypatch):
-    """Tiles that many queries are compared with at a time."""
-    monkeypatch.setattr(coarse_search, "TILES", request.param)
-    monkeypatch.setattr(coarse_search, "PRODUCTS", request.param * 2048)
+def at_once(request):
+    """Tiles and products that many queries are compared with at a time."""
+    return request.param, request.param * 2048
 
 
 @pytest.mark.parametrize("width", [40, 128, 200])
 @pytest.mark.parametrize("queries, count", [(1, 1), (3, 40), (20, 8), (9, 120), (9, 300), (600, 3)])
 @pytest.mark.parametrize("coarse", [True, False])
-def test_the_coarse_comparison_loses_nothing(tiles, width, queries, count, coarse):
+def test_the_coarse_comparison_loses_nothing(at_once, width, queries, count, coarse):
     vectors = crowded(5000, width)
     asked = F.normalize(vectors[:queries].float(), dim=-1)
     asked[0] = F.normalize(torch.randn(width, generator=torch.Generator().manual_seed(2)), dim=0)
-    found, entries = CoarseSearch(vectors, coarse).nearest(3 * asked, count)
+    found, entries = CoarseSearch(vectors, coarse, at_once).nearest(3 * asked, count)
     unit = F.normalize(vectors.float(), dim=-1)
     torch.testing.assert_close(found, (asked @ unit.T).topk(count).values, atol=2e-6, rtol=0)
     torch.testing.assert_close(found, (asked[:, None] * unit[entries]).sum(-1), atol=2e-6, rtol=0)
@@ -64,9 +62,9 @@ def test_the_copies_leave_all_that_can_be_near_and_little_else(queries):
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered in cast")
-def test_a_query_that_is_not_a_number_finds_nothing_and_spoils_nothing(tiles):
+def test_a_query_that_is_not_a_number_finds_nothing_and_spoils_nothing(at_once):
     vectors = crowded(5000, 64)
-    search = CoarseSearch(vectors, coarse=True)
+    search = CoarseSearch(vectors, True, at_once)
     queries = vectors[:3].float()
     expected, _ = search.nearest(queries, 8)
     queries[1, 5] = torch.nan

@@ -126,7 +126,6 @@ def test_what_it_is_not_made_for_runs_as_it_would(everywhere):
 @pytest.fixture
 def by_mkl(monkeypatch):
     monkeypatch.setattr(cpu_speed, "onednn_pays", lambda: False)
-    monkeypatch.setattr(cpu_speed, "FEW_ROWS", 4)
 
 
 @pytest.mark.parametrize("shape", [(3,), (9,), (2, 5), (2, 2)])
@@ -138,7 +137,7 @@ def test_the_layer_of_two_is_that_of_both_joined(by_mkl, shape, bias, gradients)
     bias = torch.randn(3) if bias else None
     expected = F.linear(torch.cat([first, second], -1), weight, bias)
     with torch.set_grad_enabled(gradients):
-        found = linear_of_two(first, second, weight.requires_grad_(), bias)
+        found = linear_of_two(first, second, weight.requires_grad_(), bias, few_rows=4)
     assert found.requires_grad is gradients and found.is_contiguous()
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 

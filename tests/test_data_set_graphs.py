@@ -1,7 +1,5 @@
 """Graphs of a whole data set against all cosines."""
 
-from functools import partial
-
 import numpy as np
 import pyarrow.parquet
 import pytest
@@ -10,7 +8,6 @@ from torch.nn import functional as F
 
 from modeling_mm_orient import MMOrientProcessor
 from modeling_mm_orient.data.description import DataDescription
-from modeling_mm_orient.runs import data_set_graphs
 from modeling_mm_orient.runs.coarse_search import CoarseSearch
 from modeling_mm_orient.runs.data_set_graphs import MutualCandidates, threshold_graph, top_k_graph, write_graph
 
@@ -23,17 +20,12 @@ def all_cosines(vectors: torch.Tensor) -> torch.Tensor:
     return (unit @ unit.T).fill_diagonal_(-2)
 
 
-@pytest.fixture(params=[True, False], ids=["by copies", "by plain products"])
-def search(request, monkeypatch):
-    """By which products graphs are searched, whatever is measured to pay."""
-    monkeypatch.setattr(data_set_graphs, "CoarseSearch", partial(CoarseSearch, coarse=request.param))
-
-
+@pytest.mark.parametrize("coarse", [True, False], ids=["by copies", "by plain products"])
 @pytest.mark.parametrize("count", [900, 5000])
-def test_graphs_of_a_whole_data_set(search, count):
+def test_graphs_of_a_whole_data_set(coarse, count):
     vectors = crowded(count, 64)
     cosines = all_cosines(vectors)
-    edges, values = threshold_graph(vectors, 0.9)
+    edges, values = threshold_graph(vectors, 0.9, coarse)
     clear = (cosines - 0.9).abs() > 1e-5  # elsewhere rounding decides
     adjacency = torch.zeros(count, count, dtype=torch.bool)
     adjacency[edges[1], edges[0]] = True
@@ -41,7 +33,7 @@ def test_graphs_of_a_whole_data_set(search, count):
     assert ((adjacency == (cosines > 0.9)) | ~clear).all()
     assert (edges[1].diff() >= 0).all() and torch.equal(adjacency, adjacency.T)
     torch.testing.assert_close(values, cosines[edges[1], edges[0]], atol=2e-6, rtol=0)
-    sources, nearest = top_k_graph(vectors, 5)
+    sources, nearest = top_k_graph(vectors, 5, coarse)
     torch.testing.assert_close(nearest, cosines.topk(5).values, atol=2e-6, rtol=0)
     assert (sources != torch.arange(count)[:, None]).all()
     with pytest.raises(ValueError, match="`top_k` must be from 1"):
@@ -50,18 +42,18 @@ def test_graphs_of_a_whole_data_set(search, count):
 
 @pytest.fixture
 def mutual(monkeypatch):
-    """Each pair is compared once even where that was not measured to pay; the posts that were searched for alone."""
+    """The posts that were searched for alone."""
     searched, nearest = [], CoarseSearch.nearest
 
     def watched(search, queries, count):
         searched.append(len(queries))
         return nearest(search, queries, count)
 
-    monkeypatch.setattr(data_set_graphs, "CoarseSearch", partial(CoarseSearch, coarse=True))
     monkeypatch.setattr(CoarseSearch, "nearest", watched)
-    monkeypatch.setattr(data_set_graphs, "LEAST_MUTUAL", 4096)
-    monkeypatch.setattr(data_set_graphs, "FIRST", 1)
     return searched
+
+
+MUTUALLY = {"coarse": True, "first_tiles": 1, "least_mutual": 4096}  # even where that was not measured to pay
 
 
 def spread(count: int) -> torch.Tensor:
@@ -77,7 +69,7 @@ def spread(count: int) -> torch.Tensor:
 @pytest.mark.parametrize("count, top_k", [(4096, 1), (6000, 20), (6200, 70)])
 def test_comparing_each_pair_once_finds_all_of_the_nearest(mutual, count, top_k):
     vectors = spread(count)
-    sources, nearest = top_k_graph(vectors, top_k)
+    sources, nearest = top_k_graph(vectors, top_k, **MUTUALLY)
     cosines = all_cosines(vectors)
     torch.testing.assert_close(nearest, cosines.topk(top_k).values, atol=2e-6, rtol=0)
     torch.testing.assert_close(nearest, cosines.gather(1, sources), atol=2e-6, rtol=0)
@@ -88,7 +80,7 @@ def test_comparing_each_pair_once_finds_all_of_the_nearest(mutual, count, top_k)
 def test_posts_with_more_candidates_than_a_list_holds_are_searched_for_alone(mutual):
     vectors = crowded(5000, 64)
     vectors[100:400] = vectors[100]
-    sources, nearest = top_k_graph(vectors, 20)
+    sources, nearest = top_k_graph(vectors, 20, **MUTUALLY)
     torch.testing.assert_close(nearest, all_cosines(vectors).topk(20).values, atol=2e-6, rtol=0)
     assert (sources != torch.arange(5000)[:, None]).all()
     assert 300 <= sum(mutual) <= 5000
@@ -97,7 +89,7 @@ def test_posts_with_more_candidates_than_a_list_holds_are_searched_for_alone(mut
 def test_lists_hold_what_the_bound_leaves_and_little_else(mutual):
     count, top_k, vectors = 5000, 10, spread(5000)
     coarse = CoarseSearch(vectors, coarse=True).coarse
-    candidates = MutualCandidates(coarse, count, top_k)
+    candidates = MutualCandidates(coarse, count, top_k, first_tiles=1)
     step, error = (values.repeat(1, 16).flatten()[:count] for values in (coarse.step, coarse.error))
     whole = coarse.vectors.flatten(0, 1)[:count].float()
     products = (whole @ whole.T) * step[:, None] * step

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 from modeling_mm_orient import MMOrientModel
-from modeling_mm_orient.data import arrays as module
 from modeling_mm_orient.data.arrays import FeatureArrays
 from modeling_mm_orient.data.description import DataDescription
 from modeling_mm_orient.data.problems import DataProblems
@@ -44,12 +43,13 @@ def table(folder, count: int):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
 @pytest.mark.parametrize("name", ["image_embeds", "region_features", "task_features"])
-def test_a_row_that_is_no_number_is_refused_with_file_and_row(tmp_path, monkeypatch, value, name):
-    monkeypatch.setattr(module, "BLOCK_VALUES", 20)  # several blocks
+def test_a_row_that_is_no_number_is_refused_with_file_and_row(tmp_path, value, name):
     array = np.zeros((12, 3, 4) if name == "region_features" else (12, 4))
     array[7].flat[2] = value
     array[2] = 3e38  # large, and a number
     paths = save(tmp_path, **{name: array})
+    in_blocks = FeatureArrays(paths, block_values=20).problems()
+    assert list(in_blocks) == list(FeatureArrays(paths).problems()) != []
     description = DataDescription(str(table(tmp_path / "d", 12)), labels=["mood"], feature_arrays=paths)
     with pytest.raises(DataProblems, match=rf"labels\.csv:9: row 7 of `{name}` \(.*{name}\.npy\) has NaN or infinity"):
         read_posts(description)

@@ -40,16 +40,13 @@ def stored(report) -> datasets.Dataset:
     return datasets.load_from_disk(report["folder"])
 
 
-@pytest.fixture
-def small_shards(monkeypatch):
-    monkeypatch.setattr(module, "SHARD_POSTS", 4)
-
-
 @pytest.mark.parametrize("workers", [0, 2])
-def test_features_are_the_encoders_in_the_order_of_the_rows(tmp_path, small_shards, workers):
+def test_features_are_the_encoders_in_the_order_of_the_rows(tmp_path, workers):
     folder, model, processor = write_posts(tmp_path / "d", 11), make_model(), make_processor()
     description = DataDescription(str(folder))
-    report = extract_features(description, model, processor, tmp_path / "f", batch_size=3, workers=workers)
+    report = extract_features(
+        description, model, processor, tmp_path / "f", batch_size=3, workers=workers, shard_posts=4
+    )
     assert (report["rows"], report["stored"], report["encoded_now"], report["problems"]) == (11, 11, 11, [])
     rows = stored(report)
     assert rows["id"] == [f"post {i}" for i in range(11)]
@@ -64,32 +61,34 @@ def test_features_are_the_encoders_in_the_order_of_the_rows(tmp_path, small_shar
     assert cache.missing([post_key(post) for post in posts]) == []  # what training looks for is there
 
 
-def test_only_what_is_missing_or_changed_is_encoded_again(tmp_path, small_shards):
+def test_only_what_is_missing_or_changed_is_encoded_again(tmp_path):
     folder, model, processor = write_posts(tmp_path / "d", 11), make_model(), make_processor()
     arguments = DataDescription(str(folder)), model, processor, tmp_path / "f"
-    first = extract_features(*arguments, workers=0)
-    assert extract_features(*arguments, workers=0)["encoded_now"] == 0
+    first = extract_features(*arguments, workers=0, shard_posts=4)
+    assert extract_features(*arguments, workers=0, shard_posts=4)["encoded_now"] == 0
     Image.new("RGB", (9, 9), "red").save(folder / "images" / "5.png")
-    second = extract_features(*arguments, workers=0)
+    second = extract_features(*arguments, workers=0, shard_posts=4)
     assert (second["rows"], second["encoded_now"]) == (11, 4)
     assert stored(second)["id"] == [f"post {i}" for i in range(11)]
     shards = sorted((tmp_path / "f").rglob("*.arrow"))
     shards[0].unlink()
-    extract_features(*arguments, workers=0)
+    extract_features(*arguments, workers=0, shard_posts=4)
     assert stored(first)["id"] == [f"post {i}" for i in range(11)]
 
 
-def test_processes_take_different_shards(tmp_path, small_shards):
+def test_processes_take_different_shards(tmp_path):
     folder = write_posts(tmp_path / "d", 30)
     taken = [
-        [shard.name for shard in module.DataShards(DataDescription(str(folder)), share, 3, frozenset())]
+        [shard.name for shard in module.DataShards(DataDescription(str(folder)), share, 3, frozenset(), shard_posts=4)]
         for share in range(3)
     ]
-    everything = [shard.name for shard in module.DataShards(DataDescription(str(folder)), 0, 1, frozenset())]
+    everything = [
+        shard.name for shard in module.DataShards(DataDescription(str(folder)), 0, 1, frozenset(), shard_posts=4)
+    ]
     assert sorted(name for names in taken for name in names) == sorted(everything) and len(set(everything)) == 8
 
 
-def test_bad_posts_are_reported_and_nothing_else_is_lost(tmp_path, small_shards):
+def test_bad_posts_are_reported_and_nothing_else_is_lost(tmp_path):
     folder, model, processor = write_posts(tmp_path / "d", 10), make_model(), make_processor()
     (folder / "images" / "2.png").write_bytes(b"no picture")
     (folder / "images" / "4.png").unlink()
@@ -99,7 +98,7 @@ def test_bad_posts_are_reported_and_nothing_else_is_lost(tmp_path, small_shards)
     table = (folder / "labels.csv").read_text().splitlines()
     table[9] = "post 8,,"
     (folder / "labels.csv").write_text("\n".join(table) + "\n")
-    report = extract_features(DataDescription(str(folder)), model, processor, tmp_path / "f", workers=2)
+    report = extract_features(DataDescription(str(folder)), model, processor, tmp_path / "f", workers=2, shard_posts=4)
     assert (report["rows"], report["stored"]) == (10, 6)
     assert {problem["where"]: problem["what"].split(":")[0] for problem in report["problems"]} == {
         "labels.csv:4": f"image '{folder}/images/2.png' cannot be read",
@@ -111,7 +110,7 @@ def test_bad_posts_are_reported_and_nothing_else_is_lost(tmp_path, small_shards)
     assert stored(report)["id"] == [f"post {i}" for i in (0, 1, 3, 5, 7, 9)]
 
 
-def test_a_joint_encoder_alone_and_task_features(tmp_path, small_shards):
+def test_a_joint_encoder_alone_and_task_features(tmp_path):
     folder = write_posts(tmp_path / "d", 5)
     fields = {"joint_config": joint_config(), "text_config": None, "vision_config": None}
     model = MMOrientModel(small_towers(**fields)).eval()
@@ -119,7 +118,7 @@ def test_a_joint_encoder_alone_and_task_features(tmp_path, small_shards):
     processor = make_processor(joint=True, task_features=sources)
     processor.image_processor = processor.tokenizer = None
     processor.get_attributes = list
-    report = extract_features(DataDescription(str(folder)), model, processor, tmp_path / "f", workers=0)
+    report = extract_features(DataDescription(str(folder)), model, processor, tmp_path / "f", workers=0, shard_posts=4)
     row = stored(report)[3]
     assert len(row["image_embeds"]) == 12 and np.abs(row["image_embeds"]).max() > 0
     assert sum(row["task_features"]) == pytest.approx(1, abs=2e-3)

@@ -51,7 +51,7 @@ def test_neighbours_projected_first_are_the_same(monkeypatch, backend):
 
     monkeypatch.setattr(relation_layers, "aggregate_neighbours", watched)
     for weights in (10**9, 0):
-        monkeypatch.setattr(relation_layers, "CHEAP_WEIGHTS", weights)
+        layer.cheap_weights = weights
         own = embeds["image"].clone().requires_grad_()
         output = layer(own, own, Graph(graphs["text"]), present)
         gradients = torch.autograd.grad((output * torch.arange(3)).sum(), [own, *layer.parameters()])

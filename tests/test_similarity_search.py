@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from modeling_mm_orient import similarity_search
 from modeling_mm_orient.optional_dependencies import FAISS_AVAILABLE
 from modeling_mm_orient.similarity_search import ExactSearch, IndexSearch, index_kind
 
@@ -20,11 +19,9 @@ def clustered(count: int, width: int = 24) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("block, tile", [(7, 3), (1000, 1000), (16, 16)])
-def test_exact_search_is_the_definition_whatever_the_blocks(monkeypatch, block, tile):
-    monkeypatch.setattr(similarity_search, "BLOCK", block)
-    monkeypatch.setattr(similarity_search, "TILE", tile)
+def test_exact_search_is_the_definition_whatever_the_blocks(block, tile):
     vectors, queries, present = clustered(50).half(), clustered(90)[50:54], torch.arange(50) % 5 != 0
-    similarity, entries = ExactSearch(vectors, present).nearest(queries, 12)
+    similarity, entries = ExactSearch(vectors, present, block, tile).nearest(queries, 12)
     cosines = F.normalize(queries, dim=-1) @ F.normalize(vectors.float(), dim=-1).T
     expected = cosines.masked_fill(~present, -torch.inf).topk(12)
     torch.testing.assert_close(similarity, expected.values)
@@ -47,12 +44,11 @@ def test_exact_search_among_many_that_are_nearly_alike(width, queries, count):
 
 @pytest.mark.parametrize("equals", [2, 20, 60])  # fewer and more than are looked at beyond those asked for
 @pytest.mark.parametrize("block", [64, 65_536])
-def test_equals_come_in_the_order_of_their_entries_and_the_first_of_them(monkeypatch, equals, block):
-    monkeypatch.setattr(similarity_search, "BLOCK", block)
+def test_equals_come_in_the_order_of_their_entries_and_the_first_of_them(equals, block):
     vectors, everyone = clustered(300).half(), torch.ones(300, dtype=torch.bool)
     places = torch.arange(equals) * 4 + 3
     vectors[places] = 2 * vectors[198].clone()
-    search, query = ExactSearch(vectors, everyone), vectors[198:200].float()
+    search, query = ExactSearch(vectors, everyone, block), vectors[198:200].float()
     among = sorted([*places.tolist(), 198])
     for count in (1, min(10, equals), equals + 1):
         assert search.nearest(query, count)[1][0].tolist() == among[:count]

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from .description import FEATURE_DIMENSIONS
 
-BLOCK_VALUES = 2**22  # read at a time where all rows are looked through
+BLOCK_VALUES = 2**22
 SEQUENCES = {"region_features": ("region_mask", "image"), "token_features": ("token_mask", "text")}
 
 
@@ -24,13 +24,14 @@ class FeatureArrays:
         paths: feature -> `.npy` file: `image_embeds` and `text_embeds` (N, D), `region_features` (N, R, D) and
             `token_features` (N, T, D), their `region_mask` and `token_mask` (N, R) and (N, T), default all, and
             `task_features` (N, D).
+        block_values: read at a time where all rows are looked through.
 
     Raises:
         ValueError: a feature is unknown, a file is none or has another number of dimensions, or their rows differ in number.
     """
 
-    def __init__(self, paths: dict[str, str]):
-        self.paths = paths
+    def __init__(self, paths: dict[str, str], block_values: int = BLOCK_VALUES):
+        self.paths, self._block_values = paths, block_values
         self.arrays = {name: self._open(name, path) for name, path in paths.items()}
         lengths = {name: len(array) for name, array in self.arrays.items()}
         if len(set(lengths.values())) > 1:
@@ -62,7 +63,7 @@ class FeatureArrays:
         for name, array in self.arrays.items():
             if array.dtype.kind != "f" or not len(array):
                 continue
-            step = max(1, BLOCK_VALUES // max(1, array[0].size))
+            step = max(1, self._block_values // max(1, array[0].size))
             for start in range(0, len(array), step):
                 with np.errstate(over="ignore"):
                     finite = np.isfinite(np.asarray(array[start : start + step]).astype(np.float32))

@@ -39,8 +39,8 @@ class FeatureCache:
         model: `MMOrientModel` with its encoders. processor: `MMOrientProcessor`.
     """
 
-    def __init__(self, folder, model, processor):
-        self.model, self.processor = model, processor
+    def __init__(self, folder, model, processor, shard_posts: int = SHARD_POSTS):
+        self.model, self.processor, self.shard_posts = model, processor, shard_posts
         self.folder = Path(folder) / encoder_fingerprint(model, processor)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.load()
@@ -73,7 +73,7 @@ class FeatureCache:
         # by key, not by position: what is missing differs between processes as they see each other's shards
         todo = [position for position in self.missing(keys) if int(keys[position][:8], 16) % shares == share]
         workers = None if len(todo) > FEW_POSTS else 0
-        shards = _PostShards(posts, keys, todo)
+        shards = _PostShards(posts, keys, todo, self.shard_posts)
         written = write_shards(self.model, self.processor, shards, self.folder, batch_size, workers, total=len(todo))
         for _, problems in written:
             if problems:
@@ -151,12 +151,12 @@ def _announce(values: pa.Array) -> None:
 class _PostShards:
     """Shards of posts that are missing in a cache, named after their keys."""
 
-    def __init__(self, posts, keys: list[str], positions: list[int]):
-        self.posts, self.keys, self.positions = posts, keys, positions
+    def __init__(self, posts, keys: list[str], positions: list[int], size: int):
+        self.posts, self.keys, self.positions, self.size = posts, keys, positions, size
 
     def __iter__(self) -> Iterator[Shard]:
-        for start in range(0, len(self.positions), SHARD_POSTS):
-            chosen = self.positions[start : start + SHARD_POSTS]
+        for start in range(0, len(self.positions), self.size):
+            chosen = self.positions[start : start + self.size]
             keys = [self.keys[position] for position in chosen]
             name = f"posts-{hashlib.sha256(''.join(keys).encode()).hexdigest()[:32]}.arrow"
             posts = [self.posts[p] | {"post_key": key} for p, key in zip(chosen, keys, strict=True)]

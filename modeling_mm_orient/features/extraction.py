@@ -101,6 +101,7 @@ def extract_features(
     batch_size: int = 32,
     workers: int | None = None,
     bf16: bool = False,
+    shard_posts: int = SHARD_POSTS,
 ) -> dict:
     """Features of all posts of a data set, in the order of its rows, for `datasets.load_from_disk` and as a feature cache.
 
@@ -114,6 +115,7 @@ def extract_features(
         batch_size: posts per forward pass.
         workers: processes that prepare batches, 0 for none (default `default_workers`).
         bf16: run the encoders in bfloat16 autocast.
+        shard_posts: rows of a file, and what is encoded again where a run was interrupted.
 
     Returns:
         `{"folder", "rows", "stored", "encoded_now", "problems"}`; the last a list of `{"where", "what"}`. It is also written
@@ -124,11 +126,12 @@ def extract_features(
     folder.mkdir(parents=True, exist_ok=True)
     model.to(state.device)
     done = frozenset(path.name for path in folder.glob("rows-*.arrow"))
-    shards = DataShards(description, state.process_index, state.num_processes, done)
+    shares = {"share": state.process_index, "shares": state.num_processes, "shard_posts": shard_posts}
+    shards = DataShards(description, **shares, done=done)
     written = 0
     for count, _ in write_shards(model, processor, shards, folder, batch_size, workers, bf16):
         written += count
-    mine = DataShards(description, state.process_index, state.num_processes, frozenset(), with_posts=False)
+    mine = DataShards(description, **shares, done=frozenset(), with_posts=False)
     own = [(shard.number, shard.name) for shard in mine]
     written = sum(gather_object([written]))  # waits for everyone
     names = [name for _, name in sorted(gather_object(own))]
@@ -171,18 +174,26 @@ class DataShards:
 
     Args:
         share, shares: take the shards whose number leaves `share` when divided by `shares`.
-        done: names of shards to leave out. with_posts: False for the names alone.
+        done: names of shards to leave out. with_posts: False for the names alone. shard_posts: rows of a shard.
     """
 
-    def __init__(self, description: DataDescription, share: int, shares: int, done: frozenset, with_posts: bool = True):
+    def __init__(
+        self,
+        description: DataDescription,
+        share: int,
+        shares: int,
+        done: frozenset,
+        with_posts: bool = True,
+        shard_posts: int = SHARD_POSTS,
+    ):
         self.description, self.share, self.shares, self.done = description, share, shares, done
-        self.with_posts = with_posts
+        self.with_posts, self.shard_posts = with_posts, shard_posts
 
     def __iter__(self) -> Iterator[Shard]:
         number, rows = self.share, []
-        for row in stream_posts(self.description, lambda index: index // SHARD_POSTS % self.shares == self.share):
+        for row in stream_posts(self.description, lambda index: index // self.shard_posts % self.shares == self.share):
             rows.append(row)
-            if len(rows) == SHARD_POSTS:
+            if len(rows) == self.shard_posts:
                 yield from self._shard(number, rows)
                 number, rows = number + self.shares, []
         if rows:

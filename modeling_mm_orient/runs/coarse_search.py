@@ -23,7 +23,7 @@ TURNED = 64
 GROUP = 16  # entries with one scale
 GROUPS = TILE // GROUP
 MANY_QUERIES = 512
-TILES, PRODUCTS = 12, 2**21  # compared at a time, whichever is more: what many queries write stays near the processor
+AT_ONCE = 12, 2**21  # tiles and products: what many queries write stays near the processor
 LISTED = 64  # queries whose pairs are listed together
 NONE = torch.iinfo(torch.int32).min  # less than any product
 
@@ -41,9 +41,11 @@ class CoarseSearch:
     Args:
         vectors: (M, D) floating point.
         coarse: by copies or not (default: by size and processor).
+        at_once: see `CoarseVectors`.
     """
 
-    def __init__(self, vectors: Tensor, coarse: bool | None = None):
+    def __init__(self, vectors: Tensor, coarse: bool | None = None, at_once: tuple[int, int] = AT_ONCE):
+        self.at_once = at_once
         self.vectors, self.scale = vectors, reciprocal_norms(vectors)
         if coarse is None:
             coarse = len(vectors) >= LEAST_COARSE and vectors.device.type == "cpu" and multiplies_int8()
@@ -54,11 +56,11 @@ class CoarseSearch:
             tile.mul_(self.scale[number * TILE : number * TILE + len(tile), None])
             for number, tile in enumerate(tiles(self.vectors, self.vectors.device))
         )
-        return CoarseVectors(units, *self.vectors.shape)
+        return CoarseVectors(units, *self.vectors.shape, self.at_once)
 
     def nearest(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The `count` nearest entries of `queries` (B, D), best first: cosines and entries (B, count)."""
-        fits = count <= min(len(self.vectors) // (2 * GROUP), TILES * GROUPS)
+        fits = count <= min(len(self.vectors) // (2 * GROUP), self.at_once[0] * GROUPS)
         room = self.coarse.room(min(len(queries), MANY_QUERIES)) if self.coarse is not None and fits else None
         parts = []
         for part in queries.split(MANY_QUERIES):
@@ -137,9 +139,11 @@ class CoarseVectors:
 
     Args:
         tiles: unit rows (2048, D), the last perhaps fewer, in order. count: M, their number. width: D.
+        at_once: tiles, and products, that queries are compared with at a time, whichever are more.
     """
 
-    def __init__(self, tiles: Iterable[Tensor], count: int, width: int):
+    def __init__(self, tiles: Iterable[Tensor], count: int, width: int, at_once: tuple[int, int] = AT_ONCE):
+        self._at_once = at_once
         self.tiles, self.width = -(-count // TILE), -(-width // TURNED) * TURNED
         generator = torch.Generator().manual_seed(0)
         self._order = torch.randperm(self.width, generator=generator)
@@ -165,7 +169,8 @@ class CoarseVectors:
 
     def tiles_at_a_time(self, queries: int) -> int:
         """Tiles that so many queries are compared with at a time."""
-        return min(self.tiles, max(TILES, PRODUCTS // (queries * TILE)))
+        tiles, products = self._at_once
+        return min(self.tiles, max(tiles, products // (queries * TILE)))
 
     def room(self, queries: int) -> Tensor:
         """Memory for `compare`: taken once, for fresh memory costs as much as the products that are written to it."""

@@ -34,7 +34,7 @@ from .coarse_search import GROUP, GROUPS, MANY_QUERIES, NONE, CoarseSearch, Coar
 SCHEMA = pa.schema(
     [("modality", pa.string()), ("source", pa.string()), ("target", pa.string()), ("cosine", pa.float32())]
 )
-FIRST = 8  # tiles that all posts are compared with first
+FIRST = 8
 LEAST_MUTUAL = 4 * FIRST * TILE  # posts from which comparing each pair once pays
 SPARE = 32  # places in a list that one more tile may fill
 
@@ -121,17 +121,20 @@ def _all_embeds(posts, model, collator) -> tuple[dict[str, Tensor], dict[str, Te
 
 
 @torch.no_grad()
-def threshold_graph(vectors: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+def threshold_graph(vectors: Tensor, threshold: float, coarse: bool | None = None) -> tuple[Tensor, Tensor]:
     """All pairs of `vectors` (N, D) whose cosine is above `threshold`, exactly, in memory for the edges, 8-bit copies
     and one tile.
 
     The relation graph of a whole data set: only the pairs that the bound of `CoarseVectors` leaves are compared in full, or,
     where copies do not pay (`CoarseSearch`), tile by tile all of them.
 
+    Args:
+        coarse: see `CoarseSearch`.
+
     Returns:
         `edges` (2, E) int64, every pair in both directions and no self-loops, sorted by target, and their cosines (E,).
     """
-    search = CoarseSearch(vectors)
+    search = CoarseSearch(vectors, coarse)
     kinds, count = (torch.int64, torch.int64, torch.float32), 0
     found = [torch.empty(0, dtype=kind, device=vectors.device) for kind in kinds]
     for start in range(0, len(vectors), MANY_QUERIES):
@@ -151,20 +154,25 @@ def threshold_graph(vectors: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def top_k_graph(vectors: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+def top_k_graph(
+    vectors: Tensor, top_k: int, coarse: bool | None = None, first_tiles: int = FIRST, least_mutual: int = LEAST_MUTUAL
+) -> tuple[Tensor, Tensor]:
     """The `top_k` nearest others of every row of `vectors` (N, D), exactly.
+
+    Args:
+        coarse: see `CoarseSearch`. first_tiles: see `MutualCandidates`. least_mutual: rows from which these are made.
 
     Returns:
         Sources (N, top_k) of every target's edges, nearest first, and their cosines.
     """
     if not 0 < top_k < len(vectors):
         raise ValueError(f"`top_k` must be from 1 to {len(vectors) - 1}, the number of other rows, got {top_k}")
-    search = CoarseSearch(vectors)
+    search = CoarseSearch(vectors, coarse)
     sources = torch.empty(len(vectors), top_k, dtype=torch.int64, device=vectors.device)
     cosines = torch.empty(len(vectors), top_k, device=vectors.device)
     alone = torch.ones(len(vectors), dtype=torch.bool)
-    if search.coarse is not None and len(vectors) >= LEAST_MUTUAL and top_k <= TILE // 8:
-        candidates = MutualCandidates(search.coarse, len(vectors), top_k)
+    if search.coarse is not None and len(vectors) >= least_mutual and top_k <= TILE // 8:
+        candidates = MutualCandidates(search.coarse, len(vectors), top_k, first_tiles)
         alone = torch.from_numpy(candidates.crowded)
         for targets in (~alone).nonzero().squeeze(-1).split(MANY_QUERIES):
             queries = F.normalize(vectors[targets].float(), dim=-1)
@@ -187,16 +195,20 @@ class MutualCandidates:
     K-th largest product less e_j, post i needs look no further than products of L - 2 e_i (1 + e) - e_j. Lists hold what is
     above that, and are cut to it again whenever they have grown by half.
 
+    Args:
+        coarse, count: N posts' copies, and N. first_tiles: of these, that all posts are compared with first.
+
     Attributes:
         crowded: (N,) bool, posts with more candidates than a list holds: these are to be searched for one by one.
     """
 
-    def __init__(self, coarse: CoarseVectors, count: int, top_k: int):
+    def __init__(self, coarse: CoarseVectors, count: int, top_k: int, first_tiles: int = FIRST):
+        self.first = first_tiles
         self.coarse, self.posts, self.top_k = coarse, count, top_k
         self.room = 4 * top_k + 2 * SPARE
         self.step, self.error = (np.tile(x.numpy(), (1, GROUP)).ravel() for x in (coarse.step, coarse.error))
         self.doubt = 2 * (self.error * (1 + self.error.max()) + np.float32(ROUNDING))
-        self.products = torch.empty(FIRST, MANY_QUERIES, TILE, dtype=torch.int32)
+        self.products = torch.empty(self.first, MANY_QUERIES, TILE, dtype=torch.int32)
         self.near = np.empty((MANY_QUERIES, TILE), bool)
         places = len(self.step)
         self.values = np.full((places, self.room), -np.inf, np.float32)  # products less the other's error
@@ -204,8 +216,8 @@ class MutualCandidates:
         self.count, self.full = np.zeros(places, np.int32), np.full(places, top_k + SPARE, np.int32)
         self.crowded, self.least = np.zeros(places, bool), np.full(places, np.inf, np.float32)
         for tile in range(coarse.tiles):
-            self._compare(tile, range(FIRST), mutually=tile >= FIRST)
-        for tile in range(FIRST, coarse.tiles):
+            self._compare(tile, range(self.first), mutually=tile >= self.first)
+        for tile in range(self.first, coarse.tiles):
             for other in range(tile, coarse.tiles):
                 self._compare(tile, range(other, other + 1), mutually=other > tile)
         self._cut(np.flatnonzero(~self.crowded[:count]), closely=True)
@@ -250,7 +262,7 @@ class MutualCandidates:
                 products[max(0, self.posts - start) :] = NONE
                 if other == tile:
                     products[:, start % TILE :].fill_diagonal_(NONE)
-            if others == range(FIRST):
+            if others == range(self.first):
                 self._begin(rows)
             for number, other in enumerate(others):
                 products = self.products[number].numpy()
@@ -274,9 +286,9 @@ class MutualCandidates:
 
     def _begin(self, rows: slice) -> None:
         """A first L of posts, of the largest products of groups of the first tiles."""
-        largest = self.products.view(FIRST, MANY_QUERIES, GROUP, GROUPS).amax(2).transpose(0, 1)
-        largest = largest * self.coarse.step[:FIRST] * torch.from_numpy(self.step[rows])[:, None, None]
-        largest = (largest - self.coarse.error[:FIRST]).flatten(1)
+        largest = self.products.view(self.first, MANY_QUERIES, GROUP, GROUPS).amax(2).transpose(0, 1)
+        largest = largest * self.coarse.step[: self.first] * torch.from_numpy(self.step[rows])[:, None, None]
+        largest = (largest - self.coarse.error[: self.first]).flatten(1)
         self.least[rows] = largest.topk(self.top_k, sorted=False).values.amin(-1).numpy()
         self.least[self.posts :] = np.inf
 

@@ -18,8 +18,7 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil
 
 from modeling_mm_orient import MMOrientForMultiTaskClassification, MMOrientProcessor, MultimodalClassificationPipeline
-from modeling_mm_orient import pictures as module
-from modeling_mm_orient.pictures import FORMATS, MOST_ELONGATED, post_key, read_image, reduced
+from modeling_mm_orient.pictures import FORMATS, MOST_ELONGATED, fetched, post_key, read_image, reduced
 from modeling_mm_orient.runs.memory import add_to_memory, remove_from_memory
 from modeling_mm_orient.text_removal import read_text
 
@@ -224,16 +223,13 @@ def server():
     found.shutdown()
 
 
-def test_a_url_has_a_size_and_a_time(server, monkeypatch):
-    monkeypatch.setattr(module, "MAX_URL_BYTES", 2**21)
+def test_a_url_has_a_size_and_a_time(server):
     with pytest.raises(ValueError, match="more than 2 MiB"):
-        read_image(f"{server}/endless")
-    monkeypatch.setattr(module, "URL_TIMEOUT", 0.3)
-    with pytest.raises(ValueError, match=r"no answer within|not there after"):
-        read_image(f"{server}/stops")
-    monkeypatch.setattr(module, "URL_DEADLINE", 0.5)
+        fetched(f"{server}/endless", most_bytes=2**21)
+    with pytest.raises(ValueError, match="no answer within"):
+        fetched(f"{server}/stops", timeout=0.3)
     with pytest.raises(ValueError, match="not there after"):
-        read_image(f"{server}/drips")
+        fetched(f"{server}/drips", in_all=0.5)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         with pytest.raises(ValueError, match=r"cannot be fetched|no answer"):
