@@ -95,7 +95,8 @@ class MMOrientConfig(PreTrainedConfig):
         attention_context_vector: learn the context vector u (paper's text, default). False, with
             `attention_hidden_size=1`, is the reference code's form.
         hima_stage2: attention across the batch (paper, figure).
-        stage2_combine: `"sum"` (default, ours) or `"concat"` of vector and batch bias.
+        stage2_combine: `"concat"` of vector and batch bias, as the sign in the paper's figure reads (the text is silent; the
+            preset `paper` has it), or `"sum"` (default, ours), which keeps the width.
         stage2_momentum: weight of the newest batch in the running batch bias (default 0.1, ours).
         relation_streams: the streams that run (paper: all four). An empty list switches CMRL off.
         image_threshold, text_threshold: tau per modality (paper .9).

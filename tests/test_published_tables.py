@@ -249,3 +249,10 @@ def test_wrong_encodings_are_named_by_line(tmp_path):
         DataDescription(str(tmp_path), labels=["mood"], encoding="latin-1"), check_images=False, training=False
     )
     assert {post["text"] for split in splits.values() for post in split} == {"fine", "Straße"}
+
+
+def test_every_row_of_multioffs_real_tables():
+    found = account(shared("data", "multioff"), "multioff", image_column=None, id_column="image_name")
+    assert (found["rows"], found["read"], found["rejected"]) == (743, 743, [])
+    assert found["posts"] == {"train": 445, "validation": 149, "test": 149}
+    assert found["labels"]["offensive"] == {"not_offensive": 440, "offensive": 303}
