@@ -1,6 +1,7 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """MMOrientConfig: every choice of the paper and every one of ours as a field."""
 
+import math
 from difflib import get_close_matches
 from numbers import Real
 
@@ -28,6 +29,7 @@ SWITCHES = (
     "neighbour_labels",
     "gather_global_batch",
 )
+LEAST_TEMPERATURE = 1e-4  # of cosines: below, single precision tells no edges apart
 TASK_DEFAULTS = {"kind": SINGLE_LABEL.name, "labels": [], "loss_weight": 1.0, "class_weights": None, "focal_gamma": 0.0}
 
 PAPER_SIZES = {
@@ -266,7 +268,7 @@ class MMOrientConfig(PreTrainedConfig):
         value = getattr(self, name)
         if value is None or isinstance(value, PreTrainedConfig):
             return value
-        if not isinstance(value, dict) or "model_type" not in value:
+        if not isinstance(value, dict) or not isinstance(value.get("model_type"), str):
             self._refuse(name, "None, a PreTrainedConfig or a dict with `model_type`")
         value = dict(value)
         try:
@@ -324,7 +326,7 @@ class MMOrientConfig(PreTrainedConfig):
         task = {**TASK_DEFAULTS, **task}
         kind, labels, weights = task["kind"], task["labels"], task["class_weights"]
         where = f"tasks[{index}] ({task['name']})"
-        if kind not in KINDS:
+        if not isinstance(kind, str) or kind not in KINDS:
             self._refuse(f"{where}.kind", f"one of {tuple(KINDS)}", kind)
         if not isinstance(labels, (list, tuple)) or not all(isinstance(label, str) for label in labels):
             self._refuse(f"{where}.labels", "a list of strings", labels)
@@ -352,7 +354,7 @@ class MMOrientConfig(PreTrainedConfig):
                 self._refuse(name, f"one of {choices}")
         for name, choices in {"frozen_encoders": ENCODER_NAMES, "relation_streams": STREAM_NAMES}.items():
             values = getattr(self, name)
-            if len(set(values)) != len(values) or not set(values) <= set(choices):
+            if not all(value in choices for value in values) or len(set(values)) != len(values):
                 self._refuse(name, f"different names of {choices}")
         for name in SWITCHES:
             if not isinstance(getattr(self, name), bool):
@@ -377,8 +379,8 @@ class MMOrientConfig(PreTrainedConfig):
             value = getattr(self, name)
             if not _is_number(value) or not low <= value <= high or (name == "learner_dropout" and value == 1):
                 self._refuse(name, f"a number from {low} to {high}")
-        if not _is_number(self.edge_temperature) or self.edge_temperature <= 0:
-            self._refuse("edge_temperature", "a number above 0")
+        if not _is_number(self.edge_temperature) or self.edge_temperature < LEAST_TEMPERATURE:
+            self._refuse("edge_temperature", f"a number of at least {LEAST_TEMPERATURE}")
         if self.relation_memory is not None and not isinstance(self.relation_memory, str):
             self._refuse("relation_memory", "None, a folder or a Hub id")
         if self.neighbour_labels and self.relation_scope == "batch":
@@ -393,7 +395,7 @@ class MMOrientConfig(PreTrainedConfig):
 
 
 def _is_number(value) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and value == value
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 MMOrientConfig.register_for_auto_class()  # its code goes with what it is saved in

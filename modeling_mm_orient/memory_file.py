@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 from .names import MODALITIES
+from .partial_files import own_partial, remove_leftovers
 from .tasks import are_tasks
 
 logger = logging.get_logger(__name__)
@@ -55,7 +56,7 @@ def save_memory(memory, folder) -> None:
     partials, hashes = [], {}
     try:
         for modality, index in memory.indexes.items():
-            partial = _partial(folder / INDEX_FILES[modality])
+            partial = own_partial(folder / INDEX_FILES[modality])
             index.save(partial)
             partials.append((partial, folder / INDEX_FILES[modality]))
             hashes[modality] = content_hash(partial)
@@ -67,7 +68,7 @@ def save_memory(memory, folder) -> None:
             "index_hashes": json.dumps(hashes),
             "checksum": _checksum(tensors),
         }
-        partial = _partial(folder / MEMORY_FILE)
+        partial = own_partial(folder / MEMORY_FILE)
         partials.insert(0, (partial, folder / MEMORY_FILE))
         save_file(tensors, partial, metadata=described)
         for partial, path in partials:
@@ -126,6 +127,7 @@ def remove_memory(folder) -> None:
     """Delete a memory and its indexes from a folder that may have one."""
     for name in (MEMORY_FILE, *INDEX_FILES.values()):
         (Path(folder) / name).unlink(missing_ok=True)
+        remove_leftovers(Path(folder) / name)
 
 
 def find_memory(name_or_path, required: bool, subfolder: str = "", **hub_options) -> str | None:
@@ -209,7 +211,7 @@ def _arguments(path: Path, tensors: dict[str, Tensor], described: dict[str, str]
         }
     except KeyError as error:
         raise ValueError(f"{path} is no sound relation memory: it has no {error}") from None
-    except ValueError as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is no sound relation memory: {error}") from None
 
 
@@ -217,9 +219,9 @@ def _sound_indexes(path: Path, described: dict[str, str]) -> dict[str, Path]:
     sound = {}
     try:
         indexed, hashes = json.loads(described.get("indexes", "[]")), json.loads(described.get("index_hashes", "{}"))
-        if not isinstance(indexed, list) or not isinstance(hashes, dict) or not set(indexed) <= set(MODALITIES):
+        if not isinstance(indexed, list) or not isinstance(hashes, dict) or not all(m in MODALITIES for m in indexed):
             raise ValueError("what it says of its indexes is no list of modalities")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no sound relation memory: {error}") from None
     for modality in indexed:
         index = path.with_name(INDEX_FILES[modality])
@@ -230,10 +232,6 @@ def _sound_indexes(path: Path, described: dict[str, str]) -> dict[str, Path]:
         else:
             sound[modality] = index
     return sound
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from .encoders import PostFeatures
 from .names import MODALITIES
-from .pictures import key_number, post_key
+from .pictures import key_number, post_key, undecoded
 from .relation_graph import edge_weights_of, listed_cosines
 from .relation_layers import ReferencePosts
 from .relation_memory import RelationMemory
@@ -40,6 +40,7 @@ def reference_posts(
         encode: `MMOrientModel.encode_posts`, of inputs on the CPU. tasks: whose labels are kept.
         fingerprints: of the encoders.
     """
+    posts = undecoded(posts)
     tensors, labels, ids, keys = [], [], [], []
     progress = logging.tqdm(total=len(posts), desc="encoding reference posts", unit="post", leave=False)
     for start in range(0, len(posts), batch_size):

@@ -5,6 +5,7 @@ Shapes: B posts, R regions, T tokens, K neighbours, D features of a width named 
 batch.
 """
 
+import copy
 import json
 import os
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
@@ -37,12 +38,14 @@ from .learner import Learner
 from .memory_file import HUB_OPTIONS, LARGE_MEMORY, find_memory, remove_memory
 from .memory_upkeep import NeighbourRule, check_fit, differ, neighbours_in_memory, reference_posts
 from .names import ENCODER_MODULES, ENCODER_NAMES
+from .partial_files import own_partial
 from .pipeline_mm_orient import AUTO_MAP, CUSTOM_PIPELINES, UPLOAD_OPTIONS
 from .private_apis import attention_implementation, set_attention_implementation, weights_state
 from .relation_graph import relation_graphs
 from .relation_layers import CrossModalRelations, ReferencePosts, RelationLayer, neighbour_votes
 from .relation_memory import RelationMemory
-from .task_heads import TRUST_STEP, TaskHeads
+from .task_heads import TRUST_STEP, TaskHeads, head_of
+from .tasks import are_tasks
 
 
 @dataclass
@@ -145,7 +148,8 @@ class MMOrientPreTrainedModel(PreTrainedModel):
         with `load_relation_memory=False` there is none yet.
 
         Args:
-            tasks: in place of the checkpoint's, see `MMOrientForMultiTaskClassification.set_tasks`.
+            tasks: in place of the checkpoint's, see `MMOrientForMultiTaskClassification.set_tasks`; so are those of a
+                `config` that is given.
 
         Raises:
             ValueError: the memory is damaged, of another width, or was made by other encoders; or a field of the
@@ -154,6 +158,17 @@ class MMOrientPreTrainedModel(PreTrainedModel):
         if wrong := [name for name in OF_ONE_TASK if name in kwargs]:
             raise ValueError(f"`{wrong[0]}`: this model has a list of tasks with labels of their own; give `tasks`")
         hub_options = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
+        given = kwargs.get("config")
+        if (
+            tasks is None
+            and hasattr(cls, "set_tasks")
+            and isinstance(given, MMOrientConfig)
+            and pretrained_model_name_or_path is not None
+        ):
+            saved = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub_options)[0].get("tasks")
+            if are_tasks(saved) and [head_of(task) for task in saved] != [head_of(task) for task in given.tasks]:
+                tasks, kwargs["config"] = given.tasks, copy.deepcopy(given)
+                kwargs["config"].update({"tasks": saved})
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.freeze_encoders(model.config.frozen_encoders)
@@ -670,9 +685,8 @@ def edit_json(path, **entries) -> None:
     """Set entries of a JSON file; it has the old content or the new one."""
     with open(path, encoding="utf-8") as file:
         content = json.load(file) | entries
-    partial = f"{path}.{os.getpid()}.partial"
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    partial = own_partial(path)
+    partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     os.replace(partial, path)
 
 

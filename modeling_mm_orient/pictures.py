@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,14 @@ def post_key(post: dict) -> str:
     if post.get("text"):
         digest.update(b"text" + post["text"].encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
+
+
+def undecoded(posts):
+    """A `datasets.Dataset` of posts whose pictures stay bytes and paths, which `read_image` is to open."""
+    for name, feature in (getattr(posts, "features", None) or {}).items():
+        if getattr(feature, "decode", False):
+            posts = posts.cast_column(name, replace(feature, decode=False))
+    return posts
 
 
 def key_number(key: str) -> int:

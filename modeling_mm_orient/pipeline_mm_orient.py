@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import Pipeline
 
 from .names import PIPELINE_TASK
-from .pictures import IMAGE_SOURCES
+from .pictures import IMAGE_SOURCES, undecoded
 from .tasks import predictions_by_task
 
 # what config.json says of the code beside it; the configuration is named as the modelling file re-exports it, so that a
@@ -83,7 +83,7 @@ class MultimodalClassificationPipeline(Pipeline):
             columns = [name for name in POST_KEYS if name in inputs.column_names]
             if not {"image", "text"} & set(columns):
                 raise ValueError(f"the data set has neither `image` nor `text`; its columns are {inputs.column_names}")
-            inputs = (row for row in inputs.select_columns(columns))
+            inputs = (row for row in undecoded(inputs.select_columns(columns)))
             return list(super().__call__(inputs, **kwargs))
         return super().__call__(inputs, **kwargs)
 
@@ -137,7 +137,7 @@ class MultimodalClassificationPipeline(Pipeline):
             posts = {name: [value] for name, value in posts.items()}
         errors = list(posts["error"])
         sound = [row for row, error in enumerate(errors) if error is None]
-        tensors: dict[str, Tensor] = {}
+        tensors = {}
         try:
             tensors = self._outputs(posts, sound, output_relations)
         except (ValueError, RuntimeError) as error:

@@ -79,6 +79,9 @@ class MMOrientProcessor(ProcessorMixin):
         if tokenizer is not None and tokenizer.pad_token_id is None:
             raise ValueError("`tokenizer` has no padding token; set `tokenizer.pad_token`")
         self.joint_processor = joint_processor
+        for name, value in {"max_tokens": max_tokens, "joint_max_tokens": joint_max_tokens}.items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}")
         self.max_tokens, self.max_image_pixels = max_tokens, max_image_pixels
         self.joint_max_tokens, self.joint_padding = joint_max_tokens, joint_padding
         clean_text("", text_cleaning)
@@ -225,6 +228,7 @@ class MMOrientProcessor(ProcessorMixin):
     def get_processor_dict(cls, pretrained_model_name_or_path, **kwargs):
         settings, rest = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
         if settings.get("joint_processor") is not None:
+            kwargs = {"trust_remote_code": False} | kwargs
             kwargs["subfolder"] = os.path.join(kwargs.get("subfolder", ""), JOINT_FOLDER)
             settings["joint_processor"] = AutoProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
         return settings, rest

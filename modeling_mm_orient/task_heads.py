@@ -53,9 +53,9 @@ class TaskHeads(nn.Module):
     @torch.no_grad()
     def keep_from(self, other: "TaskHeads") -> list[str]:
         """Take over weights and trust of tasks that are the same in `other`; returns their names."""
-        kept, places = [], {_identity(task): place for place, task in enumerate(other.tasks)}
+        kept, places = [], {head_of(task): place for place, task in enumerate(other.tasks)}
         for place, task in enumerate(self.tasks):
-            old = places.get(_identity(task))
+            old = places.get(head_of(task))
             if old is None:
                 continue
             self.heads[place].load_state_dict(other.heads[old].state_dict())
@@ -127,5 +127,6 @@ class TaskHeads(nn.Module):
                 raise ValueError(f"`labels[{task['name']!r}]` ({kind.name}) must be int64, got {target.dtype}")
 
 
-def _identity(task: dict) -> tuple:
+def head_of(task: dict) -> tuple:
+    """What two tasks that one head serves have in common."""
     return task["name"], kind_of(task).name, tuple(task["labels"])

@@ -65,7 +65,7 @@ def registered(choice, table: dict[str, Callable], argument: str):
     Raises:
         ValueError: it is another name; the message has `argument`.
     """
-    if callable(choice) or choice in table:
+    if callable(choice) or (isinstance(choice, str) and choice in table):
         return choice
     raise ValueError(
         f"`{argument}` must be one of {', '.join(table)}, or a function of your own (itself, not its name: a name in a file "

@@ -7,12 +7,15 @@ import sys
 import threading
 
 from .. import __version__
-from . import data, features, memory, training, using
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit status. Errors of the user's and of the machine's are one line, not a traceback."""
-    options = parser().parse_args(arguments)
+    try:
+        options = parser().parse_args(arguments)
+    except KeyboardInterrupt:
+        print("mm-orient: interrupted", file=sys.stderr)
+        return 130
     from ..runs.cpu_memory import reuse_memory
 
     reuse_memory()
@@ -31,9 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"mm-orient: {what}{'; ' + options.interrupted if options.interrupted else ''}", file=sys.stderr)
         return status
     except Exception as error:
-        if options.traceback or not _is_told(error):
+        if options.traceback:
             raise
-        print(f"mm-orient: {_said(error)}", file=sys.stderr)
+        unexpected = "" if _is_told(error) else f"unexpected {type(error).__name__} (--traceback shows where): "
+        print(f"mm-orient: {unexpected}{_said(error)}", file=sys.stderr)
         return 1
     return 0
 
@@ -58,6 +62,8 @@ def _said(error: Exception) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
+    from . import data, features, memory, training, using
+
     top = argparse.ArgumentParser(
         prog="mm-orient", description="Understand posts of a picture and a text, for many tasks at once."
     )

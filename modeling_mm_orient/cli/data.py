@@ -61,9 +61,9 @@ def add_verbs(verbs) -> None:
 
 
 def _inspect_data(options) -> None:
+    from ..data.json_files import write_json
     from ..data.problems import MOST_SHOWN
     from ..data.reading import account_for_rows
-    from ..data.tables import write_json
 
     account = account_for_rows(described(options, load_preset(*options.preset)), check_images=not options.no_images)
     print(

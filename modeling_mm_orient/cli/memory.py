@@ -126,7 +126,7 @@ def _print_recalls(memory, recalls: dict[str, float]) -> None:
 
 
 def _inspect(options) -> None:
-    from ..data.tables import write_json
+    from ..data.json_files import write_json
     from ..runs.memory import inspect_memory
 
     report = inspect_memory(options.model)

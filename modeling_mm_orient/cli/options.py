@@ -12,6 +12,7 @@ from types import UnionType
 from typing import get_args, get_origin, get_type_hints
 
 from ..data.description import DataDescription
+from ..data.fields import checked
 from ..names import CLASSIFIER_OUTPUTS, ENCODER_NAMES
 from ..runs.preset_files import load_preset, preset_names
 from ..runs.settings import TrainingSettings
@@ -162,11 +163,16 @@ def data_changes(options: argparse.Namespace) -> dict:
         changes["text_column"] = [] if columns[0] == NO_COLUMN else columns[0]
     if changes.get("image_column") == NO_COLUMN:
         changes["image_column"] = None
+    said = [changes[name] for name in COLUMNS if changes.get(name)]
+    changes |= {
+        "required_columns": [column for part in said for column in (part if isinstance(part, list) else [part])]
+    }
     return changes
 
 
 def described(options: argparse.Namespace, preset: dict) -> DataDescription:
     """The data that the options and a preset describe."""
+    checked(DataDescription, preset["data"], "the preset's part 'data'")
     if places := NOT_OF_PRESETS & set(preset["data"]):
         raise ValueError(f"the preset's part 'data' has {sorted(places)[0]!r}, a place: that is an argument's to say")
     return replace(DataDescription(options.data), **preset["data"] | data_changes(options))
@@ -192,9 +198,7 @@ def preset_of(options: argparse.Namespace) -> dict:
                 preset["revisions"][name] = options.revision
     sources = pairs(options.task_features, "--task-features", "NAME=SOURCE")
     preset["task_features"] |= {name: _task_feature_source(source) for name, source in sources.items()}
-    for part, kind in (("data", DataDescription), ("training", TrainingSettings)):
-        if unknown := set(preset[part]) - {entry.name for entry in fields(kind)}:
-            raise ValueError(f"the preset's part {part!r} has an unknown entry {sorted(unknown)[0]!r}")
+    checked(TrainingSettings, preset["training"], "the preset's part 'training'")
     return preset
 
 

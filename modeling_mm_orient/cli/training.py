@@ -1,7 +1,6 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """From posts to a model: train, export, demo."""
 
-import json
 from dataclasses import fields
 
 from ..data.description import DataDescription
@@ -113,6 +112,7 @@ def _config_fields(assignments: list[str]) -> dict:
 
 
 def _export(options) -> None:
+    from ..data.json_files import read_json
     from ..runs.card import model_card
     from ..runs.hub import save_for_hub
     from ..runs.run_folder import METRICS_FILE, load_run, read_run
@@ -120,8 +120,7 @@ def _export(options) -> None:
     model, processor = load_run(options.model)
     run, card = read_run(options.model), None
     if run:
-        with open(f"{options.model}/{METRICS_FILE}", encoding="utf-8") as file:
-            card = model_card(model.config, json.load(file), run, options.name)
+        card = model_card(model.config, read_json(f"{options.model}/{METRICS_FILE}"), run, options.name)
     save_for_hub(model, processor, options.output, card)
     print(f"exported to {options.output}")
 

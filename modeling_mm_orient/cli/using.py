@@ -53,7 +53,7 @@ def add_verbs(verbs) -> None:
 
 
 def _evaluate(options) -> None:
-    from ..data.tables import write_json
+    from ..data.json_files import write_json
     from ..runs.card import metrics_table
     from ..runs.evaluation import evaluate
 
@@ -92,7 +92,7 @@ def _predict(options) -> None:
 
 
 def _inspect_graph(options) -> None:
-    from ..data.tables import write_json
+    from ..data.json_files import write_json
     from ..runs.evaluation import inspect_graph
     from ..runs.graph_inspection import as_json, statistics_table
 

@@ -65,7 +65,8 @@ def missing_columns(description: DataDescription, columns: Iterable[str]) -> lis
     missing = [name for name in wanted_columns(description) if name not in columns]
     has_text = any(name in columns for name in description.text_columns)
     if description.image_column in columns or has_text:
-        defaults = {DEFAULTS["text_column"], DEFAULTS["image_column"]} - set(_label_columns(description))
+        needed = {*_label_columns(description), *description.required_columns}
+        defaults = {DEFAULTS["text_column"], DEFAULTS["image_column"]} - needed
         missing = [name for name in missing if name not in defaults]
     return [name for name in missing if not (has_text and name in description.text_columns)]
 
@@ -104,7 +105,7 @@ def _label_columns(description: DataDescription) -> list[str]:
 
 
 def _is_default(description: DataDescription, name: str) -> bool:
-    return getattr(description, name) == DEFAULTS[name]
+    return getattr(description, name) == DEFAULTS[name] and DEFAULTS[name] not in description.required_columns
 
 
 def _usual(names: tuple[str, ...], columns: list[str], *taken: Iterable[str]) -> list[str]:

@@ -55,6 +55,7 @@ class DataDescription:
     text_cleaning: list[str] = described("steps every text goes through, see `text_cleaning.STEPS`", factory=list)
     remove_overlaid_text: bool = described("paint over text on pictures", False)
     read_missing_text: bool = described("where a post has no text, read its picture's", False)
+    required_columns: list[str] = described("columns that have to be there, default names among them", factory=list)
     feature_arrays: dict[str, str] = described(
         "features extracted elsewhere, .npy files with a row per row of the table: " + ", ".join(FEATURE_DIMENSIONS),
         factory=dict,

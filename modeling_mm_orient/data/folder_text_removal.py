@@ -19,15 +19,18 @@ from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from PIL import Image
 from tqdm.auto import tqdm
 
+from ..partial_files import partial_name, remove_all_leftovers
 from ..pictures import LONGEST_ELONGATED, MOST_ELONGATED, format_of, read_image, reduced
 from ..text_removal import INPAINTERS, READERS, find_by_name, joined_text, read_text, remove_text
 from .picture_files import Places, pictures_below
 from .problems import readable
 
 TEXTS_FILE = "texts.jsonl"
+LOCK_FILE = ".remove-text.lock"
 WAITING = 8  # tasks per process that are handed out at a time: the list of pictures may be long
 MOST_TREATED_PIXELS = 16_000_000  # larger pictures take minutes
 LOSSY = {"JPEG": {"quality": 95}, "WEBP": {"quality": 95}, "AVIF": {"quality": 90}}
@@ -47,6 +50,7 @@ def remove_text_from_folder(
 
     Raises:
         ValueError: the folders are the same or one in the other, or a name is unknown. FileNotFoundError: no `source`.
+        FileExistsError: another process writes to `target`.
     """
     source, target = Path(source).resolve(), Path(target).resolve()
     if not source.is_dir():
@@ -57,6 +61,20 @@ def remove_text_from_folder(
         raise ValueError(f"`workers` must be at least 1, got {workers}")
     find_by_name(reader, READERS), find_by_name(inpainter, INPAINTERS)
     target.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(target / LOCK_FILE)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise FileExistsError(f"another process removes text into {target}") from None
+    try:
+        return _remove_all(source, target, reader, inpainter, workers)
+    finally:
+        lock.release()
+        (target / LOCK_FILE).unlink(missing_ok=True)
+
+
+def _remove_all(source: Path, target: Path, reader: str, inpainter: str, workers: int) -> dict[str, int]:
+    remove_all_leftovers(target)
     done = _done_before(target)
     names = [str(path.relative_to(source)) for path in pictures_below(source, report=True)]
     todo = [name for name in names if name not in done]
@@ -130,7 +148,7 @@ def _treat(name: str, source: Path, target: Path, reader: str, inpainter: str) -
     except Exception as error:  # engines raise anything, and too little memory is this picture's problem too
         return {"image": name, "problem": str(error)[:300] or type(error).__name__}
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".{output.name}.partial{output.suffix}")
+    partial = partial_name(output)
     partial.write_bytes(content.getbuffer())
     os.replace(partial, output)
     line = {"image": name, "text": joined_text(regions), "regions": [region._asdict() for region in regions]}

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 
 import datasets
+import numpy as np
 
 from ..tasks import LABEL_PREFIX, MULTI_LABEL, REGRESSION, SINGLE_LABEL, kind_of
 from .description import DataDescription
@@ -18,6 +19,7 @@ MISSING_VALUES = ("", "nan")  # not "none": that is a class in some data sets
 # of posts, predictions and metrics
 RESERVED_TASK_NAMES = ("id", "image", "text", "split", "row", "post_key", "mean_macro_f1", "neighbours", "problem")
 MOST_CLASSES = 50
+LARGEST = float(np.finfo(np.float32).max)
 PLAIN_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?", re.ASCII)
 NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?", re.ASCII)
 
@@ -60,7 +62,7 @@ def read_labels(
         task["labels"] = []
         _convert(posts, name, _finite, "a number", problems)
         return task
-    label_of = _label_reader([v for value in values for v in (value if isinstance(value, list) else [value])])
+    label_of = _label_reader([part for value in values for part in _parts(value)])
     if "labels" not in task:
         task["labels"] = _class_names(name, kind, label_of, values, problems)
     numbers = {label: number for number, label in enumerate(task["labels"])}
@@ -69,7 +71,7 @@ def read_labels(
         return numbers[label if isinstance(label, str) and label in numbers else label_of(label)]
 
     def numbers_of(labels) -> list[float]:
-        found = {number_of(label) for label in (labels.split("|") if isinstance(labels, str) else labels)}
+        found = {number_of(label) for label in (labels.split("|") if isinstance(labels, str) else _parts(labels))}
         return [float(number in found) for number in range(len(numbers))]
 
     convert = numbers_of if kind is MULTI_LABEL else number_of
@@ -81,7 +83,7 @@ def feature_of(task: dict):
     """The type of the task's column in a data set of posts."""
     kind = kind_of(task)
     if kind is SINGLE_LABEL:
-        return datasets.ClassLabel(names=task["labels"]) if task["labels"] else None
+        return datasets.ClassLabel(names=task["labels"]) if task["labels"] else datasets.Value("int64")
     return datasets.Sequence(datasets.Value("float32")) if kind is MULTI_LABEL else datasets.Value("float32")
 
 
@@ -131,7 +133,7 @@ def _read_cells(name: str, mapping: dict, posts: list[dict], problems: list[Prob
 
 
 def _class_names(name: str, kind, label_of: Callable, values: list, problems: list[Problem]) -> list[str]:
-    labels = {label_of(label) for value in values for label in (value if kind is MULTI_LABEL else [value])}
+    labels = {label_of(label) for value in values for label in (_parts(value) if kind is MULTI_LABEL else [value])}
     if kind is SINGLE_LABEL and len(labels) > max(MOST_CLASSES, len(values) // 2):
         problems.append(
             Problem(f"column {name!r}", "not a class column", f"{len(labels)} different values: not a label")
@@ -153,7 +155,7 @@ def _convert(posts: list[dict], name: str, convert: Callable, expected: str, pro
 
 def _finite(value) -> float:
     number = float(value)
-    if number - number != 0:
+    if not abs(number) <= LARGEST:  # in single precision, which the model has
         raise ValueError(f"{number} is no number")
     return number
 
@@ -180,10 +182,18 @@ def _label_reader(values: list) -> Callable:
         return lambda value: str(value)
 
     def name(value) -> str:
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:  # a whole number of more digits than any float has
+            return str(value)
         return str(int(number)) if number.is_integer() else str(value)
 
     return name
+
+
+def _parts(value) -> list:
+    """The labels in a cell: a list's, or the one."""
+    return value if isinstance(value, list) else [value]
 
 
 def _label_order(label: str):

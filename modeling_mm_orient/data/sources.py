@@ -55,9 +55,9 @@ def open_rows(description: DataDescription) -> Source:
     if path.is_file():
         raise ValueError(f"{path} is a file; give the folder, and the file's name as the labels file")
     if (path / "dataset_dict.json").exists():
-        return _of_datasets(datasets.load_from_disk(str(path)), description)
+        return _of_datasets(_saved(path), description)
     if (path / "state.json").exists():
-        return _of_datasets({"all": datasets.load_from_disk(str(path))}, description)
+        return _of_datasets({"all": _saved(path)}, description)
     if description.reader is not None:
         return Source(map(without_halves, _published_rows(path, description)), description)
     tables, description = _find_tables(path, description)
@@ -68,6 +68,14 @@ def open_rows(description: DataDescription) -> Source:
         return Source(rows, complete_columns(description, columns, description.data), declared)
     names = [str(picture.relative_to(path)) for picture in pictures_below(path, report=True)]
     return Source((Row(readable(name), {description.image_column or "image": name}) for name in names), description)
+
+
+def _saved(path: Path):
+    """A saved data set; ValueError where what lies there is none that can be loaded."""
+    try:
+        return datasets.load_from_disk(str(path))
+    except Exception as error:  # a damaged file comes to errors of any kind
+        raise ValueError(f"{path}: no sound saved data set ({type(error).__name__}: {error})") from error
 
 
 def _of_hub(description: DataDescription) -> Source:

@@ -7,8 +7,6 @@ A row that cannot be read is a row with a `problem`; only a table without a head
 import codecs
 import csv
 import json
-import os
-import socket
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -69,10 +67,18 @@ def lines_of(path: Path, encoding: str = "utf-8") -> Iterator[str]:
         yield line
 
 
+UNREADABLE = (
+    UnicodeDecodeError,
+    OverflowError,
+    ValueError,
+    pyarrow.ArrowException,
+)  # of a cell: no UTF-8, a date past all
+
+
 def encoding_of(path: Path, encoding: str) -> str:
     """What the file's byte order mark says, or else `encoding`."""
     try:
-        codecs.lookup(encoding)
+        "".encode(encoding)  # refuses what is no encoding of texts, as base64
     except LookupError:
         raise ValueError(
             f"there is no encoding {encoding!r}; say utf-8, utf-16, latin-1, cp1252, gb18030 or the like"
@@ -195,7 +201,7 @@ def arrow_values(rows: pyarrow.RecordBatch | pyarrow.Table) -> Iterator[tuple[di
     """Each row's values, those of it that can be read, and what is wrong with it, or None."""
     try:
         yield from ((values, None) for values in rows.to_pylist())
-    except UnicodeDecodeError:
+    except UNREADABLE:
         yield from (_values_of(rows.slice(index, 1)) for index in range(len(rows)))
 
 
@@ -204,9 +210,10 @@ def _values_of(row) -> tuple[dict, str | None]:
     for name in row.schema.names:
         try:
             values[name] = row.column(name).to_pylist()[0]
-        except UnicodeDecodeError:
-            bad.append(name)
-    return values, f"{', '.join(map(shown, bad))} is not UTF-8" if bad else None
+        except UNREADABLE as error:
+            what = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else f"cannot be read ({error})"
+            bad.append(f"{shown(name)} {what}")
+    return values, ", ".join(bad) or None
 
 
 def table_rows(path: Path, encoding: str = "utf-8") -> Iterator[Row]:
@@ -269,20 +276,6 @@ def _whole(value):
         same = len(mended) == len(value) and all(mended.get(name) is part for name, part in value.items())
         return value if same else mended
     return value
-
-
-def write_json(path, content) -> None:
-    """Write JSON to a temporary name and rename it; folders on the way are made."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = own_partial(path)
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-
-
-def own_partial(path: Path) -> Path:
-    """A temporary name beside `path` that no other process writes to."""
-    return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
 
 
 def _parquet(path: Path) -> pyarrow.parquet.ParquetFile:

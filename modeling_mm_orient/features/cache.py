@@ -21,7 +21,7 @@ import pyarrow.parquet
 import torch
 from huggingface_hub import constants
 
-from ..data.tables import own_partial
+from ..partial_files import own_partial
 from .extraction import COLUMNS, SEQUENCES, SHARD_POSTS, VECTORS, Shard, encoder_fingerprint, write_shards
 
 DEFAULT_FEATURE_CACHE = os.path.join(constants.HF_HOME, "mm_orient", "features")

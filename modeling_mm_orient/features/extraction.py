@@ -27,9 +27,10 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 
 from ..data.description import DataDescription
+from ..data.json_files import write_json
 from ..data.problems import Problem
 from ..data.reading import stream_posts
-from ..data.tables import own_partial, write_json
+from ..partial_files import own_partial
 from ..pictures import post_key
 from ..task_features import task_features
 

@@ -24,9 +24,9 @@ from tqdm.auto import tqdm
 from ..data.arrays import FeatureArrays
 from ..data.description import DataDescription
 from ..data.reading import read_split
-from ..data.tables import own_partial
 from ..features.inputs import model_inputs, reads_pictures
 from ..names import MODALITIES
+from ..partial_files import own_partial
 from ..private_apis import int8_product
 from ..similarity_search import ROUNDING, TILE, better
 from .coarse_search import GROUP, GROUPS, MANY_QUERIES, NONE, CoarseSearch, CoarseVectors, whole_limits

@@ -5,8 +5,12 @@ import os
 import shutil
 from pathlib import Path
 
-from ..memory_file import LARGE_MEMORY, remove_memory
+from filelock import FileLock
 
+from ..memory_file import LARGE_MEMORY, remove_memory
+from ..partial_files import is_running
+
+LOCK_FILE = ".export.lock"
 MARKER = "config.json"  # without it nothing loads a folder: the last file to come, and the first to go
 
 
@@ -32,7 +36,7 @@ def save_for_hub(model, processor, folder, model_card: str | None = None) -> Pat
     place, prefix = (folder, ".partial-") if inside else (folder.parent, f".{folder.name}.partial-")
     place.mkdir(parents=True, exist_ok=True)
     for leftover in place.glob(f"{prefix}*"):
-        if not _is_running(leftover.name.removeprefix(prefix)):
+        if not is_running(leftover.name.removeprefix(prefix)):
             shutil.rmtree(leftover, ignore_errors=True)
     scratch = place / f"{prefix}{os.getpid()}"
     scratch.mkdir()
@@ -41,13 +45,16 @@ def save_for_hub(model, processor, folder, model_card: str | None = None) -> Pat
         if not inside:
             os.rename(scratch, folder)
             return folder
-        (folder / MARKER).unlink(missing_ok=True)
-        remove_memory(folder)
-        for path in sorted(scratch.iterdir(), key=lambda path: path.name == MARKER):
-            target = folder / path.name
-            if target.is_dir():
-                shutil.rmtree(target)
-            os.replace(path, target)
+        with FileLock(folder / LOCK_FILE):  # two exports at once: the files are the one's or the other's
+            (folder / MARKER).unlink(missing_ok=True)
+            for place in (folder, folder / LARGE_MEMORY):
+                remove_memory(place)
+            for path in sorted(scratch.iterdir(), key=lambda path: path.name == MARKER):
+                target = folder / path.name
+                if target.is_dir():
+                    shutil.rmtree(target)
+                os.replace(path, target)
+        (folder / LOCK_FILE).unlink(missing_ok=True)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return folder
@@ -69,14 +76,3 @@ def _write(model, processor, folder: Path, model_card: str | None) -> None:
         shutil.copyfile(path, folder / path.name)
     if model_card is not None:
         (folder / "README.md").write_text(model_card, encoding="utf-8")
-
-
-def _is_running(process: str) -> bool:
-    """Whether a process of this number, which may be somebody else's by now, is there."""
-    try:
-        os.kill(int(process), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -3,7 +3,7 @@
 
 import json
 import logging
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from filelock import FileLock, Timeout
 
 from ..data.arrays import FeatureArrays
 from ..data.description import DataDescription
+from ..data.json_files import write_json
 from ..data.reading import read_split
-from ..data.tables import write_json
 from ..features.inputs import model_inputs, reads_pictures
 from ..memory_file import LARGE_MEMORY, find_memory, remove_memory, verify_memory
 from ..names import MODALITIES
@@ -72,7 +72,7 @@ def build_memory(
     changes |= {"memory_top_k": top_k} if top_k else {}
     model.config.update(changes)
     recalls = _index(model.relation_memory, index)
-    with _only_one(Path(output or run)):
+    with _only_one(run, Path(output or run)):
         _save(run, model, changes, output)
     return model.relation_memory, recalls
 
@@ -170,6 +170,11 @@ def _index(memory: RelationMemory, kind: str | None) -> dict[str, float]:
     return memory.build_index(kind)
 
 
+def _place_now(run: str) -> str | None:
+    """Where the run's configuration says that its memory is; it may have changed since the model was loaded."""
+    return json.loads((Path(run) / "config.json").read_text(encoding="utf-8")).get("relation_memory")
+
+
 def _memory_folder(run: str, elsewhere: str | None) -> Path:
     return Path(run) / LARGE_MEMORY if elsewhere == LARGE_MEMORY else Path(elsewhere or run)
 
@@ -191,26 +196,29 @@ def _changeable_folder(run: str, elsewhere: str | None, output: str | None) -> P
 
 
 @contextmanager
-def _only_one(folder: Path):
-    """Wait until nobody else changes the memory in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK_FILE)
-    try:
-        lock.acquire(timeout=1)
-    except Timeout:
-        logger.warning("another command is changing the memory in %s: waiting for it", folder)
-        lock.acquire()
-    try:
+def _only_one(run: str, folder: Path):
+    """Wait until nobody else changes the memory of the run, or the one in `folder`."""
+    with ExitStack() as locks:
+        for place in dict.fromkeys((Path(run).resolve(), folder.resolve())):
+            if place != Path(run).resolve() and place.is_relative_to(Path(run).resolve()):
+                continue  # the run's lock is its own
+            place.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(place / LOCK_FILE)
+            try:
+                lock.acquire(timeout=1)
+            except Timeout:
+                logger.warning("another command is changing the memory in %s: waiting for it", place)
+                lock.acquire()
+            locks.callback(lock.release)
         yield
-    finally:
-        lock.release()
 
 
 def _change(run: str, model, output: str | None, change) -> dict[str, float]:
     """Change the memory as it lies on the disk now, and save it; returns the recalls of an index that was built anew."""
-    folder = _changeable_folder(run, model.config.relation_memory, output)
-    with _only_one(folder):
-        memory = RelationMemory.load(folder)
+    with _only_one(run, _changeable_folder(run, _place_now(run), output)):
+        elsewhere = _place_now(run)
+        memory = RelationMemory.load(_changeable_folder(run, elsewhere, output))
+        model.config.update({"relation_memory": elsewhere})
         kind = memory.search("image").kind
         change(memory)
         model.set_relation_memory(memory)
@@ -232,5 +240,6 @@ def _save(run: str, model, changes: dict, output: str | None) -> None:
     config = json.loads(path.read_text(encoding="utf-8"))
     if any(config.get(name) != value for name, value in changes.items()):
         write_json(path, config | changes)
-    if elsewhere is not None:
-        remove_memory(run)
+    for place in (Path(run), Path(run) / LARGE_MEMORY):
+        if place != _memory_folder(run, elsewhere):
+            remove_memory(place)

@@ -25,8 +25,8 @@ from tqdm.auto import tqdm
 from ..data.arrays import FeatureArrays
 from ..data.description import DataDescription
 from ..data.reading import read_split
-from ..data.tables import own_partial
 from ..features.inputs import model_inputs, reads_pictures
+from ..partial_files import own_partial
 from ..pipeline_mm_orient import neighbours_of
 from ..tasks import kind_of, predictions_by_task
 from .run_folder import load_run

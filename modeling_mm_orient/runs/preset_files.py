@@ -6,8 +6,9 @@ A preset has any of the parts `description`, `encoders` (role -> Hub id), `revis
 one without pretrained encoders), `training` (fields of `TrainingSettings`) and `data` (fields of `DataDescription`).
 """
 
-import json
 from pathlib import Path
+
+from ..data.json_files import read_json
 
 PARTS = ("description", "encoders", "revisions", "task_features", "config", "processor", "training", "data")
 
@@ -37,9 +38,11 @@ def load_preset(*names: str) -> dict:
             raise ValueError(
                 f"no preset {name!r}; there are {', '.join(preset_names())}, or give a path to a .json file"
             )
-        preset = json.loads(path.read_text(encoding="utf-8"))
+        preset = read_json(path)
         if unknown := sorted(set(preset) - set(PARTS)):
             raise ValueError(f"{path.name}: unknown part {unknown[0]!r}; a preset has {', '.join(PARTS)}")
         for part in merged:
+            if not isinstance(preset.get(part, {}), dict):
+                raise ValueError(f"{path.name}: the part {part!r} must be an object of entries by name")
             merged[part] |= preset.get(part, {})
     return merged

@@ -37,6 +37,7 @@ from ..features.extraction import (
     encoder_fingerprint,
     feature_table,
 )
+from ..partial_files import own_partial
 from ..task_features import task_features
 from .predictions import prediction_lines, prediction_row, prediction_schema
 from .presets import encoders_alone
@@ -191,8 +192,7 @@ def _run(
     output = output.absolute()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output} is there already; name a folder that is not")
-    partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = own_partial(output)
     partial.mkdir(parents=True)
     arguments = {"load": load, "answer": answer, "schema": schema, "description": description}
     arguments |= {

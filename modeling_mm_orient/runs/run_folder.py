@@ -1,12 +1,14 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """The folder of a run: what lies in it, and a finished one read back."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 from ..data.description import DataDescription
+from ..data.fields import checked
+from ..data.json_files import read_json
 from ..data.sources import has_tables
+from .settings import TrainingSettings
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.json"
@@ -20,13 +22,17 @@ def read_run(folder: str) -> dict:
         if not (Path(folder) / name).is_file():
             raise FileNotFoundError(f"{folder} is no finished run: it has no {name}")
     run_file = Path(folder) / RUN_FILE
-    return json.loads(run_file.read_text(encoding="utf-8")) if run_file.is_file() else {}
+    run = read_json(run_file) if run_file.is_file() else {}
+    if run:
+        checked(TrainingSettings, run.get("training", {}), f"{run_file}: `training`")
+        checked(DataDescription, run.get("data", {}) | {"data": ""}, f"{run_file}: `data`")
+    return run
 
 
 def read_splits(folder: str) -> dict[str, str]:
     """Post key -> the split that the run had it in; empty where the run does not say."""
     path = Path(folder) / SPLITS_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def load_run(folder: str, *, load_relation_memory: bool = True):
@@ -55,7 +61,8 @@ def describe_data(run: dict, data: str, **changes) -> DataDescription:
     Raises:
         ValueError: the run was trained on feature arrays, and those of other data are not given.
     """
-    before = DataDescription(**run.get("data", {"data": data}) | {"allow_outside": []})  # a file allows nothing
+    # a file allows nothing, and other data may be texts or pictures alone
+    before = DataDescription(**run.get("data", {"data": data}) | {"allow_outside": [], "required_columns": []})
     description = replace(before, data=data)
     if description.feature_arrays and data != before.data and "feature_arrays" not in changes:
         raise ValueError(f"this run reads feature arrays: name those of {data} with --feature-arrays")

@@ -1,7 +1,6 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """A whole run: from posts to a Hub-ready checkpoint. `train` reads as it goes: prepare, build, fit, report."""
 
-import json
 import logging
 import math
 import shutil
@@ -18,11 +17,11 @@ from transformers import EarlyStoppingCallback, ProgressCallback, set_seed
 from ..data.arrays import FeatureArrays
 from ..data.augmentation import AugmentedPosts, ImageAugmentation
 from ..data.description import DataDescription
+from ..data.json_files import read_json, write_json
 from ..data.paraphrases import add_paraphrases
 from ..data.problems import Problem
 from ..data.reading import read_posts
 from ..data.splits import split_of_keys
-from ..data.tables import write_json
 from ..features.cache import DEFAULT_FEATURE_CACHE
 from ..features.extraction import process_state
 from ..features.inputs import model_inputs, reads_pictures, sampled_embeds
@@ -214,7 +213,9 @@ def report(prepared: Prepared, built: Built, trainer: MMOrientTrainer) -> dict:
 def training_arguments(output: Path, settings: TrainingSettings, posts: int) -> MMOrientTrainingArguments:
     """The Trainer's arguments of a run on so many posts: an evaluation and a checkpoint per epoch, the best is kept."""
     together = settings.batch_size * settings.accumulation * process_state().num_processes
-    steps = settings.epochs * math.ceil(posts / together)
+    per_epoch = math.ceil(posts / together)
+    # a step that warms up from 0 changes nothing: an epoch of such steps alone would be kept as the best, untrained
+    warmup = min(int(settings.warmup * settings.epochs * per_epoch), per_epoch - 1)
     return MMOrientTrainingArguments(
         output_dir=str(output / CHECKPOINTS),
         num_train_epochs=settings.epochs,
@@ -224,7 +225,7 @@ def training_arguments(output: Path, settings: TrainingSettings, posts: int) -> 
         learning_rate=settings.learning_rate,
         encoder_learning_rate=settings.encoder_learning_rate,
         weight_decay=settings.weight_decay,
-        warmup_steps=int(settings.warmup * steps),  # a share would be rounded up: a run of one step would learn nothing
+        warmup_steps=warmup,
         bf16=settings.bf16,
         use_cpu=settings.bf16 and not torch.accelerator.is_available(),  # else they refuse bfloat16 without a GPU
         seed=settings.seed,
@@ -312,7 +313,7 @@ def _check_same_run(output: Path, run: dict) -> None:
     """Refuse to resume on other data or with other settings; more epochs and another patience are fine."""
     if not (output / RUN_FILE).exists():
         return
-    before = json.loads((output / RUN_FILE).read_text(encoding="utf-8"))
+    before = read_json(output / RUN_FILE)
     for part, free in (("data", ()), ("splits", ()), ("training", ("epochs", "patience"))):
         for name in before[part].keys() | run[part].keys():
             old, new = before[part].get(name), run[part].get(name)
