@@ -208,6 +208,10 @@ class MMOrientConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
+        for part in (config_dict, *(config_dict.get(name) or {} for name in cls.sub_configs)):
+            kernel = part.get("attn_implementation") if isinstance(part, dict) else None
+            if isinstance(kernel, str) and "/" in kernel:  # code of the Hub: for who loads to ask for, not for a file
+                raise ValueError(f"`attn_implementation` in a file must be a name of transformers' own, got {kernel!r}")
         found = super().from_dict(config_dict, **kwargs)
         (found[0] if isinstance(found, tuple) else found).complete()  # arguments are set after it was made
         return found

@@ -8,6 +8,7 @@ import os
 import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -303,3 +304,20 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def save_run(folder, scope: str = "memory"):
+    """A finished run with a task of every kind and, unless `scope` is `"batch"`, a relation memory."""
+    torch.manual_seed(0)
+    tasks = [TASKS[0], TASKS[1] | {"labels": ["joy", "anger"]}, TASKS[2]]
+    config = small_towers(joint_config=None, relation_scope=scope, memory_top_k=4, tasks=tasks)
+    model, processor = MMOrientForMultiTaskClassification(config), make_processor()
+    if scope != "batch":
+        draw = np.random.default_rng(0)
+        pictures = [Image.fromarray(draw.integers(0, 255, (6, 6, 3), dtype=np.uint8)) for _ in range(20)]
+        model.build_relation_memory(
+            [{"id": str(row), "image": image, "text": "dog"} for row, image in enumerate(pictures)], processor
+        )
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder

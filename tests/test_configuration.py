@@ -1,9 +1,12 @@
+import json
+import math
+
 import pytest
 from transformers import BertConfig, CLIPConfig, MobileNetV2Config, ResNetConfig, SiglipConfig
 
 from modeling_mm_orient import MMOrientConfig
 
-from .helpers import tiny_config
+from .helpers import small_towers, tiny_config
 
 
 def test_defaults_are_the_papers():
@@ -98,3 +101,31 @@ def test_round_trip_keeps_everything(tmp_path):
     again = MMOrientConfig.from_pretrained(tmp_path)
     assert again.to_dict() == config.to_dict()
     assert [task["name"] for task in again.tasks] == ["offensive", "emotions", "intensity"]
+
+
+@pytest.mark.parametrize(
+    "fields, said",
+    [
+        ({"edge_temperature": math.inf}, "edge_temperature"), ({"edge_temperature": 1e-46}, "edge_temperature"),
+        ({"tasks": [{"name": "x", "labels": ["a", "b"], "focal_gamma": math.inf}]}, "focal_gamma"),
+        ({"tasks": [{"name": "x", "labels": ["a", "b"], "loss_weight": math.inf}]}, "loss_weight"),
+        ({"tasks": [{"name": "x", "labels": ["a", "b"], "class_weights": [math.inf, 1]}]}, "class_weights"),
+        ({"tasks": [{"name": "x", "kind": ["y"], "labels": ["a", "b"]}]}, "kind"),
+        ({"frozen_encoders": [[1]]}, "frozen_encoders"),
+        ({"relation_streams": [{}]}, "relation_streams"), ({"text_config": {"model_type": ["a"]}}, "text_config"),
+    ],
+)  # fmt: skip
+def test_what_no_model_can_have_is_refused(fields, said):
+    with pytest.raises(ValueError, match=said):
+        MMOrientConfig(**fields)
+
+
+@pytest.mark.parametrize("where", [lambda d: d, lambda d: d["text_config"]])
+def test_a_file_names_no_kernel_of_the_hub(tmp_path, where):
+    small_towers().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    content = json.loads(path.read_text())
+    where(content)["attn_implementation"] = "somebody/kernel"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="somebody/kernel"):
+        MMOrientConfig.from_pretrained(tmp_path)

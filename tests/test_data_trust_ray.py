@@ -10,14 +10,12 @@ from PIL import Image
 from modeling_mm_orient.data.description import DataDescription
 from modeling_mm_orient.runs.run_folder import load_run
 
-from .helpers import as_bytes, picture
+from .helpers import as_bytes, picture, save_run
 
 pytest.importorskip("ray", reason="needs Ray, the extra `ray`")
 
 from modeling_mm_orient.runs.predictions import prediction_schema
 from modeling_mm_orient.runs.ray_jobs import Worker, _columns_and_rows, _files, _modalities, predict_batch
-
-from .contract.test_ray_jobs import save_run
 
 
 def parquet(folder, rows: list[dict], name: str = "posts.parquet"):

@@ -3,7 +3,8 @@
 import pytest
 
 from modeling_mm_orient.data.labels import is_missing
-from modeling_mm_orient.data.reading import read_posts
+from modeling_mm_orient.data.problems import DataProblems
+from modeling_mm_orient.data.reading import account_for_rows, read_posts
 
 from .helpers import ROWS, describe, write_folder
 
@@ -66,3 +67,24 @@ def test_label_maps_and_columns(tmp_path):
 def test_reserved_task_names(tmp_path):
     with pytest.raises(ValueError, match="cannot be called 'text'"):
         read_posts(describe(write_folder(tmp_path / "d"), labels=["text"]))
+
+
+def test_a_list_among_single_labels_and_numbers_of_any_length(tmp_path):
+    rows = [row | {"mood": [["sad", "angry"], 3, "sad"][i % 3]} for i, row in enumerate(ROWS)]
+    _, tasks, _ = read_posts(describe(write_folder(tmp_path / "d", rows, "posts.jsonl")))
+    assert tasks[0] == {"name": "mood", "kind": "multi_label", "labels": ["3", "angry", "sad"]}
+    rows = [row | {"mood": [10**400, 1][i % 2]} for i, row in enumerate(ROWS)]
+    _, tasks, _ = read_posts(describe(write_folder(tmp_path / "e", rows, "posts.jsonl")))
+    assert tasks[0]["labels"] == ["1", str(10**400)]
+
+
+def test_a_number_that_single_precision_does_not_hold_is_named(tmp_path):
+    rows = [row | {"score": [0.5, 1e200][i == 3]} for i, row in enumerate(ROWS)]
+    with pytest.raises(DataProblems, match=r"labels\.csv:5: score is '1e\+200', not a number"):
+        read_posts(describe(write_folder(tmp_path / "d", rows), labels=["score"]))
+
+
+def test_a_column_without_any_label_is_accounted_for(tmp_path):
+    rows = [row | {"mood": ""} for row in ROWS]
+    found = account_for_rows(describe(write_folder(tmp_path / "d", rows)))
+    assert found["read"] == len(ROWS) and found["labels"] == {"mood": {}}

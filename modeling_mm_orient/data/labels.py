@@ -165,14 +165,18 @@ def _kind(values: list) -> str:
         return MULTI_LABEL.name
     if not values or not all(_is_number(value, NUMBER) for value in values):
         return SINGLE_LABEL.name
-    fractions = [value for value in values if _is_number(value, PLAIN_NUMBER) and not float(value).is_integer()]
+    fractions = [value for value in values if _is_number(value, PLAIN_NUMBER) and not _is_whole(value)]
     return REGRESSION.name if fractions else SINGLE_LABEL.name
 
 
 def _is_number(value, form: re.Pattern) -> bool:
     if isinstance(value, str):
         return form.fullmatch(value) is not None
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value - value == 0
+    return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and value - value == 0)
+
+
+def _is_whole(value) -> bool:
+    return isinstance(value, int) or float(value).is_integer()
 
 
 def _label_reader(values: list) -> Callable:

@@ -25,7 +25,7 @@ def read_run(folder: str) -> dict:
     run = read_json(run_file) if run_file.is_file() else {}
     if run:
         checked(TrainingSettings, run.get("training", {}), f"{run_file}: `training`")
-        checked(DataDescription, run.get("data", {}) | {"data": ""}, f"{run_file}: `data`")
+        checked(DataDescription, run.get("data", {}), f"{run_file}: `data`")
     return run
 
 

@@ -46,6 +46,18 @@ def test_heads_go_by_name(checkpoint):
     torch.testing.assert_close(alone(**batch).logits["emotions"], before["emotions"])
 
 
+def test_heads_go_by_name_where_the_configuration_is_given(checkpoint):
+    batch = feature_batch()
+    before = MMOrientForMultiTaskClassification.from_pretrained(checkpoint).eval()(**batch).logits
+    for chosen in ([TASKS[2], TASKS[0]], [TASKS[1]]):
+        config = MMOrientConfig.from_pretrained(checkpoint, tasks=chosen)
+        model = MMOrientForMultiTaskClassification.from_pretrained(checkpoint, config=config).eval()
+        logits = model(**batch).logits
+        assert list(logits) == [task["name"] for task in chosen] == [task["name"] for task in model.config.tasks]
+        for name, found in logits.items():
+            torch.testing.assert_close(found, before[name])
+
+
 def test_new_tasks_are_saved_and_found_again(checkpoint, tmp_path):
     model = MMOrientForMultiTaskClassification.from_pretrained(
         checkpoint, tasks=[NEW, TASKS[0]], ignore_mismatched_sizes=True

@@ -627,3 +627,50 @@ def test_the_papers_mixture_of_encoders_and_arrays(memes, tmp_path, capsys):
     assert run("predict", tmp_path / "run", "--data", memes, "--output", tmp_path / "p.jsonl") == 0  # without the cache
     assert run(*command, "--vision-encoder", tmp_path / "clip", "--output", tmp_path / "r2") == 1
     assert "region_features come from the vision encoder and from an array" in capsys.readouterr().err
+
+
+def test_a_column_that_is_said_has_to_be_there(tmp_path, capsys):
+    rows = "image,caption,mood\n0.png,x,a\n1.png,y,b\n"
+    (tmp_path / "labels.csv").write_text(rows)
+    for name in ("0.png", "1.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    assert run("inspect-data", "--data", tmp_path, "--labels", "mood") == 0
+    assert run("inspect-data", "--data", tmp_path, "--labels", "mood", "--text-column", "text") == 1
+    assert "has no column text" in capsys.readouterr().err
+
+
+WRONG_RUNS = [
+    "[]", "{", "[" * 100_000, '{"data": []}', '{"data": {"labels": 3}}', '{"data": {"split_seed": "x"}}',
+    '{"data": {"unknown": 1}}', '{"training": {"batch_size": "x"}}', '{"training": 7}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", WRONG_RUNS)
+def test_a_runs_file_that_is_none_is_named(run_copy, memes, tmp_path, content, capsys):
+    (run_copy / "run.json").write_text(content)
+    assert run("predict", run_copy, "--data", memes, "--output", tmp_path / "p.csv") == 1
+    said = capsys.readouterr().err
+    assert "run.json" in said and "unexpected" not in said
+
+
+@pytest.mark.parametrize("content", ["[]", '{"config": []}', '{"data": {"labels": 3}}', '{"training": {"epochs": []}}'])
+def test_a_preset_that_is_none_is_named(memes, tmp_path, content, capsys):
+    (tmp_path / "p.json").write_text(content)
+    arguments = ["--data", memes, "--preset", tmp_path / "p.json", "--labels", "humour", "--output", tmp_path / "run"]
+    assert run("train", *arguments) == 1
+    said = capsys.readouterr().err
+    assert "unexpected" not in said and ("p.json" in said or "the preset's part" in said)
+
+
+@pytest.mark.parametrize("name", ["dataset_dict.json", "state.json"])
+@pytest.mark.parametrize("content", ["{}", "[]", "[" * 100_000])
+def test_a_saved_data_set_that_is_none_is_named(tmp_path, name, content, capsys):
+    (tmp_path / name).write_text(content)
+    assert run("inspect-data", "--data", tmp_path) == 1
+    assert "no sound saved data set" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["base64", "rot13", "no such"])
+def test_what_is_no_encoding_of_texts_is_named(memes, encoding, capsys):
+    assert run("inspect-data", "--data", memes, "--encoding", encoding) == 1
+    assert f"there is no encoding {encoding!r}" in capsys.readouterr().err

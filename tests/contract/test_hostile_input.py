@@ -311,6 +311,21 @@ def test_a_data_set_through_the_pipeline_and_the_processor(pipe):
         pipe(rows.select_columns(["label"]))
 
 
+def test_a_data_sets_pictures_are_opened_as_all_others_are(pipe, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a program was started"))
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    pictures = [{"bytes": content, "path": None} for content in (EPS, b"junk", as_bytes(picture()))]
+    posts = datasets.Dataset.from_dict({"image": pictures, "text": ["a", "b", "c"]}, features=features)
+    found = pipe(posts, on_error="skip")
+    assert [set(verdict) for verdict in found] == [{"error"}, {"error"}, {"x"}]
+    with pytest.raises(ValueError, match="may not be given as bytes"):
+        pipe(posts, image_sources=("pil",))
+    with pytest.raises(ValueError, match="EPS are not opened"):
+        pipe.model.build_relation_memory(posts, pipe.processor)
+
+
 def test_half_a_surrogate_is_a_text(pipe):
     assert "x" in pipe({"text": "half \ud83d of one"})
 
@@ -327,6 +342,17 @@ def test_a_part_of_a_processor_asks_for_no_code_of_its_own(tmp_path):
     described["image_processor"] = {**described.get("image_processor", {}), "image_processor_type": "Evil"}
     described["image_processor"]["auto_map"] = named
     path.write_text(json.dumps(described))
+    (tmp_path / "evil.py").write_text("raise SystemExit('ran')")
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        MMOrientProcessor.from_pretrained(tmp_path)
+
+
+def test_nor_does_the_joint_processor(tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("somebody was asked"))
+    make_processor(joint=True).save_pretrained(tmp_path)
+    path = tmp_path / "joint_processor" / "processor_config.json"
+    named = {"processor_class": "Evil", "auto_map": {"AutoProcessor": "evil.Evil"}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | named))
     (tmp_path / "evil.py").write_text("raise SystemExit('ran')")
     with pytest.raises(ValueError, match="trust_remote_code"):
         MMOrientProcessor.from_pretrained(tmp_path)

@@ -14,15 +14,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
-from modeling_mm_orient import MMOrientForMultiTaskClassification, MMOrientProcessor, save_for_hub
+from modeling_mm_orient import (
+    MMOrientForMultiTaskClassification,
+    MMOrientProcessor,
+    relation_memory,
+    save_for_hub,
+)
 from modeling_mm_orient.cli import main
-from modeling_mm_orient.memory_file import MEMORY_FILE
+from modeling_mm_orient.data.description import DataDescription
+from modeling_mm_orient.data.folder_text_removal import LOCK_FILE, remove_text_from_folder
+from modeling_mm_orient.memory_file import LARGE_MEMORY, MEMORY_FILE
 from modeling_mm_orient.optional_dependencies import FAISS_AVAILABLE
+from modeling_mm_orient.partial_files import partial_name
 from modeling_mm_orient.relation_memory import RelationMemory
 from modeling_mm_orient.runs.demo import make_memes
-from modeling_mm_orient.runs.memory import remove_from_memory
+from modeling_mm_orient.runs.memory import build_memory, remove_from_memory
 from modeling_mm_orient.runs.run_folder import load_run
 
 from ..helpers import make_processor, small_towers
@@ -192,6 +201,42 @@ def test_two_at_once_each_do_what_they_say(run):
     processes = [subprocess.Popen([sys.executable, "-c", REMOVE, str(run), name]) for name in ("p1", "p2", "p5")]
     assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
     assert RelationMemory.load(run).ids == ["p0", "p3", "p4", "p6", "p7"]
+
+
+def test_a_memory_that_moved_meanwhile_is_changed_where_it_is(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(relation_memory, "MOST_BYTES_IN_CHECKPOINT", 100)
+    make_memes(tmp_path / "memes", 12)
+    data = DataDescription(str(tmp_path / "memes"))
+    build_memory(str(run), data)
+    assert (run / LARGE_MEMORY / MEMORY_FILE).is_file() and not (run / MEMORY_FILE).exists()
+    model, _ = load_run(str(run))  # as `memory add` does before it encodes
+    monkeypatch.setattr(relation_memory, "MOST_BYTES_IN_CHECKPOINT", 2**29)
+    build_memory(str(run), data)
+    assert (run / MEMORY_FILE).is_file() and not (
+        run / LARGE_MEMORY / MEMORY_FILE
+    ).exists()  # nothing is left to publish
+    monkeypatch.setattr("modeling_mm_orient.runs.memory._load_with_memory", lambda _: (model, None))
+    memory, _ = remove_from_memory(str(run), ["meme-0000"])
+    again, _ = load_run(str(run))
+    assert len(again.relation_memory) == len(memory) == 11
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(run):
+    dead, living = (partial_name(run / MEMORY_FILE) for _ in range(2))
+    dead = dead.with_name(dead.name.replace(str(os.getpid()), "999999999"))
+    living = living.with_name(living.name.replace(str(os.getpid()), str(os.getppid())))
+    for path in (dead, living):
+        path.write_bytes(b"half")
+    remove_from_memory(str(run), ["p1"])
+    assert not dead.exists() and living.exists()
+
+
+def test_two_do_not_remove_text_into_one_folder(tmp_path):
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (30, 30)).save(tmp_path / "in" / "a.png")
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out" / LOCK_FILE), pytest.raises(FileExistsError, match="another process"):
+        remove_text_from_folder(tmp_path / "in", tmp_path / "out")
 
 
 def test_many_threads_share_a_pipeline(run):

@@ -12,10 +12,8 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from PIL import Image
 
-from modeling_mm_orient import MMOrientForMultiTaskClassification
 from modeling_mm_orient.cli import main
 from modeling_mm_orient.data.description import DataDescription
 from modeling_mm_orient.data.reading import read_posts
@@ -27,14 +25,9 @@ from modeling_mm_orient.runs.presets import encoders_alone
 from modeling_mm_orient.runs.ray_jobs import Worker, predict_batch
 from modeling_mm_orient.runs.run_folder import load_run
 
-from ..helpers import make_processor, save_encoders, small_towers
+from ..helpers import save_encoders, save_run
 
 pytest.importorskip("ray", reason="needs Ray, the extra `ray`")
-TASKS = [
-    {"name": "offensive", "labels": ["no", "yes"]},
-    {"name": "emotions", "kind": "multi_label", "labels": ["joy", "anger"]},
-    {"name": "intensity", "kind": "regression"},
-]
 
 
 def picture(seed: int) -> bytes:
@@ -54,18 +47,6 @@ def some_posts(count: int) -> list[dict]:
     return [
         {"id": f"post {row}", "image": picture(row), "text": "cat " * (row % 4), "other": row} for row in range(count)
     ]
-
-
-def save_run(folder, scope: str = "memory"):
-    torch.manual_seed(0)
-    config = small_towers(joint_config=None, relation_scope=scope, memory_top_k=4, tasks=TASKS)
-    model, processor = MMOrientForMultiTaskClassification(config), make_processor()
-    if scope != "batch":
-        posts = [{"id": str(row), "image": Image.open(io.BytesIO(picture(row))), "text": "dog"} for row in range(20)]
-        model.build_relation_memory(posts, processor)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
 
 
 def run_and_kill_a_worker(command: list[str]) -> str:

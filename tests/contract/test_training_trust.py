@@ -59,6 +59,15 @@ def test_one_step_learns(memes, tmp_path):
     assert any("learner" in name for name in moved) and any("task_heads" in name for name in moved)
 
 
+@pytest.mark.parametrize("posts, batch_size", [(6, 32), (33, 32), (100, 32), (5000, 32)])
+@pytest.mark.parametrize("epochs, warmup", [(1, 0.1), (10, 0.1), (40, 0.5)])
+def test_no_epoch_warms_up_alone(tmp_path, posts, batch_size, epochs, warmup):
+    of_run = settings(epochs=epochs, batch_size=batch_size, warmup=warmup)
+    arguments = training.training_arguments(tmp_path, of_run, posts)
+    per_epoch = -(-posts // batch_size)
+    assert arguments.warmup_steps == min(int(warmup * epochs * per_epoch), per_epoch - 1)
+
+
 class Stopped(BaseException):
     pass
 
