@@ -145,3 +145,9 @@ def test_torch_scatter_asked_for_and_missing(monkeypatch):
     with pytest.raises(ImportError, match="not installed"):
         aggregate_neighbours(torch.zeros(1, 1), Graph(torch.zeros(1, 1)), everyone(1), "torch_scatter")
     assert aggregate_neighbours(torch.ones(1, 1), Graph(torch.ones(1, 1)), everyone(1), "auto") == 1
+
+
+def test_the_fused_way_is_a_cpus():
+    features = torch.zeros(3, 2, device="meta")
+    with pytest.raises(ValueError, match="'fused' runs on a CPU, these features are on meta"):
+        aggregate_neighbours(features, Graph(torch.eye(3)), torch.ones(3, dtype=torch.bool), "fused")
