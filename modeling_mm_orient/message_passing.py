@@ -128,7 +128,8 @@ def aggregate_neighbours(
         (N, D) in the dtype of `features`; zeros for a target without edges.
 
     Raises:
-        ValueError: `backend` is unknown, or `"fused"` elsewhere than on a CPU. ImportError: `"torch_scatter"` is asked for and not installed.
+        ValueError: `backend` is unknown, or `"fused"` elsewhere than on a CPU. ImportError: `"torch_scatter"` is asked for and not
+            installed.
     """
     if backend not in BACKENDS:
         raise ValueError(f"`backend` must be one of {BACKENDS}, got {backend!r}")
