@@ -128,17 +128,14 @@ def aggregate_neighbours(
         (N, D) in the dtype of `features`; zeros for a target without edges.
 
     Raises:
-        ValueError: `backend` is unknown, or `"fused"` elsewhere than on a CPU. ImportError: `"torch_scatter"` is asked for and not
-            installed.
+        ValueError: `backend` is unknown, or `"fused"` elsewhere than on a CPU. ImportError: torch-scatter is not installed.
     """
     if backend not in BACKENDS:
         raise ValueError(f"`backend` must be one of {BACKENDS}, got {backend!r}")
     if backend == "torch_scatter" and torch_scatter is None:
         raise ImportError("message passing by torch_scatter was asked for, and torch-scatter is not installed")
     if backend == "fused" and features.device.type != "cpu":
-        raise ValueError(
-            f"message passing by 'fused' runs on a CPU, these features are on {features.device}: take 'auto'"
-        )
+        raise ValueError(f"message passing by 'fused' runs on a CPU, these features are on {features.device}")
     if backend == "auto" or torch.compiler.is_compiling():
         backend = graph.best_backend()
     dtype, exact = features.dtype, features if features.dtype.itemsize >= 4 else features.float()
