@@ -163,11 +163,12 @@ def data_changes(options: argparse.Namespace) -> dict:
         changes["text_column"] = [] if columns[0] == NO_COLUMN else columns[0]
     if changes.get("image_column") == NO_COLUMN:
         changes["image_column"] = None
-    said = [changes[name] for name in COLUMNS if changes.get(name)]
-    changes |= {
-        "required_columns": [column for part in said for column in (part if isinstance(part, list) else [part])]
-    }
-    return changes
+    said = [column for name in COLUMNS for column in _listed(changes.get(name))]
+    return changes | ({"required_columns": said} if said else {})
+
+
+def _listed(columns: str | list[str] | None) -> list[str]:
+    return [columns] if isinstance(columns, str) else columns or []
 
 
 def described(options: argparse.Namespace, preset: dict) -> DataDescription:
