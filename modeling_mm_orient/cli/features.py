@@ -138,7 +138,11 @@ def _graph(options) -> None:
 def _ray_predict(options) -> None:
     from ..runs.ray_jobs import predict_with_ray
 
-    columns = {name: value for name, value in data_changes(options).items() if name in (*OF_JOB, "allow_outside")}
+    columns = {
+        name: value
+        for name, value in data_changes(options).items()
+        if name in (*OF_JOB, "allow_outside", "required_columns")
+    }
     arguments = {
         "output": options.output,
         "workers": Workers(**given(options, Workers)),
