@@ -300,7 +300,10 @@ sys.exit(main(["train", "--data", sys.argv[1], "--labels", "humour", "--split-co
 def test_a_signal_is_one_line_that_says_how_to_go_on(tmp_path, number, status, said):
     make_memes(tmp_path / "memes", 40)
     process = subprocess.Popen(
-        [sys.executable, "-c", TRAIN, str(tmp_path / "memes"), str(tmp_path / "run")], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", TRAIN, str(tmp_path / "memes"), str(tmp_path / "run")],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     while not (tmp_path / "run" / "checkpoints").exists():
         assert process.poll() is None, process.stderr.read()
