@@ -154,3 +154,12 @@ def test_workers_end_with_their_parent(tmp_path):
     process.kill()
     process.wait()
     assert len(children) >= 2 and psutil.wait_procs(children, timeout=10)[1] == []
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "7", "{}", '{"image": 3}', "[" * 100_000])
+def test_a_line_of_the_texts_that_is_none_is_named(tmp_path, line):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "texts.jsonl").write_text(f"{line}\n")
+    with pytest.raises(ValueError, match=r"texts\.jsonl:1: no line of mm-orient remove-text"):
+        remove_text_from_folder(tmp_path / "in", tmp_path / "out")

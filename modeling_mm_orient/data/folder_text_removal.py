@@ -195,4 +195,10 @@ def _lines(target: Path) -> Iterator[dict]:
     path = target / TEXTS_FILE
     if path.is_file():
         with path.open(encoding="utf-8") as file:
-            yield from (json.loads(line) for line in file)
+            for number, line in enumerate(file, 1):
+                try:
+                    found = json.loads(line)
+                    found["image"] + ""
+                except (ValueError, KeyError, TypeError, RecursionError):
+                    raise ValueError(f"{path}:{number}: no line of mm-orient remove-text") from None
+                yield found

@@ -331,7 +331,7 @@ def read_lines(path, mend: bool = False) -> list[dict]:
         try:
             line = json.loads(line)
             line["key"], line["text"], line["paraphrases"], line["prompt_tokens"], line["completion_tokens"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise ValueError(f"{path}:{number}: no line of mm-orient paraphrase") from None
         lines.append(line)
     return lines
