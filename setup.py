@@ -39,7 +39,7 @@ setup(
         "filelock>=3.16",  # one hand at a time on a memory and on a run
         "huggingface-hub>=1.33",
         "numpy>=2.1",
-        "pillow>=11",
+        "pillow>=11.3",
         "pyarrow>=18",  # shards of features, Parquet in and out
         "safetensors>=0.8",  # the relation memory's file
         "scikit-learn>=1.7",  # F1, AUROC, precision and recall
