@@ -11,7 +11,9 @@ import hashlib
 import json
 import os
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from huggingface_hub import hf_hub_download
@@ -26,6 +28,7 @@ from .partial_files import own_partial, remove_leftovers
 from .tasks import are_tasks
 
 logger = logging.get_logger(__name__)
+T = TypeVar("T")
 
 MEMORY_FILE = "relation_memory.safetensors"
 INDEX_FILES = {"image": "relation_memory.image.faiss", "text": "relation_memory.text.faiss"}
@@ -53,12 +56,11 @@ def save_memory(memory, folder) -> None:
         "id_lengths": torch.tensor([len(name) for name in encoded], dtype=torch.int64),
     }
     tensors = {name: value.contiguous().cpu() for name, value in tensors.items()}
-    partials, hashes = [], {}
+    paths = [folder / MEMORY_FILE, *(folder / INDEX_FILES[modality] for modality in memory.indexes)]
+    partials, hashes = [own_partial(path) for path in paths], {}
     try:
-        for modality, index in memory.indexes.items():
-            partial = own_partial(folder / INDEX_FILES[modality])
+        for partial, (modality, index) in zip(partials[1:], memory.indexes.items(), strict=True):
             index.save(partial)
-            partials.append((partial, folder / INDEX_FILES[modality]))
             hashes[modality] = content_hash(partial)
         described = {
             "format": FORMAT,
@@ -68,13 +70,11 @@ def save_memory(memory, folder) -> None:
             "index_hashes": json.dumps(hashes),
             "checksum": _checksum(tensors),
         }
-        partial = own_partial(folder / MEMORY_FILE)
-        partials.insert(0, (partial, folder / MEMORY_FILE))
-        save_file(tensors, partial, metadata=described)
-        for partial, path in partials:
+        save_file(tensors, partials[0], metadata=described)
+        for partial, path in zip(partials, paths, strict=True):
             os.replace(partial, path)
     finally:
-        for partial, _ in partials:
+        for partial in partials:
             partial.unlink(missing_ok=True)
     for modality, name in INDEX_FILES.items():
         if modality not in hashes:
@@ -107,7 +107,10 @@ def verify_memory(path) -> None:
     Raises:
         ValueError: one is damaged, or an index is not this memory's.
     """
-    path = memory_path(path)
+    in_one_state(path, lambda: _verify_all(memory_path(path)))
+
+
+def _verify_all(path: Path) -> None:
     tensors, described = _read(path)
     _verify(path, tensors, described)
     hashes = json.loads(described.get("index_hashes", "{}"))
@@ -115,6 +118,24 @@ def verify_memory(path) -> None:
         index = path.with_name(INDEX_FILES[modality])
         if index.is_file() and content_hash(index, whole=True) != hashes.get(modality):
             raise ValueError(f"{index} is damaged, or an index of another memory: build it anew")
+
+
+def in_one_state(path, read: Callable[[], T]) -> T:
+    """What `read` gives of the memory at `path`, once more where another process has replaced that meanwhile.
+
+    A file is opened several times by its name while it is read.
+    """
+    path = memory_path(path)
+    while True:
+        before = _identity(path)
+        try:
+            found = read()
+        except Exception:
+            if _identity(path) == before:
+                raise
+        else:
+            if _identity(path) == before:
+                return found
 
 
 def memory_path(path) -> Path:
@@ -234,12 +255,20 @@ def _sound_indexes(path: Path, described: dict[str, str]) -> dict[str, Path]:
     return sound
 
 
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors, memory-mapped, and metadata of a safetensors file."""
     try:
         with safe_open(path, framework="pt") as file:
             tensors, described = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except SafetensorError as error:
+    except (SafetensorError, RuntimeError) as error:  # the latter of torch, of a file that is too short
         raise ValueError(f"{path} is damaged: {error}") from error
     if described.get("format") != FORMAT:
         raise ValueError(f"{path} is no relation memory of format {FORMAT!r}: it says {described.get('format')!r}")

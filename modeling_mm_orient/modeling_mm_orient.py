@@ -38,7 +38,7 @@ from .learner import Learner
 from .memory_file import HUB_OPTIONS, LARGE_MEMORY, find_memory, remove_memory
 from .memory_upkeep import NeighbourRule, check_fit, differ, neighbours_in_memory, reference_posts
 from .names import ENCODER_MODULES, ENCODER_NAMES
-from .partial_files import own_partial
+from .partial_files import whole_file
 from .pipeline_mm_orient import AUTO_MAP, CUSTOM_PIPELINES, UPLOAD_OPTIONS
 from .private_apis import attention_implementation, set_attention_implementation, weights_state
 from .relation_graph import relation_graphs
@@ -685,9 +685,8 @@ def edit_json(path, **entries) -> None:
     """Set entries of a JSON file; it has the old content or the new one."""
     with open(path, encoding="utf-8") as file:
         content = json.load(file) | entries
-    partial = own_partial(path)
-    partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _embeds(posts: PostFeatures) -> dict[str, Tensor]:

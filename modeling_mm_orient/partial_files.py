@@ -1,12 +1,29 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
-"""Temporary names that are renamed when a file is whole, and what killed processes left under them."""
+"""Files that are there whole or not at all: written under temporary names, and what killed processes left under those."""
 
 import os
 import shutil
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ENDING = ".partial"
+
+
+@contextmanager
+def whole_file(path, leftovers: bool = True) -> Iterator[Path]:
+    """A temporary name for what becomes `path` when the block ends, and is removed when the block fails.
+
+    Args:
+        leftovers: look for those of dead processes, which costs a look at the folder.
+    """
+    partial = own_partial(path) if leftovers else partial_name(path)
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def own_partial(path) -> Path:

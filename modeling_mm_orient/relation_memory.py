@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.utils import logging
 
-from .memory_file import MOST_BYTES_IN_CHECKPOINT, memory_path, read_memory, save_memory
+from .memory_file import MOST_BYTES_IN_CHECKPOINT, in_one_state, memory_path, read_memory, save_memory
 from .names import MODALITIES
 from .optional_dependencies import FAISS_AVAILABLE
 from .similarity_search import MOST_EXACT, ExactSearch, IndexSearch, in_order, index_kind, require_faiss
@@ -324,6 +324,10 @@ class RelationMemory:
         Raises:
             FileNotFoundError: there is none. ValueError: the file is damaged or no relation memory.
         """
+        return in_one_state(path, lambda: cls._load(path))
+
+    @classmethod
+    def _load(cls, path) -> "RelationMemory":
         arguments, indexes = read_memory(path)
         try:
             memory = cls(**arguments)

@@ -19,13 +19,13 @@ from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..partial_files import partial_name, remove_all_leftovers
+from ..partial_files import remove_all_leftovers, whole_file
 from ..pictures import LONGEST_ELONGATED, MOST_ELONGATED, format_of, read_image, reduced
 from ..text_removal import INPAINTERS, READERS, find_by_name, joined_text, read_text, remove_text
+from .locks import only_one
 from .picture_files import Places, pictures_below
 from .problems import readable
 
@@ -61,16 +61,8 @@ def remove_text_from_folder(
         raise ValueError(f"`workers` must be at least 1, got {workers}")
     find_by_name(reader, READERS), find_by_name(inpainter, INPAINTERS)
     target.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(target / LOCK_FILE)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise FileExistsError(f"another process removes text into {target}") from None
-    try:
+    with only_one(target / LOCK_FILE, f"another process removes text into {target}"):
         return _remove_all(source, target, reader, inpainter, workers)
-    finally:
-        lock.release()
-        (target / LOCK_FILE).unlink(missing_ok=True)
 
 
 def _remove_all(source: Path, target: Path, reader: str, inpainter: str, workers: int) -> dict[str, int]:
@@ -148,9 +140,8 @@ def _treat(name: str, source: Path, target: Path, reader: str, inpainter: str) -
     except Exception as error:  # engines raise anything, and too little memory is this picture's problem too
         return {"image": name, "problem": str(error)[:300] or type(error).__name__}
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_name(output)
-    partial.write_bytes(content.getbuffer())
-    os.replace(partial, output)
+    with whole_file(output, leftovers=False) as partial:
+        partial.write_bytes(content.getbuffer())
     line = {"image": name, "text": joined_text(regions), "regions": [region._asdict() for region in regions]}
     return line if picture.size == whole.size else line | {"reduced_from": list(whole.size)}
 

@@ -2,10 +2,9 @@
 """JSON files of ours: read as an object or refused, written whole."""
 
 import json
-import os
 from pathlib import Path
 
-from ..partial_files import own_partial
+from ..partial_files import whole_file
 from .problems import shown
 
 
@@ -24,6 +23,5 @@ def write_json(path, content) -> None:
     """Write JSON to a temporary name and rename it; folders on the way are made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = own_partial(path)
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -5,6 +5,7 @@ A class name is the text that stands there. Numbers are read only from columns t
 """
 
 import json
+import math
 import re
 from collections.abc import Callable
 
@@ -172,7 +173,9 @@ def _kind(values: list) -> str:
 def _is_number(value, form: re.Pattern) -> bool:
     if isinstance(value, str):
         return form.fullmatch(value) is not None
-    return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and value - value == 0)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_whole(value) -> bool:

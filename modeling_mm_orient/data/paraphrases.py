@@ -22,13 +22,13 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import datasets
-from filelock import FileLock, Timeout
 from huggingface_hub import InferenceClient, constants
 from huggingface_hub.errors import HfHubHTTPError
 from tqdm.auto import tqdm
 
 from ..pictures import post_key
 from .description import ChatModel
+from .locks import only_one
 
 logger = logging.getLogger(__name__)
 
@@ -194,11 +194,9 @@ def paraphrase(texts, paraphraser: Paraphraser, output) -> Paraphrasing:
         raise ValueError("HF_HUB_OFFLINE is set, and huggingface_hub then asks no endpoint at all: unset it")
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(output.with_name(f".{output.name}.lock"), timeout=0):
-            return _paraphrase(texts, paraphraser, output)
-    except Timeout:
-        raise FileExistsError(f"{output}: another mm-orient paraphrase is writing to it; wait for its end") from None
+    message = f"{output}: another mm-orient paraphrase is writing to it; wait for its end"
+    with only_one(output.with_name(f".{output.name}.lock"), message):
+        return _paraphrase(texts, paraphraser, output)
 
 
 def _paraphrase(texts, paraphraser: Paraphraser, output: Path) -> Paraphrasing:

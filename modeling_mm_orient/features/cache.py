@@ -21,7 +21,7 @@ import pyarrow.parquet
 import torch
 from huggingface_hub import constants
 
-from ..partial_files import own_partial
+from ..partial_files import whole_file
 from .extraction import COLUMNS, SEQUENCES, SHARD_POSTS, VECTORS, Shard, encoder_fingerprint, write_shards
 
 DEFAULT_FEATURE_CACHE = os.path.join(constants.HF_HOME, "mm_orient", "features")
@@ -131,12 +131,11 @@ def _converted(path: Path) -> Path:
     target = path.parent / CONVERTED / f"{path.stem}-{state.st_size}-{state.st_mtime_ns}.arrow"
     if not target.exists():
         target.parent.mkdir(exist_ok=True)
-        partial, columns = own_partial(target), COLUMNS.arrow_schema
-        with pa.ipc.new_stream(str(partial), columns) as writer:
+        columns = COLUMNS.arrow_schema
+        with whole_file(target) as partial, pa.ipc.new_stream(str(partial), columns) as writer:
             for batch in pyarrow.parquet.ParquetFile(path).iter_batches(columns=columns.names):
                 rows = pa.Table.from_batches([batch]).select(columns.names).cast(columns)
                 writer.write_table(rows.filter(rows["key"].is_valid()))
-        os.replace(partial, target)
     return target
 
 

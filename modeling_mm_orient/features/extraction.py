@@ -30,7 +30,7 @@ from ..data.description import DataDescription
 from ..data.json_files import write_json
 from ..data.problems import Problem
 from ..data.reading import stream_posts
-from ..partial_files import own_partial
+from ..partial_files import whole_file
 from ..pictures import post_key
 from ..task_features import task_features
 
@@ -399,21 +399,11 @@ def _write_shard(path: Path, parts: list[dict], problems: list[Problem]) -> None
     table = feature_table(parts)
     content = {"posts": len(table), "problems": [{"where": p.where, "what": p.what} for p in problems]}
     table = table.replace_schema_metadata(table.schema.metadata | {b"mm_orient": json.dumps(content).encode()})
-    partial = own_partial(path)
-    try:
-        with partial.open("wb") as file:
-            with pa.ipc.new_stream(file, table.schema) as writer:
-                writer.write_table(table)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except FileNotFoundError:
-        if not path.exists():  # or another job has finished the same shard meanwhile, and tidied up
-            raise
-    finally:
-        partial.unlink(missing_ok=True)
-    for leftover in path.parent.glob(f".{path.name}.*.partial"):  # of processes that were killed
-        leftover.unlink(missing_ok=True)
+    with whole_file(path) as partial, partial.open("wb") as file:
+        with pa.ipc.new_stream(file, table.schema) as writer:
+            writer.write_table(table)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _image_state(image: dict | None) -> bytes:

@@ -7,7 +7,6 @@ Each pair is compared once, coarsely, for both of its posts, and in full only wh
 Shapes: N posts, K neighbours, D features.
 """
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from ..data.description import DataDescription
 from ..data.reading import read_split
 from ..features.inputs import model_inputs, reads_pictures
 from ..names import MODALITIES
-from ..partial_files import own_partial
+from ..partial_files import whole_file
 from ..private_apis import int8_product
 from ..similarity_search import ROUNDING, TILE, better
 from .coarse_search import GROUP, GROUPS, MANY_QUERIES, NONE, CoarseSearch, CoarseVectors, whole_limits
@@ -101,9 +100,8 @@ def write_graph(
         )
         counts[modality] = len(here), len(cosines)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = own_partial(path)
-    pa.parquet.write_table(pa.concat_tables(tables), partial)
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        pa.parquet.write_table(pa.concat_tables(tables), partial)
     return counts
 
 

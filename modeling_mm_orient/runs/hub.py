@@ -5,8 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
-from filelock import FileLock
-
+from ..data.locks import only_one
 from ..memory_file import LARGE_MEMORY, remove_memory
 from ..partial_files import is_running
 
@@ -29,6 +28,9 @@ def save_for_hub(model, processor, folder, model_card: str | None = None) -> Pat
 
     Returns:
         The folder.
+
+    Raises:
+        FileExistsError: another process exports to it.
     """
     folder = Path(folder)
     inside = folder.is_dir()
@@ -45,7 +47,7 @@ def save_for_hub(model, processor, folder, model_card: str | None = None) -> Pat
         if not inside:
             os.rename(scratch, folder)
             return folder
-        with FileLock(folder / LOCK_FILE):  # two exports at once: the files are the one's or the other's
+        with only_one(folder / LOCK_FILE, f"another process exports to {folder}"):
             (folder / MARKER).unlink(missing_ok=True)
             for place in (folder, folder / LARGE_MEMORY):
                 remove_memory(place)
@@ -54,7 +56,6 @@ def save_for_hub(model, processor, folder, model_card: str | None = None) -> Pat
                 if target.is_dir():
                     shutil.rmtree(target)
                 os.replace(path, target)
-        (folder / LOCK_FILE).unlink(missing_ok=True)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return folder

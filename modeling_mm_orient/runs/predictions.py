@@ -9,7 +9,6 @@ Shapes: N posts, C labels of a task.
 
 import csv
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -26,7 +25,7 @@ from ..data.arrays import FeatureArrays
 from ..data.description import DataDescription
 from ..data.reading import read_split
 from ..features.inputs import model_inputs, reads_pictures
-from ..partial_files import own_partial
+from ..partial_files import whole_file
 from ..pipeline_mm_orient import neighbours_of
 from ..tasks import kind_of, predictions_by_task
 from .run_folder import load_run
@@ -90,15 +89,11 @@ def predict(
     posts, inputs, collator = unlabelled(model, processor, data, split, skip_bad_posts)
     logits, evidence = predict_logits(model, inputs, collator, batch_size, neighbours)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = own_partial(path)
     lines = prediction_lines(posts["id"], logits, model.config.tasks)
     if neighbours:
         lines = (line | {"neighbours": found} for line, found in zip(lines, evidence, strict=True))
-    try:
+    with whole_file(path) as partial:
         WRITERS[path.suffix](partial, lines, model.config.tasks)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return len(posts)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import datasets
 import torch
-from filelock import FileLock, Timeout
 from torch.utils.data import Subset
 from transformers import EarlyStoppingCallback, ProgressCallback, set_seed
 
@@ -18,6 +17,7 @@ from ..data.arrays import FeatureArrays
 from ..data.augmentation import AugmentedPosts, ImageAugmentation
 from ..data.description import DataDescription
 from ..data.json_files import read_json, write_json
+from ..data.locks import only_one
 from ..data.paraphrases import add_paraphrases
 from ..data.problems import Problem
 from ..data.reading import read_posts
@@ -102,7 +102,7 @@ def train(
     folder = Path(output)
     _check_output(folder, resume, overwrite)
     prepared = prepare(data, folder, preset or load_preset("tiny"), settings, config or {}, skip_bad_posts)
-    with _only_one(folder):
+    with _only_training(folder):
         built = build(prepared, feature_cache, resume, overwrite)
         trainer = fit(prepared, built, resume)
         return report(prepared, built, trainer)
@@ -288,23 +288,17 @@ def _check_output(output: Path, resume: bool, overwrite: bool) -> None:
 
 
 @contextmanager
-def _only_one(output: Path):
+def _only_training(output: Path):
     """Refuse to train where another process trains; that the folder can be written is known before the first epoch."""
     if not process_state().is_main_process:
         yield
         return
     output.parent.mkdir(parents=True, exist_ok=True)
     output.mkdir(exist_ok=True)
-    lock = FileLock(output / LOCK_FILE)
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise FileExistsError(f"another process is training in {output}") from None
-    try:
-        yield
+        with only_one(output / LOCK_FILE, f"another process is training in {output}"):
+            yield
     finally:
-        lock.release()
-        (output / LOCK_FILE).unlink(missing_ok=True)
         if not any(output.iterdir()):  # nothing came of it
             output.rmdir()
 
