@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 
 import pytest
 import torch
@@ -287,3 +288,24 @@ def test_same_posts_by_key_or_by_embeddings():
     assert by_key.tolist() == [True, True, False, True, False, False]
     only_text = memory.same_posts(entries, None, embeds, present | {"image": torch.tensor([False])})
     assert not only_text.any()
+
+
+def test_a_memory_that_is_replaced_while_it_is_read_is_one_or_the_other(tmp_path):
+    small, large = make_memory(8), make_memory(300)
+    small.save(tmp_path)
+    ended = threading.Event()
+
+    def replace():
+        while not ended.is_set():
+            for memory in (large, small):
+                memory.save(tmp_path)
+
+    writer = threading.Thread(target=replace)
+    writer.start()
+    try:
+        sizes = {len(RelationMemory.load(tmp_path)) for _ in range(60)}
+        verify_memory(tmp_path)
+    finally:
+        ended.set()
+        writer.join()
+    assert sizes <= {8, 300}
