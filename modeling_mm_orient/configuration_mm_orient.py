@@ -30,7 +30,10 @@ SWITCHES = (
     "gather_global_batch",
 )
 LEAST_TEMPERATURE = 1e-4  # of cosines: below, single precision tells no edges apart
-TASK_DEFAULTS = {"kind": SINGLE_LABEL.name, "labels": [], "loss_weight": 1.0, "class_weights": None, "focal_gamma": 0.0}
+TASK_DEFAULTS = {
+    "kind": SINGLE_LABEL.name, "labels": [], "loss_weight": 1.0, "class_weights": None, "focal_gamma": 0.0,
+    "temperature": 1.0, "decision_offsets": None,
+}  # fmt: skip
 
 PAPER_SIZES = {
     "image_embed_dim": 512,
@@ -128,7 +131,9 @@ class MMOrientConfig(PreTrainedConfig):
         learner_dropout: dropout after each of its layers (paper .2).
         tasks: a list of dicts with `name`, `kind` (`"single_label"`, default, `"multi_label"`, `"regression"`), `labels`
             (label names; none for regression), `loss_weight` (1.0), `class_weights` (None or one per label),
-            `focal_gamma` (0.0). None (default) takes the paper's five tasks on Memotion.
+            `focal_gamma` (0.0), `temperature` (1.0; logits are divided by it for probabilities) and `decision_offsets`
+            (None or one per label, added to log-probabilities, of several labels to log-odds, before deciding; both ours
+            and fitted on validation, see `runs.decisions`). None (default) takes the paper's five tasks on Memotion.
         task_loss_weighting: `"uniform"` (paper), `"given"` (each task's `loss_weight`) or `"uncertainty"` (learned).
 
     Raises:
@@ -348,6 +353,16 @@ class MMOrientConfig(PreTrainedConfig):
             or not all(_is_number(weight) and weight >= 0 for weight in weights)
         ):
             self._refuse(f"{where}.class_weights", f"None or {len(labels)} numbers of at least 0", weights)
+        if not _is_number(task["temperature"]) or task["temperature"] <= 0:
+            self._refuse(f"{where}.temperature", "a number above 0", task["temperature"])
+        offsets = task["decision_offsets"]
+        if offsets is not None and (
+            not isinstance(offsets, (list, tuple))
+            or len(offsets) != len(labels)
+            or not all(_is_number(offset) and abs(offset) < float("inf") for offset in offsets)
+        ):
+            self._refuse(f"{where}.decision_offsets", f"None or {len(labels)} finite numbers", offsets)
+        task["decision_offsets"] = None if offsets is None else [float(offset) for offset in offsets]
         task["labels"] = list(labels)
         task["class_weights"] = None if weights is None else [float(weight) for weight in weights]
         return task

@@ -10,7 +10,7 @@ from transformers import Pipeline
 
 from .names import PIPELINE_TASK
 from .pictures import IMAGE_SOURCES, undecoded
-from .tasks import predictions_by_task
+from .tasks import kind_of, predictions_by_task
 
 # what config.json says of the code beside it; the configuration is named as the modelling file re-exports it, so that a
 # second local directory reloads both together
@@ -56,6 +56,8 @@ class MultimodalClassificationPipeline(Pipeline):
     Args:
         neighbours: n gives the posts of the relation memory that a verdict rests on too, under `"neighbours"`: for each of
             `"image"` and `"text"` up to n of `{"id", "similarity", "labels"}`, nearest first.
+        decisions: True gives what they come to as well, by each task's rule, under `"decisions"`: task -> label, a list of
+            labels, or a value.
         image_sources: how pictures may be given, see `read_image` (default: in any way). A server that passes on what
             strangers send takes `("pil", "bytes", "array")`, here or when the pipeline is made: no file is opened and
             nothing fetched because a post says so.
@@ -87,7 +89,7 @@ class MultimodalClassificationPipeline(Pipeline):
             return list(super().__call__(inputs, **kwargs))
         return super().__call__(inputs, **kwargs)
 
-    def _sanitize_parameters(self, neighbours=None, image_sources=None, on_error=None, **kwargs):
+    def _sanitize_parameters(self, neighbours=None, image_sources=None, on_error=None, decisions=None, **kwargs):
         if kwargs:
             raise TypeError(f"unknown arguments for this pipeline: {', '.join(kwargs)}")
         reading, forward = {}, {}
@@ -99,15 +101,16 @@ class MultimodalClassificationPipeline(Pipeline):
             if on_error not in ("raise", "skip"):
                 raise ValueError(f"`on_error` must be 'raise' or 'skip', got {on_error!r}")
             reading["skip"] = forward["skip"] = on_error == "skip"
+        decided = {} if decisions is None else {"decisions": bool(decisions)}
         if neighbours is None:
-            return reading, forward, {}
+            return reading, forward, decided
         if not isinstance(neighbours, int) or neighbours < 0:
             raise ValueError(f"`neighbours` must be a whole number of at least 0, got {neighbours!r}")
         if neighbours and self.model.config.relation_scope == "batch":
             raise ValueError(
                 "`neighbours` needs a model with a relation memory; this one's `relation_scope` is 'batch'"
             )
-        return reading, forward | {"output_relations": neighbours > 0}, {"neighbours": neighbours}
+        return reading, forward | {"output_relations": neighbours > 0}, decided | {"neighbours": neighbours}
 
     def preprocess(self, post, image_sources=IMAGE_SOURCES, skip=False):
         try:
@@ -165,12 +168,15 @@ class MultimodalClassificationPipeline(Pipeline):
         tensors = {name: found[name] for name in NEIGHBOUR_OUTPUTS if output_relations}
         return tensors | {f"logits.{name}": values for name, values in found.logits.items()}
 
-    def postprocess(self, outputs, neighbours=0):
+    def postprocess(self, outputs, neighbours=0, decisions=False):
         error = outputs["error"][0] if isinstance(outputs["error"], list) else outputs["error"]
         if error is not None:
             return {"error": error}
         logits = {task["name"]: outputs[f"logits.{task['name']}"][0] for task in self.model.config.tasks}
-        verdict = predictions_by_task(self.model.config.tasks, logits)
+        tasks = self.model.config.tasks
+        verdict = predictions_by_task(tasks, logits)
+        decided = {task["name"]: kind_of(task).decision(task, verdict[task["name"]]) for task in tasks if decisions}
+        verdict |= {"decisions": decided} if decisions else {}
         if neighbours:
             verdict["neighbours"] = neighbours_of(self.model.relation_memory, outputs, 0, neighbours)
         return verdict

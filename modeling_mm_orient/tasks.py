@@ -70,13 +70,22 @@ class TaskKind:
         """What the logits say, float32, in their shape."""
         raise NotImplementedError
 
+    def decided(self, task: dict, probabilities: Tensor) -> Tensor:
+        """What `probabilities` (B, C) come to, by the task's `decision_offsets`, in the form of labels."""
+        raise NotImplementedError
+
     def prediction(self, task: dict, probabilities) -> dict | float:
         """One post's `probabilities` for a reader: `{label: probability}`, or a value."""
         return dict(zip(task["labels"], probabilities, strict=True))
 
-    def decision(self, prediction) -> str | float:
-        """What a table's cell says of a `prediction`."""
-        raise NotImplementedError
+    def decision(self, task: dict, prediction) -> str | list[str] | float | None:
+        """What a `prediction` comes to, as a reader knows it."""
+        decided = self.decided(task, torch.tensor([list(prediction.values())], dtype=torch.float64))
+        return self.label(task, decided[0])
+
+    def cell(self, task: dict, prediction) -> str | float:
+        """`decision` in a table's cell."""
+        return self.decision(task, prediction)  # type: ignore[return-value]
 
     def label(self, task: dict, label: Tensor):
         """One post's label (or row of labels) as a reader knows it; None where missing."""
@@ -92,6 +101,10 @@ class TaskKind:
     def counts(self, task: dict, labels: list) -> dict[str, int]:
         """How often each label stands among those of `label` that are known."""
         raise NotImplementedError
+
+    def has_positives(self, task: dict) -> bool:
+        """Whether precision and recall are one number per label: of two classes the second counts."""
+        return len(task["labels"]) == 2
 
     def balanced_weights(self, task: dict, labels: list) -> list[float] | None:
         """`class_weights` that give every class the same say; None where there is no such thing.
@@ -132,8 +145,12 @@ class SingleLabel(TaskKind):
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.float().softmax(-1)
 
-    def decision(self, prediction: dict) -> str:
-        return max(prediction, key=prediction.get)
+    def decided(self, task: dict, probabilities: Tensor) -> Tensor:
+        """The class of the largest log-probability and offset."""
+        offsets = task.get("decision_offsets")
+        return (probabilities if offsets is None else probabilities.log() + probabilities.new_tensor(offsets)).argmax(
+            -1
+        )
 
     def label(self, task: dict, label: Tensor) -> str | None:
         return None if label == MISSING_LABEL else task["labels"][int(label)]
@@ -179,13 +196,23 @@ class MultiLabel(TaskKind):
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.float().sigmoid()
 
-    def decision(self, prediction: dict) -> str:
-        return "|".join(label for label, probability in prediction.items() if probability >= 0.5)
+    def decided(self, task: dict, probabilities: Tensor) -> Tensor:
+        """The labels whose log-odds and offset are at least 0."""
+        offsets = task.get("decision_offsets")
+        if offsets is None:
+            return (probabilities >= 0.5).float()
+        return (probabilities.logit() + probabilities.new_tensor(offsets) >= 0).float()
+
+    def cell(self, task: dict, prediction: dict) -> str:
+        return "|".join(self.decision(task, prediction))  # type: ignore[arg-type]
 
     def label(self, task: dict, label: Tensor) -> list[str] | None:
         if label.isnan().any():
             return None
         return [name for name, value in zip(task["labels"], label.tolist(), strict=True) if value]
+
+    def has_positives(self, task: dict) -> bool:
+        return True
 
     def counts(self, task: dict, labels: list) -> dict[str, int]:
         found = Counter(name for names in labels for name in names)
@@ -222,7 +249,10 @@ class Regression(TaskKind):
     def prediction(self, task: dict, probabilities) -> float:
         return probabilities
 
-    def decision(self, prediction: float) -> float:
+    def decided(self, task: dict, probabilities: Tensor) -> Tensor:
+        return probabilities
+
+    def decision(self, task: dict, prediction: float) -> float:
         return prediction
 
     def label(self, task: dict, label: Tensor) -> float | None:
@@ -282,8 +312,13 @@ def label_of(post: dict, name: str):
 
 
 def probabilities_of(tasks: list[dict], logits: dict) -> dict[str, Tensor]:
-    """Task name -> probabilities (B, C), or values (B,), of logits by task name, tensors or arrays."""
-    return {task["name"]: kind_of(task).probabilities(torch.as_tensor(logits[task["name"]])) for task in tasks}
+    """Task name -> probabilities (B, C) at the task's temperature, or values (B,); logits are tensors or arrays."""
+    found = {}
+    for task in tasks:
+        values, temperature = torch.as_tensor(logits[task["name"]]), task.get("temperature", 1.0)
+        tempered = kind_of(task).is_classification and temperature != 1
+        found[task["name"]] = kind_of(task).probabilities(values.float() / temperature if tempered else values)
+    return found
 
 
 def predictions_by_task(tasks: list[dict], logits: dict[str, Tensor]) -> dict:

@@ -47,7 +47,7 @@ def test_predictions_name_labels():
     assert found == {
         "offensive": {"no": 0.5, "yes": 0.5}, "emotions": {"joy": 0.5, "anger": 1.0, "fear": 0.0}, "intensity": 2.5,
     }  # fmt: skip
-    decisions = [kind_of(task).decision(found[task["name"]]) for task in TASKS]
+    decisions = [kind_of(task).cell(task, found[task["name"]]) for task in TASKS]
     assert decisions == ["no", "joy|anger", 2.5]
 
 

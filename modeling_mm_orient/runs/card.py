@@ -27,7 +27,8 @@ def model_card(config, metrics: dict, run: dict, name: str = "mm-orient") -> str
         for role, encoder in config.encoder_configs.items()
     ]
     task_lines = [
-        f"- **{task['name']}** ({task['kind']}): {', '.join(task['labels']) or 'a number'}" for task in config.tasks
+        f"- **{task['name']}** ({task['kind']}): {', '.join(task['labels']) or 'a number'}{_rule(task)}"
+        for task in config.tasks
     ]
     shown = {name: value for name, value in run["training"].items() if value not in (None, False)}
     shown |= {f"posts in {split}": count for split, count in run["splits"].items()}
@@ -42,6 +43,14 @@ def model_card(config, metrics: dict, run: dict, name: str = "mm-orient") -> str
         relations=OF_BATCH if config.relation_scope == "batch" else OF_MEMORY,
         training_lines="\n".join(f"- {name}: {value}" for name, value in shown.items()),
     )
+
+
+def _rule(task: dict) -> str:
+    said = f"; temperature {task['temperature']:.3g}" if task["temperature"] != 1 else ""
+    if task["decision_offsets"] is None:
+        return said
+    offsets = zip(task["labels"], task["decision_offsets"], strict=True)
+    return f"{said}; decided with offsets " + ", ".join(f"{label} {offset:+.2f}" for label, offset in offsets)
 
 
 def metrics_table(metrics: dict) -> str:

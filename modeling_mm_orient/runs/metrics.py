@@ -28,14 +28,16 @@ Args:
 """
 
 
-def single_label_metrics(references: np.ndarray, scores: np.ndarray) -> dict:
-    """`references` (N,) int, `scores` (N, C). The majority class is that of `references`. Empty lists give NaN.
+def single_label_metrics(references: np.ndarray, scores: np.ndarray, decided: np.ndarray | None = None) -> dict:
+    """`references` (N,) int, `scores` (N, C), `decided` (N,) int (default: the most probable).
+
+    The majority class is that of `references`. Empty lists give NaN.
 
     Macro averages run over all C classes, absent ones included with F1 0 (so that a split without a class is not
     flattered), as `f1_score(labels=range(C), zero_division=0)`.
     """
     classes = np.arange(scores.shape[1])
-    predicted = scores.argmax(-1)
+    predicted = scores.argmax(-1) if decided is None else decided
     majority = np.full_like(references, np.bincount(references, minlength=len(classes)).argmax())
     precision, recall, _, support = precision_recall_fscore_support(
         references, predicted, labels=classes, zero_division=0
@@ -43,6 +45,7 @@ def single_label_metrics(references: np.ndarray, scores: np.ndarray) -> dict:
     return {
         **_f1_and_accuracy(references, predicted, classes, ""),
         "auroc": _single_label_auroc(references, scores),
+        "calibration_error": calibration_error(scores.max(-1), scores.argmax(-1) == references),
         "precision": precision.tolist(),
         "recall": recall.tolist(),
         "support": support.tolist(),
@@ -50,12 +53,13 @@ def single_label_metrics(references: np.ndarray, scores: np.ndarray) -> dict:
     }
 
 
-def multi_label_metrics(references: np.ndarray, scores: np.ndarray) -> dict:
-    """`references` (N, C) of 0 and 1, `scores` (N, C), cut at .5; accuracy is over single labels.
+def multi_label_metrics(references: np.ndarray, scores: np.ndarray, decided: np.ndarray | None = None) -> dict:
+    """`references`, `scores` and `decided` (N, C), all but the scores 0 and 1 (default: cut at .5); accuracy is over single
+    labels.
 
     The majority predictor gives each label its more frequent value.
     """
-    predicted = (scores >= 0.5).astype(int)
+    predicted = (scores >= 0.5 if decided is None else decided).astype(int)
     majority = np.tile((references.mean(0) >= 0.5).astype(int), (len(references), 1))
     precision, recall, _, support = precision_recall_fscore_support(
         references, predicted, average=None, zero_division=0
@@ -69,6 +73,7 @@ def multi_label_metrics(references: np.ndarray, scores: np.ndarray) -> dict:
     return {
         **_f1_and_accuracy(references, predicted, None, ""),
         "auroc": auroc,
+        "calibration_error": calibration_error(scores.ravel(), references.ravel()),
         "precision": np.atleast_1d(precision).tolist(),
         "recall": np.atleast_1d(recall).tolist(),
         "support": np.atleast_1d(support).tolist(),
@@ -76,7 +81,7 @@ def multi_label_metrics(references: np.ndarray, scores: np.ndarray) -> dict:
     }
 
 
-def regression_metrics(references: np.ndarray, scores: np.ndarray) -> dict:
+def regression_metrics(references: np.ndarray, scores: np.ndarray, decided: np.ndarray | None = None) -> dict:
     """`references` and `scores` (N,); beside them the errors of always predicting the mean."""
     varies = len(references) > 1 and references.std() > 0 and scores.std() > 0
     return {
@@ -85,6 +90,16 @@ def regression_metrics(references: np.ndarray, scores: np.ndarray) -> dict:
         "pearson": float(np.corrcoef(references, scores)[0, 1]) if varies else None,
         "mean_predictor_mse": float(references.var()),
     }
+
+
+def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error (Naeini et al. 2015): how far probabilities (N,) are from how often they are right (N,), by
+    bins of equal width; NaN of nothing."""
+    if not len(confidence):
+        return float("nan")
+    places = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = np.bincount(places, confidence - correct, minlength=bins)
+    return float(np.abs(gaps).sum() / len(confidence))
 
 
 METRICS = {"single_label": single_label_metrics, "multi_label": multi_label_metrics, "regression": regression_metrics}

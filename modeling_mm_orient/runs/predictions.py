@@ -2,7 +2,7 @@
 """Predictions of a finished run: posts to lines and tables.
 
 A line of JSON is `{"id": ..., TASK: {LABEL: probability}}`, for regression `{TASK: value}`; tables have columns `id`, `TASK`
-(the most probable label; of several labels those from .5, joined by `|`) and `TASK:LABEL`.
+(what is decided: a label, or several joined by `|`) and `TASK:LABEL`.
 
 Shapes: N posts, C labels of a task.
 """
@@ -127,7 +127,7 @@ def prediction_row(line: dict, tasks: list[dict]) -> dict:
     row = {"id": line["id"]}
     for task in tasks:
         values = line[task["name"]]
-        row[task["name"]] = kind_of(task).decision(values)
+        row[task["name"]] = kind_of(task).cell(task, values)
         row |= {f"{task['name']}:{label}": values[label] for label in task["labels"]}
     return row
 

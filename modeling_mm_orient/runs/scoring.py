@@ -12,7 +12,7 @@ from .metrics import METRICS
 
 
 def metrics_of_logits(tasks: list[dict], logits: dict, labels: dict) -> dict:
-    """`multi_task_metrics` of logits, task name -> (N, C) or (N,), tensors or arrays."""
+    """`multi_task_metrics` of logits, task name -> (N, C) or (N,), tensors or arrays, by each task's rule."""
     scores = {name: value.numpy() for name, value in probabilities_of(tasks, logits).items()}
     return multi_task_metrics(tasks, labels, scores)
 
@@ -33,7 +33,8 @@ def multi_task_metrics(tasks: list[dict], references: dict, scores: dict) -> dic
         if known.any():
             labels, values = labels.numpy()[known], np.asarray(scores[task["name"]], dtype=np.float64)[known]
             labels = labels.astype(int) if kind.is_classification else labels
-            result[task["name"]] = METRICS[kind.name](labels, values) | {"posts": int(known.sum())}
+            decided = kind.decided(task, torch.from_numpy(values)).numpy()
+            result[task["name"]] = METRICS[kind.name](labels, values, decided) | {"posts": int(known.sum())}
     macro = [metrics["macro_f1"] for metrics in result.values() if "macro_f1" in metrics]
     result["mean_macro_f1"] = float(np.mean(macro)) if macro else None
     return result

@@ -31,6 +31,10 @@ class TrainingSettings:
     augment_images: bool = described(
         "flip pictures and jitter their colours in training, and encode them in every epoch", False
     )
+    decide: list[str] | None = described(
+        "what decisions are fitted for on validation: [TASK=]macro_f1 (default), most_probable, precision:P or recall:R",
+        metavar="RULE",
+    )
     bf16: bool = described("train in bfloat16 autocast", False)
     seed: int = described("of weights, order and dropout", 0)
 

@@ -28,6 +28,7 @@ from ..features.inputs import model_inputs, reads_pictures, sampled_embeds
 from ..memory_file import LARGE_MEMORY
 from ..tasks import LABEL_PREFIX, kind_of
 from .card import model_card
+from .decisions import aims_of, fit_decisions
 from .graph_inspection import graph_statistics, threshold_at_quantile
 from .hub import save_for_hub
 from .preset_files import load_preset
@@ -127,6 +128,7 @@ def prepare(
     originals = len(posts["train"])
     if description.paraphrases is not None:
         posts = add_paraphrases(posts, description.paraphrases)
+    aims_of(settings.decide or [], tasks)
     if settings.class_weights == "balanced":
         tasks = [
             task | {"class_weights": kind_of(task).balanced_weights(task, posts["train"][LABEL_PREFIX + task["name"]])}
@@ -198,10 +200,14 @@ def fit(prepared: Prepared, built: Built, resume: bool) -> MMOrientTrainer:
 def report(prepared: Prepared, built: Built, trainer: MMOrientTrainer) -> dict:
     """Metrics of validation and test, and the finished folder."""
     metrics, output, state = {}, prepared.output, process_state()
-    for split in ("validation", "test"):
-        if split in built.inputs:
-            prediction = trainer.predict(built.inputs[split])
-            metrics[split] = metrics_of_logits(prepared.tasks, prediction.predictions, prediction.label_ids)
+    found = {split: trainer.predict(built.inputs[split]) for split in ("validation", "test") if split in built.inputs}
+    aims = aims_of(prepared.settings.decide or [], prepared.tasks)
+    tasks = fit_decisions(
+        built.model.config.tasks, found["validation"].predictions, found["validation"].label_ids, aims
+    )
+    built.model.config.update({"tasks": tasks})
+    for split, prediction in found.items():
+        metrics[split] = metrics_of_logits(tasks, prediction.predictions, prediction.label_ids)
     if state.is_main_process:
         write_json(output / METRICS_FILE, metrics)
         save_for_hub(built.model, built.processor, output, model_card(built.model.config, metrics, built.run))

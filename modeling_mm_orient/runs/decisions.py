@@ -1,0 +1,220 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""How a task's probabilities become a decision (ours), fitted on validation posts: a temperature and offsets.
+
+The temperature makes probabilities as often right as they say (Guo et al. 2017). Offsets are added to log-probabilities, of
+several labels to log-odds: for the largest macro-F1, or for a precision or recall that is asked for.
+
+Shapes: N validation posts with a label, C labels of a task.
+"""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+from sklearn.metrics import f1_score
+from torch import Tensor
+
+from ..tasks import kind_of, probabilities_of
+
+logger = logging.getLogger(__name__)
+
+FEWEST_POSTS = 50  # with fewer nothing is fitted
+LEAST_GAIN = 0.004  # of macro-F1, cross-validated, for offsets to be kept
+FOLDS = 5
+ROUNDS = 3  # of coordinate ascent
+MOST_CANDIDATES = 64  # offsets of a class that are tried in a round
+HOTTEST = 20.0
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What a task's decisions are for: `"macro_f1"`, `"most_probable"` (no rule), or a least `"precision"` or `"recall"`."""
+
+    kind: str
+    least: float = 0.0
+
+
+def aims_of(rules: list[str], tasks: list[dict]) -> dict[str, Aim]:
+    """Task name -> aim, from `KIND` for all tasks and `TASK=KIND` for one: `macro_f1` (default), `most_probable`,
+    `precision:P` or `recall:R`.
+
+    Raises:
+        ValueError: a rule of another form, for no such task, or one that the task cannot have.
+    """
+    named = {task["name"]: task for task in tasks if kind_of(task).is_classification}
+    aims = dict.fromkeys(named, Aim("macro_f1"))
+    for rule in sorted(rules, key=lambda rule: "=" in rule):
+        name, _, text = rule.rpartition("=")
+        if name and name not in named:
+            raise ValueError(f"--decide {rule}: {name!r} is no task with labels; there are {', '.join(named)}")
+        aim = _aim(rule, text)
+        for task in [name] if name else named:
+            if aim.kind in ("precision", "recall") and not kind_of(named[task]).has_positives(named[task]):
+                raise ValueError(
+                    f"--decide {rule}: {task!r} has {len(named[task]['labels'])} classes, of two the second counts"
+                )
+            aims[task] = aim
+    return aims
+
+
+def fit_decisions(
+    tasks: list[dict], logits: dict[str, Tensor], labels: dict[str, Tensor], aims: dict[str, Aim]
+) -> list[dict]:
+    """The tasks with `temperature` and `decision_offsets` fitted to validation posts.
+
+    Args:
+        logits: task name -> (N, C). labels: task name -> as the model takes them, missing ones included.
+        aims: task name -> what for.
+    """
+    fitted = []
+    for task in tasks:
+        kind, truth = kind_of(task), torch.as_tensor(labels[task["name"]])
+        known = kind.known(truth)
+        if task["name"] in aims and int(known.sum()) >= FEWEST_POSTS:
+            values, truth = torch.as_tensor(logits[task["name"]])[known].double(), truth[known]
+            task = task | {"temperature": fit_temperature(task, values, truth), "decision_offsets": None}
+            scores = np.maximum(probabilities_of([task], {task["name"]: values})[task["name"]].double().numpy(), 1e-12)
+            task = task | {"decision_offsets": _offsets(task, scores, truth.numpy(), aims[task["name"]])}
+        elif task["name"] in aims and aims[task["name"]].kind != "macro_f1":
+            logger.warning(
+                "%s: fewer than %d validation posts have a label, no rule is fitted", task["name"], FEWEST_POSTS
+            )
+        fitted.append(task)
+    return fitted
+
+
+def fit_temperature(task: dict, logits: Tensor, labels: Tensor) -> float:
+    """By what `logits` (N, C) are best divided, for the likelihood of `labels`."""
+
+    def loss(log_temperature: float) -> float:
+        losses, weights = kind_of(task).losses(logits / float(np.exp(log_temperature)), labels, None, 0.0)
+        return float(losses.sum() / weights.sum())
+
+    found = minimize_scalar(loss, bounds=(-np.log(HOTTEST), np.log(HOTTEST)), method="bounded")
+    return float(np.exp(found.x)) if found.fun < loss(0.0) else 1.0
+
+
+def _aim(rule: str, text: str) -> Aim:
+    kind, _, least = text.partition(":")
+    try:
+        aim = Aim(kind, float(least) if least else 0.0)
+    except ValueError:
+        aim = Aim("")
+    wants = aim.kind in ("precision", "recall")
+    if (
+        aim.kind not in ("macro_f1", "most_probable", "precision", "recall")
+        or wants != bool(least)
+        or wants != (0 < aim.least <= 1)
+    ):
+        raise ValueError(f"--decide {rule}: want [TASK=]macro_f1, most_probable, precision:P or recall:R")
+    return aim
+
+
+def _offsets(task: dict, scores: np.ndarray, labels: np.ndarray, aim: Aim) -> list[float] | None:
+    if aim.kind == "most_probable":
+        return None
+    if aim.kind == "macro_f1":
+        fit = _class_offsets if scores.shape[1] > 1 and labels.ndim == 1 else _label_offsets
+        offsets = fit(scores, labels) if _gains(task, fit, scores, labels) else None
+    elif labels.ndim == 1:
+        offset, reached = _offset_for(aim, _log_odds(scores[:, 1]), labels == 1)
+        offsets = np.array([0.0, offset])
+        _say(task, aim, task["labels"][1], reached)
+    else:
+        found = [_offset_for(aim, _log_odds(scores[:, c]), labels[:, c] == 1) for c in range(scores.shape[1])]
+        offsets = np.array([offset for offset, _ in found])
+        for label, (_, reached) in zip(task["labels"], found, strict=True):
+            _say(task, aim, label, reached)
+    return None if offsets is None else [round(float(offset), 6) for offset in offsets]
+
+
+def _gains(task: dict, fit, scores: np.ndarray, labels: np.ndarray) -> bool:
+    """Whether offsets fitted to a part of the posts serve the rest."""
+    order, decided = np.random.default_rng(0).permutation(len(scores)), np.zeros(labels.shape)
+    for fold in np.array_split(order, FOLDS):
+        others = np.setdiff1d(order, fold)
+        rule = task | {"decision_offsets": fit(scores[others], labels[others]).tolist()}
+        decided[fold] = kind_of(task).decided(rule, torch.from_numpy(scores[fold])).numpy()
+    plain = kind_of(task).decided(task | {"decision_offsets": None}, torch.from_numpy(scores)).numpy()
+    return _macro_f1(labels, decided, scores.shape[1]) - _macro_f1(labels, plain, scores.shape[1]) >= LEAST_GAIN
+
+
+def _macro_f1(labels: np.ndarray, decided: np.ndarray, classes: int) -> float:
+    among = np.arange(classes) if labels.ndim == 1 else None
+    return float(f1_score(labels.astype(int), decided.astype(int), labels=among, average="macro", zero_division=0))
+
+
+def _class_offsets(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Offsets (C,) of one class among C, by coordinate ascent on macro-F1; of equals those that change least."""
+    logs, classes = np.log(scores), scores.shape[1]
+    offsets = np.zeros(classes)
+    best = _f1_of_classes(logs, labels)
+    for _ in range(ROUNDS):
+        before = best
+        for c in range(classes):
+            others = np.delete(logs + offsets, c, axis=1).max(1)
+            for offset in _candidates(others - logs[:, c]):
+                tried = offsets.copy()
+                tried[c] = offset
+                if (found := _f1_of_classes(logs + tried, labels)) > best + 1e-9:
+                    best, offsets = found, tried
+        if best == before:
+            break
+    return offsets - offsets.mean()
+
+
+def _f1_of_classes(values: np.ndarray, labels: np.ndarray) -> float:
+    classes = values.shape[1]
+    table = np.bincount(labels * classes + values.argmax(1), minlength=classes**2).reshape(classes, classes)
+    return float((2 * table.diagonal() / np.maximum(table.sum(0) + table.sum(1), 1)).mean())
+
+
+def _label_offsets(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Offsets (C,) of several labels, each for its own F1."""
+    offsets = np.zeros(scores.shape[1])
+    for c in range(scores.shape[1]):
+        odds, truth = _log_odds(scores[:, c]), labels[:, c] == 1
+        f1 = {offset: _f1_of_label(odds + offset >= 0, truth) for offset in [0.0, *_candidates(-odds)]}
+        offsets[c] = max(f1, key=lambda offset: (round(f1[offset], 9), -abs(offset)))
+    return offsets
+
+
+def _f1_of_label(decided: np.ndarray, truth: np.ndarray) -> float:
+    return 2 * (decided & truth).sum() / max(1, decided.sum() + truth.sum())
+
+
+def _candidates(margins: np.ndarray) -> np.ndarray:
+    """Offsets between neighbouring margins, at which one more post is decided otherwise; nearest to 0 first."""
+    edges = np.unique(margins[np.isfinite(margins)])
+    between = (edges[1:] + edges[:-1]) / 2
+    if len(between) > MOST_CANDIDATES:
+        between = between[np.linspace(0, len(between) - 1, MOST_CANDIDATES).round().astype(int)]
+    return between[np.argsort(np.abs(between), kind="stable")]
+
+
+def _offset_for(aim: Aim, odds: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """The offset of a label with the largest recall of those that reach a precision, or the other way round, and what it
+    reaches; where none does, the one that comes nearest."""
+    edges = np.unique(odds)
+    cuts = np.concatenate([edges[:1] - 1, (edges[1:] + edges[:-1]) / 2])
+    decided = odds[None] >= cuts[:, None]
+    hits = (decided & truth).sum(1)
+    found = {"precision": hits / np.maximum(decided.sum(1), 1), "recall": hits / max(1, truth.sum())}
+    wanted, other = found[aim.kind], found["recall" if aim.kind == "precision" else "precision"]
+    reached = wanted >= aim.least
+    best = max(range(len(cuts)), key=lambda i: (reached[i], other[i] if reached[i] else wanted[i], -abs(cuts[i])))
+    return -float(cuts[best]), float(wanted[best])
+
+
+def _log_odds(probabilities: np.ndarray) -> np.ndarray:
+    bounded = np.clip(probabilities, 1e-12, 1 - 1e-12)
+    return np.log(bounded) - np.log1p(-bounded)
+
+
+def _say(task: dict, aim: Aim, label: str, reached: float) -> None:
+    if reached < aim.least:
+        logger.warning(
+            "%s: %s of %r comes to %.3f on validation, not %g", task["name"], aim.kind, label, reached, aim.least
+        )

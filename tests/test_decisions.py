@@ -1,0 +1,163 @@
+"""From validation posts to temperatures and offsets that serve other posts."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import f1_score, precision_score, recall_score
+
+from modeling_mm_orient import MMOrientConfig, MultimodalClassificationPipeline
+from modeling_mm_orient.cli import main
+from modeling_mm_orient.runs.decisions import FEWEST_POSTS, Aim, aims_of, fit_decisions, fit_temperature
+from modeling_mm_orient.runs.demo import make_memes
+from modeling_mm_orient.runs.metrics import calibration_error
+from modeling_mm_orient.runs.run_folder import load_run
+from modeling_mm_orient.runs.scoring import metrics_of_logits
+from modeling_mm_orient.tasks import kind_of, predictions_by_task, probabilities_of
+
+MOOD = {"name": "mood", "kind": "single_label", "labels": ["a", "b", "c"]}
+BOTH = {"name": "both", "kind": "single_label", "labels": ["no", "yes"]}
+TAGS = {"name": "tags", "kind": "multi_label", "labels": ["x", "y"]}
+SIZE = {"name": "size", "kind": "regression", "labels": []}
+
+
+def rare(count: int, seed: int, tilt: float = 2.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits that know something, and lean to the first of three classes more than is right."""
+    draw = np.random.default_rng(seed)
+    labels = draw.choice(3, count, p=[0.6, 0.3, 0.1])
+    logits = draw.normal(size=(count, 3)) + 1.5 * np.eye(3)[labels] + np.array([tilt, 0, 0])
+    return torch.from_numpy(logits), torch.from_numpy(labels)
+
+
+def macro_f1(task: dict, logits: torch.Tensor, labels: torch.Tensor) -> float:
+    decided = kind_of(task).decided(task, probabilities_of([task], {task["name"]: logits})[task["name"]])
+    return float(f1_score(labels.int(), decided.int(), average="macro", zero_division=0))
+
+
+MACRO_F1 = Aim("macro_f1")
+
+
+def fitted(task: dict, logits, labels, aim: Aim = MACRO_F1) -> dict:
+    return fit_decisions([task], {task["name"]: logits}, {task["name"]: labels}, {task["name"]: aim})[0]
+
+
+def test_offsets_of_validation_serve_other_posts():
+    rule, others = fitted(MOOD, *rare(400, 0)), rare(2000, 1)
+    assert rule["decision_offsets"][0] < min(rule["decision_offsets"][1:])
+    assert macro_f1(rule, *others) > macro_f1(MOOD, *others) + 0.05
+
+
+def test_offsets_that_gain_nothing_elsewhere_are_not_kept():
+    draw = np.random.default_rng(0)
+    labels = torch.from_numpy(draw.choice(3, 300))
+    good = torch.from_numpy(4 * np.eye(3)[labels] + 0.5 * draw.normal(size=(300, 3)))
+    assert fitted(MOOD, good, labels)["decision_offsets"] is None
+    assert fitted(MOOD, *rare(400, 0), Aim("most_probable"))["decision_offsets"] is None
+
+
+def test_each_of_several_labels_has_a_cut_off_of_its_own():
+    draw = np.random.default_rng(0)
+    labels = (draw.random((600, 2)) < [0.1, 0.5]).astype(np.float32)
+    logits = torch.from_numpy(2 * labels + draw.normal(size=(600, 2)) - [3, 1])
+    rule = fitted(TAGS, logits[:300], torch.from_numpy(labels[:300]))
+    others = logits[300:], torch.from_numpy(labels[300:])
+    assert macro_f1(rule, *others) > macro_f1(TAGS, *others) + 0.05
+    assert rule["decision_offsets"][0] > 0
+
+
+@pytest.mark.parametrize("kind", ["precision", "recall"])
+def test_a_precision_or_recall_that_is_asked_for(kind, caplog):
+    logits, labels = rare(500, 0)
+    logits, labels = 2 * logits[:, 1:], (labels == 2).long()
+    least = {"precision": 0.4, "recall": 0.8}[kind]
+    rule = fitted(BOTH, logits, labels, Aim(kind, least))
+    decided = kind_of(rule).decided(rule, probabilities_of([rule], {"both": logits})["both"])
+    score = {"precision": precision_score, "recall": recall_score}
+    other = {"precision": "recall", "recall": "precision"}[kind]
+    assert score[kind](labels, decided) >= least and score[other](labels, decided) > 0.1
+    never = fitted(BOTH, logits, torch.zeros(500, dtype=torch.long), Aim("precision", 0.8))
+    assert never["decision_offsets"] is not None and "comes to 0.000 on validation, not 0.8" in caplog.text
+
+
+def test_a_temperature_makes_probabilities_as_right_as_they_say():
+    logits, labels = rare(3000, 0, tilt=0.0)
+    rule = fitted(MOOD, 5 * logits, labels, Aim("most_probable"))
+    assert rule["temperature"] == pytest.approx(fit_temperature(MOOD, 5 * logits, labels)) and rule["temperature"] > 2
+    before, after = (metrics_of_logits([task], {"mood": 5 * logits}, {"mood": labels})["mood"] for task in (MOOD, rule))
+    assert after["calibration_error"] < 0.05 < before["calibration_error"]
+    assert after["macro_f1"] == before["macro_f1"] and after["auroc"] == pytest.approx(before["auroc"], abs=0.05)
+
+
+def test_the_calibration_error_by_hand():
+    assert calibration_error(np.array([0.9, 0.9, 0.9, 0.9]), np.array([1, 1, 1, 0])) == pytest.approx(0.15)
+    assert calibration_error(np.array([1.0, 0.0]), np.array([1, 0])) == 0
+    assert np.isnan(calibration_error(np.array([]), np.array([])))
+
+
+def test_few_posts_missing_labels_and_values_are_left_as_they_are(caplog):
+    logits, labels = rare(400, 0)
+    labels[FEWEST_POSTS - 1 :] = -100
+    assert fitted(MOOD, logits, labels) == MOOD
+    assert fitted(MOOD, logits, labels, Aim("recall", 0.5)) == MOOD and "no rule is fitted" in caplog.text
+    assert fit_decisions([SIZE], {"size": torch.zeros(90)}, {"size": torch.zeros(90)}, {}) == [SIZE]
+
+
+def test_rules_are_read_or_refused():
+    tasks = [MOOD, BOTH, TAGS, SIZE]
+    assert aims_of([], tasks) == dict.fromkeys(("mood", "both", "tags"), Aim("macro_f1"))
+    aims = aims_of(["tags=precision:0.9", "most_probable"], tasks)
+    assert aims == {"mood": Aim("most_probable"), "both": Aim("most_probable"), "tags": Aim("precision", 0.9)}
+    for rule, said in {
+        "x=macro_f1": "'x' is no task with labels", "size=macro_f1": "'size' is no task with labels",
+        "mood=recall:0.9": "'mood' has 3 classes", "both=recall": "want", "both=recall:2": "want",
+        "both=precision:x": "want", "best": "want", "both=macro_f1:0.5": "want",
+    }.items():  # fmt: skip
+        with pytest.raises(ValueError, match=said):
+            aims_of([rule], tasks)
+
+
+def test_what_a_reader_is_told():
+    tasks = [MOOD | {"decision_offsets": [0.0, 2.0, 0.0]}, TAGS | {"decision_offsets": [0.0, 3.0]}, SIZE]
+    logits = {"mood": torch.tensor([1.0, 0.0, 0.0]), "tags": torch.tensor([-1.0, -2.0]), "size": torch.tensor(2.5)}
+    found = predictions_by_task(tasks, logits)
+    assert max(found["mood"], key=found["mood"].get) == "a"
+    assert [kind_of(task).decision(task, found[task["name"]]) for task in tasks] == ["b", ["y"], 2.5]
+    assert [kind_of(task).cell(task, found[task["name"]]) for task in tasks] == ["b", "y", 2.5]
+
+
+@pytest.mark.parametrize(
+    "fields", [{"temperature": 0}, {"temperature": "1"}, {"decision_offsets": [1.0]},
+               {"decision_offsets": [0, 1, float("inf")]}, {"decision_offsets": "abc"}]
+)  # fmt: skip
+def test_a_configuration_checks_them(fields):
+    with pytest.raises(ValueError, match=rf"tasks\[0\] \(mood\)\.{next(iter(fields))}"):
+        MMOrientConfig(tasks=[MOOD | fields])
+
+
+def test_a_run_keeps_its_rules_and_everything_follows_them(tmp_path, capsys):
+    memes = make_memes(tmp_path / "memes", 700)
+    command = ["train", "--data", memes, "--labels", "humour", "offensive", "--split-column", "split", "--epochs", "1"]
+    assert main([*map(str, command), "--output", str(tmp_path / "no"), "--decide", "humour=recall:0"]) == 1
+    assert "--decide humour=recall:0" in capsys.readouterr().err and not (tmp_path / "no").exists()
+    assert main([*map(str, command), "--output", str(tmp_path / "run"), "--decide", "offensive=recall:0.9"]) == 0
+    config = MMOrientConfig.from_pretrained(tmp_path / "run")
+    assert config.task("offensive")["decision_offsets"] is not None
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["validation"]["offensive"]["recall"][1] >= 0.9
+    assert "decided with offsets" in (tmp_path / "run" / "README.md").read_text()
+    model, processor = load_run(str(tmp_path / "run"))
+    pipe = MultimodalClassificationPipeline(model=model, processor=processor)
+    output = tmp_path / "p.csv"
+    assert (
+        main(["predict", str(tmp_path / "run"), "--data", str(memes), "--split", "test", "--output", str(output)]) == 0
+    )
+    rows = list(csv.DictReader(output.open(newline="")))
+    offsets = np.array(config.task("offensive")["decision_offsets"])
+    for row in rows:
+        scores = np.log([float(row[f"offensive:{label}"]) for label in config.task("offensive")["labels"]]) + offsets
+        assert row["offensive"] == config.task("offensive")["labels"][scores.argmax()]
+    found = pipe({"text": "what a day"}, decisions=True)
+    assert set(found) == {"humour", "offensive", "decisions"} and set(found["decisions"]) == {"humour", "offensive"}
+    assert set(pipe({"text": "what a day"})) == {"humour", "offensive"}
