@@ -7,7 +7,7 @@ from numbers import Real
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from .names import BACKENDS, ENCODER_NAMES, LOOKUPS, RELATION_SCOPES, STREAM_NAMES
+from .names import BACKENDS, ENCODER_NAMES, EXPERT_NAMES, LOOKUPS, RELATION_SCOPES, STREAM_NAMES
 from .tasks import KINDS, SINGLE_LABEL, kind_of
 
 CHOICES = {
@@ -27,12 +27,13 @@ SWITCHES = (
     "relation_normalize",
     "relation_gate",
     "neighbour_labels",
+    "merge_normalize",
     "gather_global_batch",
 )
 LEAST_TEMPERATURE = 1e-4  # of cosines: below, single precision tells no edges apart
 TASK_DEFAULTS = {
     "kind": SINGLE_LABEL.name, "labels": [], "loss_weight": 1.0, "class_weights": None, "focal_gamma": 0.0,
-    "temperature": 1.0, "decision_offsets": None,
+    "temperature": 1.0, "decision_offsets": None, "expert_weights": None,
 }  # fmt: skip
 
 PAPER_SIZES = {
@@ -127,13 +128,23 @@ class MMOrientConfig(PreTrainedConfig):
         message_passing_backend: `"auto"` (the fastest by size and density), `"fused"` (CPU), `"torch_scatter"`,
             `"index_add"` or `"dense"`.
         gather_global_batch: in training with several processes, graphs and stage 2 see the global batch (ours).
+        merge_normalize: put streams, HIMA vectors and task features on one scale, each by the mean and deviation of its
+            features, before they are merged (ours; default False).
+        modality_dropout: in training, how often a post loses one of its two modalities (ours; default 0).
+        members: networks after the towers, each with weights of its own, whose log-probabilities are averaged (ours; default
+            1). In training each of several leaves out the posts whose key has its own number for remainder: for every post
+            there is one that has not learned from it.
+        experts: of what a verdict is the weighted mean: `"text"`, `"image"`, `"both"`, `"neighbours"`, `"network"`; see
+            `experts` (ours; default: the network alone). Weights are those of the tasks.
         learner_hidden_sizes: widths of the learner network (paper 4618, 2048).
         learner_dropout: dropout after each of its layers (paper .2).
         tasks: a list of dicts with `name`, `kind` (`"single_label"`, default, `"multi_label"`, `"regression"`), `labels`
             (label names; none for regression), `loss_weight` (1.0), `class_weights` (None or one per label),
             `focal_gamma` (0.0), `temperature` (1.0; logits are divided by it for probabilities) and `decision_offsets`
-            (None or one per label, added to log-probabilities, of several labels to log-odds, before deciding; both ours
-            and fitted on validation, see `runs.decisions`). None (default) takes the paper's five tasks on Memotion.
+            (None or one per label, added to log-probabilities, of several labels to log-odds, before deciding) and
+            `expert_weights` (None or expert -> weight); all three ours, and fitted to posts that were not trained on, see
+            `runs.decisions` and `runs.blending`. None (default) takes the paper's five tasks on Memotion.
+        label_smoothing: how much of a label is spread over all in training (ours; default 0).
         task_loss_weighting: `"uniform"` (paper), `"given"` (each task's `loss_weight`) or `"uncertainty"` (learned).
 
     Raises:
@@ -141,7 +152,9 @@ class MMOrientConfig(PreTrainedConfig):
     """
 
     model_type = "mm_orient"
-    keys_to_ignore_at_inference = ["joint_representation", "task_losses", "neighbour_votes"]
+    keys_to_ignore_at_inference = [
+        "joint_representation", "member_representations", "member_logits", "expert_scores", "task_losses", "neighbour_votes"
+    ]  # fmt: skip
     sub_configs = {"joint_config": AutoConfig, "text_config": AutoConfig, "vision_config": AutoConfig}
 
     joint_config: PreTrainedConfig | dict | None = None
@@ -182,9 +195,14 @@ class MMOrientConfig(PreTrainedConfig):
     message_passing_backend: str = "auto"
     gather_global_batch: bool = True
 
+    merge_normalize: bool = False
+    modality_dropout: float = 0.0
+    members: int = 1
+    experts: list[str] | tuple[str, ...] = ()
     learner_hidden_sizes: list[int] | tuple[int, ...] = (4618, 2048)
     learner_dropout: float = 0.2
     tasks: list[dict] | None = None
+    label_smoothing: float = 0.0
     task_loss_weighting: str = "uniform"
 
     def __post_init__(self, **kwargs):
@@ -203,7 +221,7 @@ class MMOrientConfig(PreTrainedConfig):
         """
         for name in self.sub_configs:
             setattr(self, name, self._encoder_config(name))
-        for name in ("frozen_encoders", "relation_streams", "learner_hidden_sizes"):
+        for name in ("frozen_encoders", "relation_streams", "learner_hidden_sizes", "experts"):
             if not isinstance(getattr(self, name), (list, tuple)):
                 self._refuse(name, "a list")
             setattr(self, name, list(getattr(self, name)))
@@ -362,6 +380,13 @@ class MMOrientConfig(PreTrainedConfig):
             or not all(_is_number(offset) and abs(offset) < float("inf") for offset in offsets)
         ):
             self._refuse(f"{where}.decision_offsets", f"None or {len(labels)} finite numbers", offsets)
+        experts = task["expert_weights"]
+        if experts is not None and (
+            not isinstance(experts, dict)
+            or not all(name in EXPERT_NAMES and _is_number(weight) and weight >= 0 for name, weight in experts.items())
+            or not sum(experts.values()) > 0
+        ):
+            self._refuse(f"{where}.expert_weights", f"None or numbers of at least 0 by name of {EXPERT_NAMES}", experts)
         task["decision_offsets"] = None if offsets is None else [float(offset) for offset in offsets]
         task["labels"] = list(labels)
         task["class_weights"] = None if weights is None else [float(weight) for weight in weights]
@@ -371,14 +396,25 @@ class MMOrientConfig(PreTrainedConfig):
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 self._refuse(name, f"one of {choices}")
-        for name, choices in {"frozen_encoders": ENCODER_NAMES, "relation_streams": STREAM_NAMES}.items():
+        for name, choices in {
+            "frozen_encoders": ENCODER_NAMES,
+            "relation_streams": STREAM_NAMES,
+            "experts": EXPERT_NAMES,
+        }.items():
             values = getattr(self, name)
             if not all(value in choices for value in values) or len(set(values)) != len(values):
                 self._refuse(name, f"different names of {choices}")
         for name in SWITCHES:
             if not isinstance(getattr(self, name), bool):
                 self._refuse(name, "True or False")
-        for name in (*PAPER_SIZES, "attention_hidden_size", "relation_hidden_size", "relation_layers", "memory_top_k"):
+        for name in (
+            *PAPER_SIZES,
+            "attention_hidden_size",
+            "relation_hidden_size",
+            "relation_layers",
+            "memory_top_k",
+            "members",
+        ):
             least = 0 if name == "task_feature_dim" else 1
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
@@ -394,6 +430,8 @@ class MMOrientConfig(PreTrainedConfig):
             "stage2_momentum": (0, 1),
             "learner_dropout": (0, 1),
             "relation_dropout": (0, 1),
+            "modality_dropout": (0, 1),
+            "label_smoothing": (0, 1),
         }.items():
             value = getattr(self, name)
             if not _is_number(value) or not low <= value <= high or (name == "learner_dropout" and value == 1):
@@ -402,6 +440,10 @@ class MMOrientConfig(PreTrainedConfig):
             self._refuse("edge_temperature", f"a number of at least {LEAST_TEMPERATURE}")
         if self.relation_memory is not None and not isinstance(self.relation_memory, str):
             self._refuse("relation_memory", "None, a folder or a Hub id")
+        if self.experts and "network" not in self.experts:
+            self._refuse("experts", "with 'network' among them")
+        if "neighbours" in self.experts and self.relation_scope == "batch":
+            self._refuse("relation_scope", "'memory' or 'batch+memory' where the neighbours are an expert")
         if self.neighbour_labels and self.relation_scope == "batch":
             self._refuse("relation_scope", "'memory' or 'batch+memory' where `neighbour_labels` is True")
         names = [task["name"] for task in self.tasks]

@@ -31,21 +31,22 @@ from .encoders import (
     read_images,
     read_texts,
 )
+from .experts import Experts, verdicts
 from .global_batch import GlobalBatch
-from .hima import HIMA, BatchAttention
+from .hima import BatchAttention
 from .inputs import PostInputs, takes_post_inputs
-from .learner import Learner
 from .memory_file import HUB_OPTIONS, LARGE_MEMORY, find_memory, remove_memory
 from .memory_upkeep import NeighbourRule, check_fit, differ, neighbours_in_memory, reference_posts
 from .names import ENCODER_MODULES, ENCODER_NAMES
+from .network import Member, NetworkParts, Relations
 from .partial_files import whole_file
 from .pipeline_mm_orient import AUTO_MAP, CUSTOM_PIPELINES, UPLOAD_OPTIONS
 from .private_apis import attention_implementation, set_attention_implementation, weights_state
 from .relation_graph import relation_graphs
-from .relation_layers import CrossModalRelations, ReferencePosts, RelationLayer, neighbour_votes
+from .relation_layers import ReferencePosts, RelationLayer, neighbour_votes
 from .relation_memory import RelationMemory
-from .task_heads import TRUST_STEP, TaskHeads, head_of
-from .tasks import are_tasks
+from .task_heads import TRUST_STEP, TaskHeads, head_of, with_rules
+from .tasks import are_tasks, kind_of
 
 
 @dataclass
@@ -54,14 +55,19 @@ class MMOrientOutput(ModelOutput):
 
     Args:
         loss: scalar, with `labels`.
-        joint_representation: (B, H), the learner network's output.
-        logits: task name -> (B, C), or (B,) for regression; from the model with heads.
+        joint_representation: (B, H), the learner network's output; of several members the mean.
+        member_representations: (members, B, H), each member's, where there are several.
+        logits: task name -> (B, C), or (B,) for regression; from the model with heads. Of several members or experts they
+            are the mean of log-probabilities.
+        member_logits: task name -> (members, B, C) or (members, B), with `output_members`.
+        expert_scores: task name -> expert -> (B, C) or (B,), see `experts`; with `output_members`.
         task_losses: task name -> scalar, unweighted, with `labels`.
         region_vector, word_vector: (B, D), HIMA's output per modality, with `output_components`.
         relation_features: (B, streams * relation_hidden_size), CMRL's output, with `output_components`.
         merged_features: (B, M), what the learner network reads: streams, region vector, word vector, task features, in
             the order of the reference code; with `output_components`.
         image_embeds, text_embeds: (B, D), E_img and E_txt, with `output_components`.
+        has_image, has_text: (B,) bool, with `output_components`.
         region_attention, word_attention: (B, R) and (B, T), HIMA's stage 1 weights, with `output_attentions`.
         image_adjacency, text_adjacency: (B, S), the relation graphs' edge weights in the batch, with `output_relations`.
         image_neighbours, text_neighbours: (B, K) int64, the neighbours in the relation memory, nearest first, -1 where
@@ -73,7 +79,10 @@ class MMOrientOutput(ModelOutput):
 
     loss: Tensor | None = None
     joint_representation: Tensor | None = None
+    member_representations: Tensor | None = None
     logits: dict[str, Tensor] | None = None
+    member_logits: dict[str, Tensor] | None = None
+    expert_scores: dict[str, dict[str, Tensor]] | None = None
     task_losses: dict[str, Tensor] | None = None
     region_vector: Tensor | None = None
     word_vector: Tensor | None = None
@@ -81,6 +90,8 @@ class MMOrientOutput(ModelOutput):
     merged_features: Tensor | None = None
     image_embeds: Tensor | None = None
     text_embeds: Tensor | None = None
+    has_image: Tensor | None = None
+    has_text: Tensor | None = None
     region_attention: Tensor | None = None
     word_attention: Tensor | None = None
     image_adjacency: Tensor | None = None
@@ -92,6 +103,10 @@ class MMOrientOutput(ModelOutput):
     neighbour_votes: dict[str, Tensor] | None = None
 
 
+COMPONENTS = (
+    "region_vector", "word_vector", "merged_features", "relation_features",
+    "image_embeds", "text_embeds", "has_image", "has_text",
+)  # fmt: skip
 # of transformers' sequence classification, which a list of tasks stands in place of
 OF_ONE_TASK = ("num_labels", "id2label", "label2id", "problem_type")
 
@@ -295,7 +310,7 @@ class MMOrientPreTrainedModel(PreTrainedModel):
         return cls(MMOrientConfig(**config_kwargs), encoders=encoders)
 
 
-class MMOrientModel(MMOrientPreTrainedModel):
+class MMOrientModel(MMOrientPreTrainedModel, NetworkParts):
     """Posts to a joint representation.
 
     Args:
@@ -314,33 +329,17 @@ class MMOrientModel(MMOrientPreTrainedModel):
                 encoder.config = encoder_config
             self.add_module(ENCODER_MODULES[name], encoder or build_encoder(encoder_config, keep_pooler))
 
-        hima: dict[str, Any] = {
-            "hidden_size": config.attention_hidden_size,
-            "context_vector": config.attention_context_vector,
-            "stage1": config.hima_stage1,
-            "stage2": config.hima_stage2,
-            "combine": config.stage2_combine,
-            "momentum": config.stage2_momentum,
-        }
-        self.region_hima = HIMA(config.region_feature_dim, **hima)
-        self.word_hima = HIMA(config.token_feature_dim, **hima)
-        self.relations = None
-        if config.relation_streams:
-            self.relations = CrossModalRelations(
-                list(config.relation_streams),
-                config.embed_dims,
-                config.relation_hidden_size,
-                config.relation_layers,
-                normalize=config.relation_normalize,
-                backend=config.message_passing_backend,
-                gated=config.relation_gate,
-                dropout=config.relation_dropout,
-            )
-        self.learner = Learner([config.merged_size, *config.learner_hidden_sizes], config.learner_dropout)
+        self.add_parts(config)
+        self.further_members = nn.ModuleList(Member(config) for _ in range(config.members - 1))
         self.relation_memory: RelationMemory | None = None
         self._checked_weights: tuple | None = None
         self.post_init()
         self.freeze_encoders(config.frozen_encoders)
+
+    @property
+    def members(self) -> list[NetworkParts]:
+        """The networks after the towers; the model itself is the first."""
+        return [self, *cast("list[NetworkParts]", self.further_members)]
 
     @property
     def encoders(self) -> dict[str, PreTrainedModel]:
@@ -356,48 +355,51 @@ class MMOrientModel(MMOrientPreTrainedModel):
         output_attentions: bool | None = None,
         output_relations: bool = False,
         output_components: bool = False,
+        without_themselves: bool = False,
     ) -> MMOrientOutput:
         """From pixels and tokens, from features, or from any mixture; `MMOrientProcessor` makes the former.
 
         Args:
             inputs: the fields of `PostInputs`, each an argument of its own.
             output_attentions, output_relations, output_components: see `MMOrientOutput`.
+            without_themselves: in `eval()` too, posts that are in the memory are not their own neighbours.
 
         Raises:
             ValueError: an input is missing or has a wrong shape; the message names it. Or the relation memory that the
                 configuration asks for is missing or was made by other encoders. TypeError: there is no input of a name.
         """
         # the towers: E_img and E_txt, Q_img and Q_txt, and what else is known
-        posts = self._encoded(inputs)
+        posts = self._without_a_modality(self._encoded(inputs))
         count = posts.image_embeds.shape[0]
         batch = GlobalBatch(count, posts.image_embeds.device, self._sees_global_batch())
         task_features = self._checked_task_features(inputs.task_features, count)
 
-        # HIMA: attention within a post, then across the batch
-        region_vector, region_attention = self.region_hima(posts.region_features, posts.region_mask, batch)
-        word_vector, word_attention = self.word_hima(posts.token_features, posts.token_mask, batch)
-
-        # CMRL: in-modal and cross-modal streams over both relation graphs, in the batch and in the memory
+        # who is whose neighbour, in the batch and in the memory
         references: dict[str, ReferencePosts] = {}
         graphs: dict[str, Tensor] = {}
-        relation_features = None
+        everyone: dict[str, Tensor] = {}
         if self.config.relation_scope != "batch":
-            references = self.look_up_references(posts, inputs.post_keys, without_themselves=self.training)
+            apart = self.training or without_themselves
+            references = self.look_up_references(posts, inputs.post_keys, without_themselves=apart)
         if self.relations is not None:
             graphs, everyone = self._relation_graphs(posts, batch)
-            relation_features = self.relations(posts.embeds, graphs, everyone, batch, references)
+        relations = Relations(graphs, everyone, references)
 
-        # MLC: merged in the order of the reference code, then the learner network
-        merged = [relation_features, region_vector, word_vector, task_features]
-        merged_features = torch.cat([part.to(region_vector.dtype) for part in merged if part is not None], -1)
-        parts = {"joint_representation": self.learner(merged_features)}
+        # HIMA, CMRL, MLC: see `NetworkParts.understand`; one network, or each member's
+        understood = [member.understand(posts, relations, task_features, batch) for member in self.members]
+        first = understood[0]
+        parts: dict[str, Any] = {"joint_representation": first.joint_representation}
+        if len(understood) > 1:
+            every = torch.stack([member.joint_representation for member in understood])
+            parts = {"joint_representation": every.mean(0), "member_representations": every}
         parts["neighbour_votes"] = self._neighbour_votes(posts, references)
 
         if output_components:
-            parts |= {"region_vector": region_vector, "word_vector": word_vector, "merged_features": merged_features}
-            parts |= {"relation_features": relation_features, **_embeds(posts)}
+            parts |= {"region_vector": first.region_vector, "word_vector": first.word_vector}
+            parts |= {"merged_features": first.merged_features, "relation_features": first.relation_features}
+            parts |= _embeds(posts) | {"has_image": posts.has_image, "has_text": posts.has_text}
         if self.config.output_attentions if output_attentions is None else output_attentions:
-            parts |= {"region_attention": region_attention, "word_attention": word_attention}
+            parts |= {"region_attention": first.region_attention, "word_attention": first.word_attention}
         if output_relations:
             parts |= _relations(graphs, references)
         return MMOrientOutput(**parts)
@@ -455,7 +457,8 @@ class MMOrientModel(MMOrientPreTrainedModel):
                 are a stream.
         """
         if memory is not None:
-            labelled = self.config.tasks if self.config.neighbour_labels else []
+            votes = self.config.neighbour_labels or "neighbours" in self.config.experts
+            labelled = self.config.tasks if votes else []
             check_fit(memory, self.config.embed_dims, labelled, self.encoder_fingerprints())
         self.relation_memory, self._checked_weights = memory, None
 
@@ -537,6 +540,22 @@ class MMOrientModel(MMOrientPreTrainedModel):
             complete(texts, inputs.has_text, of_text, known[0], self.dtype),
         )
 
+    def _without_a_modality(self, posts: PostFeatures) -> PostFeatures:
+        """In training, `posts` of which some have lost a modality, as `modality_dropout` says; of two only."""
+        share = self.config.modality_dropout
+        if not self.training or not share:
+            return posts
+        drawn = torch.rand(len(posts.has_image), device=posts.has_image.device)
+        both = posts.has_image & posts.has_text
+        has_image, has_text = posts.has_image & ~(both & (drawn < share / 2)), posts.has_text
+        has_text = has_text & ~(both & (drawn > 1 - share / 2))
+        return PostFeatures(
+            *(posts.image_embeds * has_image[:, None], posts.text_embeds * has_text[:, None]),
+            *(posts.region_features, posts.region_mask & has_image[:, None]),
+            *(posts.token_features, posts.token_mask & has_text[:, None]),
+            *(has_image, has_text),
+        )
+
     def _sees_global_batch(self) -> bool:
         return self.training and self.config.gather_global_batch
 
@@ -556,7 +575,7 @@ class MMOrientModel(MMOrientPreTrainedModel):
         return relation_graphs(posts.embeds, posts.present, batch, config.thresholds, among_batch, *form)
 
     def _neighbour_votes(self, posts: PostFeatures, references: dict[str, ReferencePosts]) -> dict[str, Tensor] | None:
-        if not self.config.neighbour_labels:
+        if not self.config.neighbour_labels and "neighbours" not in self.config.experts:
             return None
         summaries = self.relation_memory.label_summaries()
         return neighbour_votes(references, posts.embeds, summaries, self.config.edge_temperature)
@@ -592,10 +611,21 @@ class MMOrientForMultiTaskClassification(MMOrientPreTrainedModel):
         if not config.tasks:
             raise ValueError("`tasks` must have at least one task for a model with heads")
         self.mm_orient = MMOrientModel(config, encoders)
-        self.task_heads = TaskHeads(
-            config.tasks, config.hidden_size, config.task_loss_weighting, config.neighbour_labels
-        )
+        self._add_heads()
         self.post_init()
+
+    def _add_heads(self) -> None:
+        """Heads for the configuration's tasks, of every member and of every expert, with random weights."""
+        config = self.config
+        form = (config.tasks, config.hidden_size, config.task_loss_weighting, config.neighbour_labels)
+        self.task_heads = TaskHeads(*form, config.label_smoothing)
+        self.further_heads = nn.ModuleList(TaskHeads(*form, config.label_smoothing) for _ in range(config.members - 1))
+        self.experts = Experts(config.experts or ["network"], config.tasks, config.embed_dims)
+
+    @property
+    def member_heads(self) -> list[TaskHeads]:
+        """The heads of every member."""
+        return [self.task_heads, *cast("list[TaskHeads]", self.further_heads)]
 
     def set_tasks(self, tasks: list[dict]) -> list[str]:
         """Give the model other tasks: a head whose task stays, by name, kind and labels, keeps its weights and its place is
@@ -610,20 +640,19 @@ class MMOrientForMultiTaskClassification(MMOrientPreTrainedModel):
         Raises:
             ValueError: a description is wrong; nothing is changed then.
         """
-        before, heads = self.config.tasks, self.task_heads
+        before, heads, experts = self.config.tasks, self.member_heads, self.experts
         try:
-            self.config.update({"tasks": tasks})
+            self.config.update({"tasks": with_rules(tasks, before)})
             if not self.config.tasks:
                 raise ValueError("`tasks` must have at least one task for a model with heads")
         except ValueError:
             self.config.update({"tasks": before})
             raise
-        self.task_heads = TaskHeads(
-            self.config.tasks, self.config.hidden_size, self.config.task_loss_weighting, self.config.neighbour_labels
-        ).to(self.device, self.dtype)
-        self.task_heads.apply(self._init_weights)
-        self.task_heads.train(self.training)
-        stays = self.task_heads.keep_from(heads)
+        self._add_heads()
+        for part in (*self.member_heads, self.experts):
+            part.to(self.device, self.dtype).apply(self._init_weights).train(self.training)
+        stays = [kept.keep_from(old) for kept, old in zip(self.member_heads, heads, strict=True)].pop()
+        self.experts.keep_from(experts, stays)
         if self.relation_memory is not None:
             self.set_relation_memory(self.relation_memory.with_tasks(self.config.tasks))
         return stays
@@ -664,17 +693,62 @@ class MMOrientForMultiTaskClassification(MMOrientPreTrainedModel):
         output_attentions: bool | None = None,
         output_relations: bool = False,
         output_components: bool = False,
+        output_members: bool = False,
+        without_themselves: bool = False,
     ) -> MMOrientOutput:
         """Logits of every task, and with `labels` the loss. Inputs as in `MMOrientModel.forward`.
 
         Args:
             labels: task name -> labels; forms and missing values as in `TaskHeads.loss`.
+            output_members: see `MMOrientOutput`.
         """
-        asked = (output_attentions, output_relations, output_components)
+        several = self.config.members > 1 or bool(self.config.experts) or output_members
+        components = output_components or several
+        asked = (output_attentions, output_relations, components, without_themselves)
         outputs = self.mm_orient(*vars(inputs).values(), *asked, return_dict=True)
-        logits = self.task_heads(outputs.joint_representation, outputs.neighbour_votes)
-        loss, task_losses = (None, None) if labels is None else self.task_heads.loss(logits, labels)
-        return MMOrientOutput(loss=loss, logits=logits, task_losses=task_losses, **outputs)
+        every = outputs.member_representations
+        representations = [outputs.joint_representation] if every is None else every.unbind(0)
+        votes = outputs.neighbour_votes if self.config.neighbour_labels else None
+        members = [heads(seen, votes) for heads, seen in zip(self.member_heads, representations, strict=True)]
+        loss, task_losses = (None, None) if labels is None else self._loss(members, labels, inputs.post_keys)
+        parts: dict[str, Any] = {"logits": members[0]}
+        if several:
+            parts = self._verdicts(members, outputs)
+        if output_members:
+            parts["member_logits"] = {name: torch.stack([each[name] for each in members]) for name in members[0]}
+        else:
+            parts.pop("expert_scores", None)
+        kept = {name: value for name, value in outputs.items() if output_components or name not in COMPONENTS}
+        return MMOrientOutput(loss=loss, task_losses=task_losses, **parts, **kept)
+
+    def _verdicts(self, members: list[dict[str, Tensor]], outputs: MMOrientOutput) -> dict[str, Any]:
+        """The members' mean, and the experts' where there are any, as parts of the output."""
+        network = {}
+        for task in self.config.tasks:
+            said = [kind_of(task).scores(each[task["name"]]) for each in members]
+            network[task["name"]] = torch.stack(said).mean(0)
+        embeds = {"image": outputs.image_embeds, "text": outputs.text_embeds}
+        present = {"image": outputs.has_image, "text": outputs.has_text}
+        votes = outputs.neighbour_votes if "neighbours" in self.config.experts else None
+        averages = None if votes is None else self.relation_memory.label_averages()
+        scores = self.experts(embeds, network, votes, averages)
+        return {"logits": verdicts(self.config.tasks, scores, present), "expert_scores": scores}
+
+    def _loss(self, members, labels, post_keys) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean of the members' losses. In training each of several leaves out its own part of the posts."""
+        losses = []
+        for number, (heads, logits) in enumerate(zip(self.member_heads, members, strict=True)):
+            kept = labels
+            if self.training and len(members) > 1 and post_keys is not None:
+                left_out = (post_keys % len(members) == number) & (post_keys != 0)
+                kept = {
+                    task["name"]: kind_of(task).without(labels[task["name"]], left_out)
+                    for task in self.config.tasks
+                    if labels.get(task["name"]) is not None
+                }
+            losses.append(heads.loss(logits, kept))
+        task_losses = {name: torch.stack([each[name] for _, each in losses]).mean() for name in losses[0][1]}
+        return torch.stack([loss for loss, _ in losses]).mean(), task_losses
 
 
 MMOrientModel.register_for_auto_class("AutoModel")  # their code goes with what they are saved in

@@ -5,6 +5,7 @@ MODALITIES = ("image", "text")
 ENCODER_NAMES = ("joint", "text", "vision")
 ENCODER_MODULES = {"joint": "joint_encoder", "text": "text_encoder", "vision": "vision_encoder"}
 STREAM_NAMES = ("image_over_image", "text_over_text", "image_over_text", "text_over_image")
+EXPERT_NAMES = ("text", "image", "both", "neighbours", "network")
 BACKENDS = ("auto", "fused", "torch_scatter", "index_add", "dense")
 INDEX_KINDS = ("hnsw", "ivf")
 LOOKUPS = ("top_k", "threshold", "both")

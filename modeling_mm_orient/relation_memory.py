@@ -73,6 +73,7 @@ class RelationMemory:
         self.labels, self.fingerprints = dict(labels), list(fingerprints)
         self._searches: dict[str, ExactSearch | IndexSearch] = {}
         self._summaries: dict[str, tuple[Tensor, Tensor]] | None = None
+        self._averages: dict[str, tuple[Tensor, Tensor]] | None = None
         self._check()
 
     def __len__(self) -> int:
@@ -94,7 +95,7 @@ class RelationMemory:
             self._searches = dict(self.indexes)
             self.embeds = {name: value.to(device) for name, value in self.embeds.items()}
             self.present = {name: value.to(device) for name, value in self.present.items()}
-            self.keys, self._summaries = self.keys.to(device), None
+            self.keys, self._summaries, self._averages = self.keys.to(device), None, None
             self.labels = {name: value.to(device) for name, value in self.labels.items()}
         return self
 
@@ -228,6 +229,15 @@ class RelationMemory:
         if not torch.compiler.is_exporting():  # what is traced is no number to keep
             self._summaries = summaries
         return summaries
+
+    def label_averages(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Task name -> mean and standard deviation (C,) of its labels; see `TaskKind.averages`."""
+        if self._averages is not None:
+            return self._averages
+        averages = {task["name"]: kind_of(task).averages(task, self.labels[task["name"]]) for task in self.tasks}
+        if not torch.compiler.is_exporting():
+            self._averages = averages
+        return averages
 
     def label(self, task: dict, entry: int):
         """One entry's label as a reader knows it: a name, a list of names, a number; None where missing."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .global_batch import num_processes, sum_over_processes
-from .tasks import kind_of
+from .tasks import FITTED, SINGLE_LABEL, are_tasks, kind_of
 
 # a handful of scalars has to find its scale while the layers below learn: a step of Adam moves a trust 30 times as far
 TRUST_STEP = 30.0
@@ -22,15 +22,21 @@ class TaskHeads(nn.Module):
         feature_size: F.
         weighting: of the tasks' losses: `"uniform"` (paper), `"given"` (each task's `loss_weight`) or `"uncertainty"`
             (learned, Kendall et al. 2018).
+        label_smoothing: how much of a label is spread over all in the losses of training (ours).
         neighbour_labels: the votes of reference posts are added to a task's logits, each neighbourhood's by a learned trust:
             the label stream (ours).
     """
 
     def __init__(
-        self, tasks: list[dict], feature_size: int, weighting: str = "uniform", neighbour_labels: bool = False
+        self,
+        tasks: list[dict],
+        feature_size: int,
+        weighting: str = "uniform",
+        neighbour_labels: bool = False,
+        label_smoothing: float = 0.0,
     ):
         super().__init__()
-        self.tasks, self.weighting = tasks, weighting
+        self.tasks, self.weighting, self.label_smoothing = tasks, weighting, label_smoothing
         self.heads = nn.ModuleList(nn.Linear(feature_size, kind_of(task).num_outputs(task)) for task in tasks)
         self.log_variances = nn.Parameter(torch.zeros(len(tasks))) if weighting == "uncertainty" else None
         # of 1 in each neighbourhood, in units of TRUST_STEP
@@ -89,7 +95,8 @@ class TaskHeads(nn.Module):
                 class_weights = task["class_weights"]
                 if class_weights is not None:
                     class_weights = torch.tensor(class_weights, device=target.device)
-                losses, weights = kind_of(task).losses(logits[name], target, class_weights, task["focal_gamma"])
+                form = (class_weights, task["focal_gamma"], self.label_smoothing if self.training else 0.0)
+                losses, weights = kind_of(task).losses(logits[name], target, *form)
                 count = weights.sum()
                 if self.training:
                     count = sum_over_processes(count) / num_processes()
@@ -127,6 +134,15 @@ class TaskHeads(nn.Module):
                 raise ValueError(f"`labels[{task['name']!r}]` ({kind.name}) must be int64, got {target.dtype}")
 
 
+def with_rules(tasks: list[dict], before: list[dict]) -> list[dict]:
+    """`tasks`, those that stay with what was fitted for them `before`, where they say nothing of it."""
+    if not are_tasks([{"kind": SINGLE_LABEL.name, "labels": []} | task for task in tasks if isinstance(task, dict)]):
+        return tasks  # the configuration says what is wrong
+    old = {head_of(task): task for task in before}
+    fitted = [{name: old[head_of(task)][name] for name in FITTED} if head_of(task) in old else {} for task in tasks]
+    return [rules | task for rules, task in zip(fitted, tasks, strict=True)]
+
+
 def head_of(task: dict) -> tuple:
     """What two tasks that one head serves have in common."""
-    return task["name"], kind_of(task).name, tuple(task["labels"])
+    return task["name"], kind_of(task).name, tuple(task.get("labels", ()))

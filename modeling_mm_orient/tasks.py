@@ -14,12 +14,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 MISSING_LABEL = -100
+FITTED = ("temperature", "decision_offsets", "expert_weights")  # what a run adds to a task, see `runs.decisions`
 LABEL_PREFIX = "label."  # of a task's column in a data set of posts: a task may bear the name of anything of ours
 # what a post may hold that is no label, whatever its tasks are called
 NOT_LABELS = (
     "id", "image", "text", "row", "post_key", "image_embeds", "text_embeds", "region_features", "region_mask",
     "token_features", "token_mask", "task_features", "has_image", "has_text", "post_keys",
 )  # fmt: skip
+LEAST_SHARE = 1e-4  # of a label among neighbours: log-probabilities of experts are averaged
 LEAST_DOUBT = 1e-6  # of a probability under a fractional power, whose slope at 0 is infinite
 
 
@@ -51,10 +53,13 @@ class TaskKind:
         """A head's outputs (B, `num_outputs`) as the logits of a model's output."""
         return outputs
 
-    def losses(self, logits: Tensor, labels: Tensor, class_weights: Tensor | None, gamma: float):
+    def losses(
+        self, logits: Tensor, labels: Tensor, class_weights: Tensor | None, gamma: float, smoothing: float = 0.0
+    ):
         """Losses and their weights, in the shape of `labels`, 0 where one is missing.
 
-        `gamma` > 0 makes a classification's loss focal; `class_weights` (C,).
+        `gamma` > 0 makes a classification's loss focal; `class_weights` (C,); `smoothing` is how much of a label is spread
+        over all.
         """
         raise NotImplementedError
 
@@ -69,6 +74,18 @@ class TaskKind:
     def probabilities(self, logits: Tensor) -> Tensor:
         """What the logits say, float32, in their shape."""
         raise NotImplementedError
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """The logits as what can be averaged over experts, float32: log-probabilities, log-odds, values."""
+        return logits.float()
+
+    def scores_of_votes(self, votes: Tensor, average: Tensor, spread: Tensor) -> Tensor:
+        """What `votes` (B, C) of neighbours say, in the form of `scores`; `average` and `spread` (C,) of all labels."""
+        raise NotImplementedError
+
+    def without(self, labels: Tensor, posts: Tensor) -> Tensor:
+        """`labels` with those of `posts`, bool (B,), missing."""
+        return labels.masked_fill(posts.reshape(-1, *[1] * (labels.dim() - 1)), float("nan"))
 
     def decided(self, task: dict, probabilities: Tensor) -> Tensor:
         """What `probabilities` (B, C) come to, by the task's `decision_offsets`, in the form of labels."""
@@ -97,6 +114,15 @@ class TaskKind:
         labels = labels.float().reshape(len(labels), -1)
         known = ~labels.isnan()
         return _beyond_average(labels.nan_to_num(0.0), known), known.float()
+
+    def averages(self, task: dict, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (C,) of the labels of `summary` that are known."""
+        labels = labels.float().reshape(len(labels), -1)
+        known = ~labels.isnan()
+        count = known.sum(0).clamp(min=1)
+        average = labels.nan_to_num(0.0).sum(0) / count
+        spread = ((labels.nan_to_num(0.0) - average).square() * known).sum(0) / count
+        return average, spread.sqrt().clamp(min=1e-6)
 
     def counts(self, task: dict, labels: list) -> dict[str, int]:
         """How often each label stands among those of `label` that are known."""
@@ -128,13 +154,19 @@ class SingleLabel(TaskKind):
     def shape_of_labels(self, logits: Tensor) -> torch.Size:
         return logits.shape[:1]
 
-    def losses(self, logits: Tensor, labels: Tensor, class_weights: Tensor | None, gamma: float):
+    def losses(
+        self, logits: Tensor, labels: Tensor, class_weights: Tensor | None, gamma: float, smoothing: float = 0.0
+    ):
         """Cross-entropy; the weights are the class weight of each label, as in `torch.nn.CrossEntropyLoss`."""
         known = self.known(labels)
         target = labels.clamp(min=0)
-        log_probability = logits.float().log_softmax(-1).gather(-1, target[:, None]).squeeze(-1)
+        log_probabilities = logits.float().log_softmax(-1)
+        log_probability = log_probabilities.gather(-1, target[:, None]).squeeze(-1)
         weights = known.float() if class_weights is None else class_weights.float()[target] * known
-        return -log_probability * _focus(1 - log_probability.exp(), gamma) * weights, weights
+        losses = -log_probability * _focus(1 - log_probability.exp(), gamma)
+        if smoothing:
+            losses = (1 - smoothing) * losses - smoothing * log_probabilities.mean(-1)
+        return losses * weights, weights
 
     def known(self, labels: Tensor) -> Tensor:
         return labels != MISSING_LABEL
@@ -144,6 +176,15 @@ class SingleLabel(TaskKind):
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.float().softmax(-1)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        return logits.float().log_softmax(-1)
+
+    def scores_of_votes(self, votes: Tensor, average: Tensor, spread: Tensor) -> Tensor:
+        return (votes.float() + average).clamp(min=LEAST_SHARE).log().log_softmax(-1)
+
+    def without(self, labels: Tensor, posts: Tensor) -> Tensor:
+        return labels.masked_fill(posts, MISSING_LABEL)
 
     def decided(self, task: dict, probabilities: Tensor) -> Tensor:
         """The class of the largest log-probability and offset."""
@@ -159,6 +200,10 @@ class SingleLabel(TaskKind):
         known = self.known(labels)[:, None].expand(-1, len(task["labels"]))
         values = F.one_hot(labels.clamp(min=0), len(task["labels"])).float()
         return _beyond_average(values, known), known.float()
+
+    def averages(self, task: dict, labels: Tensor) -> tuple[Tensor, Tensor]:
+        values = F.one_hot(labels.clamp(min=0), len(task["labels"])).float()
+        return super().averages(task, values.masked_fill(~self.known(labels)[:, None], float("nan")))
 
     def counts(self, task: dict, labels: list) -> dict[str, int]:
         found = Counter(labels)
@@ -180,10 +225,12 @@ class MultiLabel(TaskKind):
         rows = [unknown if value is None else _label_row(task, list(value)) for value in values]
         return torch.tensor(rows).float().reshape(len(values), len(task["labels"]))
 
-    def losses(self, logits: Tensor, labels: Tensor, class_weights: Tensor | None, gamma: float):
+    def losses(
+        self, logits: Tensor, labels: Tensor, class_weights: Tensor | None, gamma: float, smoothing: float = 0.0
+    ):
         """Binary cross-entropy per label; `class_weights` multiply the positive term."""
         known = ~labels.isnan()
-        target = labels.nan_to_num(0.0).float()
+        target = labels.nan_to_num(0.0).float() * (1 - smoothing) + smoothing / 2
         losses = F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none", pos_weight=class_weights)
         if gamma:
             probability = logits.float().sigmoid()
@@ -195,6 +242,9 @@ class MultiLabel(TaskKind):
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.float().sigmoid()
+
+    def scores_of_votes(self, votes: Tensor, average: Tensor, spread: Tensor) -> Tensor:
+        return (votes.float() + average).logit(LEAST_SHARE)
 
     def decided(self, task: dict, probabilities: Tensor) -> Tensor:
         """The labels whose log-odds and offset are at least 0."""
@@ -235,7 +285,9 @@ class Regression(TaskKind):
     def form(self, outputs: Tensor) -> Tensor:
         return outputs.squeeze(-1)
 
-    def losses(self, logits: Tensor, labels: Tensor, class_weights: Tensor | None, gamma: float):
+    def losses(
+        self, logits: Tensor, labels: Tensor, class_weights: Tensor | None, gamma: float, smoothing: float = 0.0
+    ):
         """Squared error."""
         known = ~labels.isnan()
         return (logits.float() - labels.nan_to_num(0.0).float()) ** 2 * known, known.float()
@@ -245,6 +297,9 @@ class Regression(TaskKind):
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.float()
+
+    def scores_of_votes(self, votes: Tensor, average: Tensor, spread: Tensor) -> Tensor:
+        return (votes.float() * spread + average).squeeze(-1)
 
     def prediction(self, task: dict, probabilities) -> float:
         return probabilities
@@ -261,8 +316,7 @@ class Regression(TaskKind):
     def summary(self, task: dict, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Standardised; C is 1."""
         values, known = super().summary(task, labels)
-        spread = (values.square().sum(0) / known.sum(0).clamp(min=1)).sqrt()
-        return values / spread.clamp(min=1e-6), known
+        return values / self.averages(task, labels)[1], known
 
     def counts(self, task: dict, labels: list) -> dict[str, int]:
         return {}

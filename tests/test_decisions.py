@@ -12,7 +12,7 @@ from modeling_mm_orient import MMOrientConfig, MultimodalClassificationPipeline
 from modeling_mm_orient.cli import main
 from modeling_mm_orient.runs.decisions import FEWEST_POSTS, Aim, aims_of, fit_decisions, fit_temperature
 from modeling_mm_orient.runs.demo import make_memes
-from modeling_mm_orient.runs.metrics import calibration_error
+from modeling_mm_orient.runs.metrics import calibration_error, reliability
 from modeling_mm_orient.runs.run_folder import load_run
 from modeling_mm_orient.runs.scoring import metrics_of_logits
 from modeling_mm_orient.tasks import kind_of, predictions_by_task, probabilities_of
@@ -86,14 +86,16 @@ def test_a_temperature_makes_probabilities_as_right_as_they_say():
     rule = fitted(MOOD, 5 * logits, labels, Aim("most_probable"))
     assert rule["temperature"] == pytest.approx(fit_temperature(MOOD, 5 * logits, labels)) and rule["temperature"] > 2
     before, after = (metrics_of_logits([task], {"mood": 5 * logits}, {"mood": labels})["mood"] for task in (MOOD, rule))
-    assert after["calibration_error"] < 0.05 < before["calibration_error"]
+    assert after["calibration_error"] < 0.05 < before["calibration_error"] == after["calibration_error_before"]
     assert after["macro_f1"] == before["macro_f1"] and after["auroc"] == pytest.approx(before["auroc"], abs=0.05)
 
 
 def test_the_calibration_error_by_hand():
-    assert calibration_error(np.array([0.9, 0.9, 0.9, 0.9]), np.array([1, 1, 1, 0])) == pytest.approx(0.15)
-    assert calibration_error(np.array([1.0, 0.0]), np.array([1, 0])) == 0
-    assert np.isnan(calibration_error(np.array([]), np.array([])))
+    table = reliability(np.array([0.9, 0.92, 0.92, 0.94, 0.1]), np.array([1, 1, 1, 0, 0]))
+    assert table == [[0.1, 0.0, 1], [pytest.approx(2.74 / 3), 1.0, 3], [0.94, 0.0, 1]]
+    assert calibration_error(table) == pytest.approx((0.1 + (3 - 2.74) + 0.94) / 5)
+    assert calibration_error([[1.0, 1.0, 2], [0.0, 0.0, 1]]) == 0
+    assert np.isnan(calibration_error(reliability(np.array([]), np.array([]))))
 
 
 def test_few_posts_missing_labels_and_values_are_left_as_they_are(caplog):

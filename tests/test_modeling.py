@@ -20,6 +20,7 @@ def test_outputs_and_their_shapes():
     assert shapes == {
         "loss": (), "joint_representation": (9, 16), "region_vector": (9, 10), "word_vector": (9, 12),
         "relation_features": (9, 28), "merged_features": (9, 53), "image_embeds": (9, 8), "text_embeds": (9, 6),
+        "has_image": (9,), "has_text": (9,),
         "region_attention": (9, 4), "word_attention": (9, 5), "image_adjacency": (9, 9), "text_adjacency": (9, 9),
     }  # fmt: skip
     assert {name: tuple(value.shape) for name, value in outputs.logits.items()} == {

@@ -7,8 +7,11 @@ verdicts after reloading would not be those before saving.
 
 from pathlib import Path
 
+from torch import nn
+
 from ..memory_file import MEMORY_FILE
 from ..names import ENCODER_MODULES
+from ..network import Member
 from ..relation_memory import RelationMemory
 
 ADAPTER_MEMORY = "adapter_memory"  # its folder beside the adapter: the base's own memory is of other encoders
@@ -34,11 +37,21 @@ def adapt(model, target_modules, **options):
 def modules_to_save(model) -> list[str]:
     """Names of the modules that an adapter on the encoders has to be saved with: all that is trained outside them, and
     layers of the encoders that keep running statistics."""
-    names = {name for name, _ in model.named_children() if name != model.base_model_prefix}
-    names |= {name for name, _ in model.base_model.named_children() if name not in ENCODER_MODULES.values()}
+    beside = [(name, part) for name, part in model.named_children() if name != model.base_model_prefix]
+    beside += [(name, part) for name, part in model.base_model.named_children() if name not in ENCODER_MODULES.values()]
+    names = {name for name, part in beside for name in _whole_modules(name, part)}
     for encoder in model.base_model.encoders.values():
         names |= {name for name, layer in encoder.named_modules() if getattr(layer, "running_mean", None) is not None}
     return sorted(names)
+
+
+def _whole_modules(name: str, module: nn.Module) -> list[str]:
+    """The module, the parts of one that is never called itself, or nothing of one that keeps nothing."""
+    if not module.state_dict():
+        return []
+    if not isinstance(module, (nn.ModuleList, Member)):
+        return [name]
+    return [whole for part, child in module.named_children() for whole in _whole_modules(f"{name}.{part}", child)]
 
 
 def save_adapter(adapted, folder) -> None:

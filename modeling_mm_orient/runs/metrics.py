@@ -45,7 +45,7 @@ def single_label_metrics(references: np.ndarray, scores: np.ndarray, decided: np
     return {
         **_f1_and_accuracy(references, predicted, classes, ""),
         "auroc": _single_label_auroc(references, scores),
-        "calibration_error": calibration_error(scores.max(-1), scores.argmax(-1) == references),
+        **_calibration(scores.max(-1), scores.argmax(-1) == references),
         "precision": precision.tolist(),
         "recall": recall.tolist(),
         "support": support.tolist(),
@@ -73,7 +73,7 @@ def multi_label_metrics(references: np.ndarray, scores: np.ndarray, decided: np.
     return {
         **_f1_and_accuracy(references, predicted, None, ""),
         "auroc": auroc,
-        "calibration_error": calibration_error(scores.ravel(), references.ravel()),
+        **_calibration(scores.ravel(), references.ravel()),
         "precision": np.atleast_1d(precision).tolist(),
         "recall": np.atleast_1d(recall).tolist(),
         "support": np.atleast_1d(support).tolist(),
@@ -92,17 +92,28 @@ def regression_metrics(references: np.ndarray, scores: np.ndarray, decided: np.n
     }
 
 
-def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
-    """Expected calibration error (Naeini et al. 2015): how far probabilities (N,) are from how often they are right (N,), by
-    bins of equal width; NaN of nothing."""
-    if not len(confidence):
-        return float("nan")
+def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> list[list[float]]:
+    """How often probabilities (N,) are right (N,), by bins of equal width: mean probability, share that is right, and posts,
+    of each bin that has some."""
     places = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.bincount(places, confidence - correct, minlength=bins)
-    return float(np.abs(gaps).sum() / len(confidence))
+    counts = np.bincount(places, minlength=bins)
+    sums = [np.bincount(places, values, minlength=bins) for values in (confidence, correct)]
+    return [[float(said[b] / counts[b]) for said in sums] + [int(counts[b])] for b in np.flatnonzero(counts)]
+
+
+def calibration_error(table: list[list[float]]) -> float:
+    """Expected calibration error (Naeini et al. 2015): how far probabilities are from how often they are right, by
+    `reliability`; NaN of nothing."""
+    total = sum(posts for *_, posts in table)
+    return sum(abs(said - right) * posts for said, right, posts in table) / total if total else float("nan")
 
 
 METRICS = {"single_label": single_label_metrics, "multi_label": multi_label_metrics, "regression": regression_metrics}
+
+
+def _calibration(confidence: np.ndarray, correct: np.ndarray) -> dict:
+    table = reliability(confidence, correct)
+    return {"calibration_error": calibration_error(table), "reliability": table}
 
 
 def _f1_and_accuracy(references, predicted, classes, prefix: str) -> dict:

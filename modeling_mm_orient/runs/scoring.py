@@ -12,9 +12,17 @@ from .metrics import METRICS
 
 
 def metrics_of_logits(tasks: list[dict], logits: dict, labels: dict) -> dict:
-    """`multi_task_metrics` of logits, task name -> (N, C) or (N,), tensors or arrays, by each task's rule."""
+    """`multi_task_metrics` of logits, task name -> (N, C) or (N,), tensors or arrays, by each task's rule; where it has a
+    temperature, with calibration `_before` that as well."""
     scores = {name: value.numpy() for name, value in probabilities_of(tasks, logits).items()}
-    return multi_task_metrics(tasks, labels, scores)
+    result = multi_task_metrics(tasks, labels, scores)
+    tempered = [task for task in tasks if task.get("temperature", 1.0) != 1.0 and task["name"] in result]
+    before = [task | {"temperature": 1.0} for task in tempered]
+    plain = {name: value.numpy() for name, value in probabilities_of(before, logits).items()}
+    for name, metrics in multi_task_metrics(before, labels, plain).items() if before else ():
+        if name in logits:
+            result[name] |= {f"{key}_before": metrics[key] for key in ("calibration_error", "reliability")}
+    return result
 
 
 def multi_task_metrics(tasks: list[dict], references: dict, scores: dict) -> dict:

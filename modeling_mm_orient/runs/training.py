@@ -27,6 +27,7 @@ from ..features.extraction import process_state
 from ..features.inputs import model_inputs, reads_pictures, sampled_embeds
 from ..memory_file import LARGE_MEMORY
 from ..tasks import LABEL_PREFIX, kind_of
+from .blending import fit_experts, hear
 from .card import model_card
 from .decisions import aims_of, fit_decisions
 from .graph_inspection import graph_statistics, threshold_at_quantile
@@ -69,6 +70,7 @@ class Built:
     collator: object
     run: dict
     refresh: RefreshRelationMemory | None
+    references: Subset  # the training posts that are no paraphrases, as they are
 
 
 def train(
@@ -168,10 +170,11 @@ def build(prepared: Prepared, feature_cache: str | None, resume: bool, overwrite
     )
     if _all_frozen(model.config) and model.config.relation_streams:
         _fit_graphs(model.config, sampled_embeds(inputs["train"], model, collator), settings)
-    refresh = _give_memory(model.to(state.device), processor, Subset(inputs["train"], range(prepared.originals)))
+    references = Subset(inputs["train"], range(prepared.originals))
+    refresh = _give_memory(model.to(state.device), processor, references)
     if settings.augment_images:
         inputs["train"] = AugmentedPosts(inputs["train"], ImageAugmentation(seed=settings.seed))
-    return Built(model, processor, inputs, collator, run, refresh)
+    return Built(model, processor, inputs, collator, run, refresh, references)
 
 
 def fit(prepared: Prepared, built: Built, resume: bool) -> MMOrientTrainer:
@@ -200,11 +203,11 @@ def fit(prepared: Prepared, built: Built, resume: bool) -> MMOrientTrainer:
 def report(prepared: Prepared, built: Built, trainer: MMOrientTrainer) -> dict:
     """Metrics of validation and test, and the finished folder."""
     metrics, output, state = {}, prepared.output, process_state()
+    tasks, logits, labels = _experts(prepared, built)
+    built.model.config.update({"tasks": tasks})
     found = {split: trainer.predict(built.inputs[split]) for split in ("validation", "test") if split in built.inputs}
     aims = aims_of(prepared.settings.decide or [], prepared.tasks)
-    tasks = fit_decisions(
-        built.model.config.tasks, found["validation"].predictions, found["validation"].label_ids, aims
-    )
+    tasks = fit_decisions(tasks, logits, labels, aims)
     built.model.config.update({"tasks": tasks})
     for split, prediction in found.items():
         metrics[split] = metrics_of_logits(tasks, prediction.predictions, prediction.label_ids)
@@ -214,6 +217,20 @@ def report(prepared: Prepared, built: Built, trainer: MMOrientTrainer) -> dict:
         shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
     state.wait_for_everyone()
     return metrics
+
+
+def _experts(prepared: Prepared, built: Built) -> tuple[list[dict], dict, dict]:
+    """Fit the experts; see `fit_experts` for what comes back."""
+    model, size = built.model, prepared.settings.batch_size
+    validation = hear(model, built.inputs["validation"], built.collator, size)
+    if model.config.members == 1 and not model.config.experts:
+        return (
+            model.config.tasks,
+            {task: said["network"] for task, said in validation.scores.items()},
+            validation.labels,
+        )
+    apart = _all_frozen(model.config) and prepared.description.paraphrases is None
+    return fit_experts(model, hear(model, built.references, built.collator, size), validation, apart)
 
 
 def training_arguments(output: Path, settings: TrainingSettings, posts: int) -> MMOrientTrainingArguments:

@@ -1,0 +1,110 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""Experts (ours): each speaks of every task by itself, and a task's verdict is their weighted mean.
+
+`text`, `image` and `both` are linear in E_txt, E_img and both side by side; `neighbours` is the vote of the reference posts'
+labels; `network` is MM-ORIENT's network. What one says is a score per label: a log-probability, of several labels the
+log-odds, for regression a value.
+
+Shapes: B posts, C labels of a task, D features.
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from .names import MODALITIES
+from .tasks import kind_of
+
+NEEDS = {"text": ("text",), "image": ("image",), "both": MODALITIES, "neighbours": (), "network": ()}
+LINEAR = ("text", "image", "both")
+LEAST_WEIGHT = 1e-3  # so that where those of weight lack their modality, the others speak
+
+
+class Experts(nn.Module):
+    """What each expert says; the linear ones have a layer per task.
+
+    Args:
+        names: of `NEEDS`.
+        tasks: task descriptions of the configuration.
+        embed_dims: modality -> D.
+    """
+
+    def __init__(self, names: list[str], tasks: list[dict], embed_dims: dict[str, int]):
+        super().__init__()
+        self.names, self.tasks = names, tasks
+        self.linear = nn.ModuleDict(
+            {
+                name: nn.ModuleList(
+                    nn.Linear(sum(embed_dims[m] for m in NEEDS[name]), kind_of(task).num_outputs(task))
+                    for task in tasks
+                )
+                for name in names
+                if name in LINEAR
+            }
+        ).requires_grad_(False)  # fitted when all else is trained, see `runs.blending`
+
+    def layers(self, name: str) -> nn.ModuleList:
+        """A linear expert's layer for each task."""
+        return cast("nn.ModuleList", self.linear[name])
+
+    def forward(
+        self,
+        embeds: dict[str, Tensor],
+        network: dict[str, Tensor],
+        votes: dict[str, Tensor] | None,
+        averages: dict[str, tuple[Tensor, Tensor]] | None,
+    ) -> dict[str, dict[str, Tensor]]:
+        """Task -> expert -> scores (B, C), or (B,).
+
+        Args:
+            embeds: modality -> (B, D). network: task -> the network's own scores.
+            votes: task -> (B, 3, C), see `neighbour_votes`. averages: see `RelationMemory.label_averages`.
+        """
+        scores: dict[str, dict[str, Tensor]] = {}
+        for index, task in enumerate(self.tasks):
+            kind, said = kind_of(task), {}
+            for name in self.names:
+                if name in LINEAR:
+                    layer = self.layers(name)[index]
+                    features = torch.cat([embeds[m] for m in NEEDS[name]], -1).to(layer.weight.dtype)
+                    said[name] = kind.scores(kind.form(layer(features)))
+                elif name == "network":
+                    said[name] = network[task["name"]]
+                elif votes is not None and averages is not None:
+                    said[name] = kind.scores_of_votes(votes[task["name"]][:, -1], *averages[task["name"]])
+            scores[task["name"]] = said
+        return scores
+
+    @torch.no_grad()
+    def keep_from(self, other: "Experts", tasks: list[str]) -> None:
+        """Take over what `other` knows of tasks that stay."""
+        old = {task["name"]: place for place, task in enumerate(other.tasks)}
+        for place, task in enumerate(self.tasks):
+            if task["name"] in tasks:
+                for name in self.linear:
+                    self.layers(name)[place].load_state_dict(other.layers(name)[old[task["name"]]].state_dict())
+
+
+def verdicts(tasks: list[dict], scores: dict[str, dict[str, Tensor]], present: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Task -> the weighted mean of what its experts say, as logits. Who lacks a modality is not heard on its account.
+
+    Args:
+        tasks: task descriptions; their `expert_weights` weigh, None hears the network alone.
+        scores: task -> expert -> (B, C), or (B,). present: modality -> bool (B,).
+    """
+    logits = {}
+    for task in tasks:
+        said, weights = scores[task["name"]], task.get("expert_weights")
+        if weights is None:
+            logits[task["name"]] = said["network"]
+            continue
+        total, heard = torch.zeros_like(said["network"]), torch.zeros_like(said["network"])
+        for name, values in said.items():
+            weight = torch.full((len(values),), weights.get(name, 0.0) + LEAST_WEIGHT).to(values)
+            for modality in NEEDS[name]:
+                weight = weight * present[modality]
+            weight = weight.reshape(-1, *[1] * (values.dim() - 1))
+            total, heard = total + weight * values, heard + weight
+        logits[task["name"]] = total / heard
+    return logits

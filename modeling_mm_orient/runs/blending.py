@@ -1,0 +1,147 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""How much each expert is heard (ours), fitted to what experts say of posts that they have not learned from.
+
+Training posts are told apart by their keys: what is said of a fold comes from the member and the linear layers that left it
+out, and from neighbours without the post itself. Validation posts count as well.
+
+Shapes: N posts, C labels of a task, D features.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ..experts import LINEAR, NEEDS, verdicts
+from ..tasks import kind_of
+from .linear_experts import fit_linear
+
+FOLDS = 5  # where the model has one member
+MOST_POSTS = 20_000  # of training, to which linear experts and weights are fitted
+LEAST_HEARD = 0.02  # weights below are taken for 0
+
+
+@dataclass
+class Testimony:
+    """What a model says of posts: `embeds` and `present` by modality; `scores`, task -> expert -> (N, C) or (N,), `members`,
+    task -> (members, N, C) or (members, N), `keys` (N,) and `labels` by task."""
+
+    embeds: dict[str, Tensor]
+    present: dict[str, Tensor]
+    scores: dict[str, dict[str, Tensor]]
+    members: dict[str, Tensor]
+    keys: Tensor
+    labels: dict[str, Tensor]
+
+
+@torch.no_grad()
+def hear(model, inputs, collator, batch_size: int) -> Testimony:
+    """Ask a model of posts with labels, none of which is its own neighbour."""
+    model.eval()
+    batches, labels, keys = [], [], []
+    for batch in DataLoader(inputs, batch_size, collate_fn=collator):
+        labels.append(batch.pop("labels"))
+        batch = {name: value.to(model.device) for name, value in batch.items()}
+        keys.append(batch["post_keys"].cpu())
+        asked = {"output_components": True, "output_members": True, "without_themselves": True}
+        batches.append(model(**batch, **asked))
+    names = [task["name"] for task in model.config.tasks]
+    modalities = ("image", "text")
+    return Testimony(
+        {m: torch.cat([b[f"{m}_embeds"].float().cpu() for b in batches]) for m in modalities},
+        {m: torch.cat([b[f"has_{m}"].cpu() for b in batches]) for m in modalities},
+        {
+            name: {
+                e: torch.cat([b.expert_scores[name][e].cpu() for b in batches]) for e in batches[0].expert_scores[name]
+            }
+            for name in names
+        },
+        {name: torch.cat([b.member_logits[name].cpu() for b in batches], 1) for name in names},
+        torch.cat(keys),
+        {name: torch.cat([part[name] for part in labels]) for name in names},
+    )
+
+
+def fit_experts(
+    model, train: Testimony, validation: Testimony, apart: bool = True
+) -> tuple[list[dict], dict[str, Tensor], dict[str, Tensor]]:
+    """Fit the linear experts of `model`, in place, and the weights of all.
+
+    Args:
+        apart: whether what was left out of a fold is unknown to it; else weights come from validation posts alone.
+
+    Returns:
+        The tasks with `expert_weights`; task -> logits of posts by who did not learn from them, and their labels: training
+        posts, then validation posts.
+    """
+    config, tasks, logits, labels = model.config, [], {}, {}
+    members = config.members
+    folds = train.keys % (members if members > 1 else FOLDS)
+    unseen = (train.keys != 0) & (members > 1) & apart
+    for index, task in enumerate(config.tasks):
+        name, kind = task["name"], kind_of(task)
+        said = dict(train.scores[name])
+        if members > 1:
+            said["network"] = kind.scores(train.members[name][folds, torch.arange(len(folds))])
+        heard = dict(validation.scores[name])
+        for expert in [expert for expert in config.experts if expert in LINEAR]:
+            layer = model.experts.layers(expert)[index]
+            known = kind.known(train.labels[name])
+            for modality in NEEDS[expert]:
+                known = known & train.present[modality]
+            rows = known.nonzero().squeeze(1)
+            if len(rows) < 2:
+                continue
+            features = torch.cat([train.embeds[m] for m in NEEDS[expert]], -1)
+            fitted = fit_linear(task, features[rows], train.labels[name][rows], folds[rows])
+            with torch.no_grad():
+                layer.weight.copy_(fitted.weight)
+                layer.bias.copy_(fitted.bias)
+            said[expert][rows] = kind.scores(kind.form(fitted.left_out))
+            theirs = torch.cat([validation.embeds[m] for m in NEEDS[expert]], -1)
+            heard[expert] = kind.scores(kind.form(theirs @ fitted.weight.T + fitted.bias))
+        scores = {expert: torch.cat([said[expert][unseen], heard[expert]]) for expert in said}
+        truth = torch.cat([train.labels[name][unseen], validation.labels[name]])
+        present = {m: torch.cat([train.present[m][unseen], here]) for m, here in validation.present.items()}
+        task = task | {"expert_weights": expert_weights(task, scores, truth)}
+        tasks.append(task)
+        logits |= verdicts([task], {name: scores}, present)
+        labels[name] = truth
+    return tasks, logits, labels
+
+
+def expert_weights(task: dict, scores: dict[str, Tensor], labels: Tensor) -> dict[str, float] | None:
+    """Weights of experts, of sum 1, under which the labels are likeliest, each class counting alike; None without labels.
+
+    Args:
+        scores: expert -> (N, C) or (N,). labels: in the form of the task's kind.
+    """
+    kind, names = kind_of(task), list(scores)
+    known = kind.known(labels)
+    if not known.any():
+        return None
+    said = torch.stack([scores[name][known] for name in names]).double()
+    truth = labels[known]
+    weights = kind.balanced_weights(task, truth.tolist())
+    class_weights = None if weights is None else torch.tensor(weights, dtype=torch.float64)
+    shape = (1,) if said.dim() == 2 else (said.shape[-1],)
+
+    def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
+        values = torch.tensor(values, requires_grad=True)
+        heard, bias = values[: len(names)], values[len(names) :]
+        losses, counts = kind.losses(torch.einsum("e,e...->...", heard, said) + bias, truth, class_weights, 0.0)
+        mean = losses.sum() / counts.sum()
+        mean.backward()
+        return float(mean.detach()), values.grad.numpy()
+
+    start = np.concatenate([np.full(len(names), 1 / len(names)), np.zeros(shape)])
+    bounds = [(0.0, 10.0)] * len(names) + [(None, None)] * shape[0]
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x[: len(names)]
+    found = found / max(found.sum(), 1e-9)
+    found = np.where(found < LEAST_HEARD, 0.0, found)
+    if found.sum() == 0:
+        return None
+    return {name: round(float(weight), 4) for name, weight in zip(names, found / found.sum(), strict=True) if weight}

@@ -1,0 +1,88 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""The linear experts of `experts`, fitted to training posts (ours): a ridge penalty per task, chosen on posts left out.
+
+Shapes: N posts, D features, F folds, C outputs of a task.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..tasks import kind_of
+
+PENALTIES = (
+    1.0,
+    0.3,
+    0.1,
+    0.03,
+)  # of squared weights of standardised features, beside a mean loss; the strongest first
+STEPS = 60
+
+
+@dataclass
+class Fitted:
+    """`weight` (C, D) and `bias` (C,): the mean over the folds; `left_out` (N, C): outputs for each post by the fold that
+    left it out; `loss`: their mean loss; `penalty`: the one chosen."""
+
+    weight: Tensor
+    bias: Tensor
+    left_out: Tensor
+    loss: float
+    penalty: float
+
+
+def fit_linear(task: dict, features: Tensor, labels: Tensor, folds: Tensor, penalties=PENALTIES) -> Fitted:
+    """A linear layer for one task.
+
+    Args:
+        features: (N, D), of posts that have the modality and a label. labels: in the form of the task's kind.
+        folds: (N,) int64; the layer of a fold is fitted to the posts of the others.
+    """
+    mean, spread = features.mean(0), features.std(0, correction=0).clamp(min=1e-6)
+    rows, kind, count = (features - mean) / spread, kind_of(task), kind_of(task).num_outputs(task)
+    numbers = folds.unique()
+    learns = (folds[None] != numbers[:, None]).float()
+    if len(numbers) == 1:  # nothing to leave out
+        learns = torch.ones_like(learns)
+    parameters = torch.zeros(len(numbers), rows.shape[1] + 1, count)
+    best: Fitted | None = None
+    for penalty in penalties:
+        parameters = _descend(kind, task, rows, labels, learns, parameters, penalty)
+        outputs = _outputs(rows, parameters)
+        place = (folds[:, None] == numbers).long().argmax(1)
+        left_out = outputs[place, torch.arange(len(rows))]
+        losses, weights = kind.losses(kind.form(left_out), labels, None, 0.0)
+        loss = float(losses.sum() / weights.sum().clamp(min=1))
+        if best is not None and loss >= best.loss:
+            break
+        weight, bias = parameters[:, :-1].mean(0) / spread[:, None], parameters[:, -1].mean(0)
+        best = Fitted(weight.T.contiguous(), bias - mean @ weight, left_out, loss, penalty)
+    assert best is not None
+    return best
+
+
+def _outputs(rows: Tensor, parameters: Tensor) -> Tensor:
+    """(N, D) and (F, D + 1, C) -> (F, N, C)."""
+    return torch.einsum("nd,fdc->fnc", rows, parameters[:, :-1]) + parameters[:, -1:]
+
+
+def _descend(kind, task: dict, rows: Tensor, labels: Tensor, learns: Tensor, start: Tensor, penalty: float) -> Tensor:
+    """Parameters (F, D + 1, C) of least loss and penalty, by L-BFGS from `start`; `learns` (F, N) of 0 and 1."""
+    parameters = start.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS([parameters], max_iter=STEPS, tolerance_change=1e-6, line_search_fn="strong_wolfe")
+    repeated = labels.repeat(len(learns), *[1] * (labels.dim() - 1))
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        losses, weights = kind.losses(kind.form(_outputs(rows, parameters).flatten(0, 1)), repeated, None, 0.0)
+        counts = learns.flatten().reshape(-1, *[1] * (losses.dim() - 1))
+        per_fold = (losses * counts).reshape(len(learns), -1).sum(1)
+        total = (weights * counts).reshape(len(learns), -1).sum(1).clamp(min=1)
+        loss = (per_fold / total).sum() + penalty / 2 * parameters[:, :-1].square().sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+    return parameters.detach()
