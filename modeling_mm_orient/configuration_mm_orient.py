@@ -33,7 +33,7 @@ SWITCHES = (
 LEAST_TEMPERATURE = 1e-4  # of cosines: below, single precision tells no edges apart
 TASK_DEFAULTS = {
     "kind": SINGLE_LABEL.name, "labels": [], "loss_weight": 1.0, "class_weights": None, "focal_gamma": 0.0,
-    "temperature": 1.0, "decision_offsets": None, "expert_weights": None,
+    "temperature": 1.0, "decision_offsets": None, "expert_weights": None, "doubts": None,
 }  # fmt: skip
 
 PAPER_SIZES = {
@@ -141,8 +141,9 @@ class MMOrientConfig(PreTrainedConfig):
         tasks: a list of dicts with `name`, `kind` (`"single_label"`, default, `"multi_label"`, `"regression"`), `labels`
             (label names; none for regression), `loss_weight` (1.0), `class_weights` (None or one per label),
             `focal_gamma` (0.0), `temperature` (1.0; logits are divided by it for probabilities) and `decision_offsets`
-            (None or one per label, added to log-probabilities, of several labels to log-odds, before deciding) and
-            `expert_weights` (None or expert -> weight); all three ours, and fitted to posts that were not trained on, see
+            (None or one per label, added to log-probabilities, of several labels to log-odds, before deciding),
+            `expert_weights` (None or expert -> weight) and `doubts` (None or rising quantiles of doubt at equal steps); all
+            four ours, and fitted to posts that were not trained on, see
             `runs.decisions` and `runs.blending`. None (default) takes the paper's five tasks on Memotion.
         label_smoothing: how much of a label is spread over all in training (ours; default 0).
         task_loss_weighting: `"uniform"` (paper), `"given"` (each task's `loss_weight`) or `"uncertainty"` (learned).
@@ -380,6 +381,14 @@ class MMOrientConfig(PreTrainedConfig):
             or not all(_is_number(offset) and abs(offset) < float("inf") for offset in offsets)
         ):
             self._refuse(f"{where}.decision_offsets", f"None or {len(labels)} finite numbers", offsets)
+        doubts = task["doubts"]
+        if doubts is not None and (
+            not isinstance(doubts, (list, tuple))
+            or len(doubts) < 2
+            or not all(map(_is_number, doubts))
+            or list(doubts) != sorted(doubts)
+        ):
+            self._refuse(f"{where}.doubts", "None or at least two rising numbers", doubts)
         experts = task["expert_weights"]
         if experts is not None and (
             not isinstance(experts, dict)

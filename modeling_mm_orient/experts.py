@@ -67,7 +67,7 @@ class Experts(nn.Module):
             for name in self.names:
                 if name in LINEAR:
                     layer = self.layers(name)[index]
-                    features = torch.cat([embeds[m] for m in NEEDS[name]], -1).to(layer.weight.dtype)
+                    features = torch.cat([embeds[m] for m in NEEDS[name]], -1).to(network[task["name"]].dtype)
                     said[name] = kind.scores(kind.form(layer(features)))
                 elif name == "network":
                     said[name] = network[task["name"]]

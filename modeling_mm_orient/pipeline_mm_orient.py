@@ -10,7 +10,7 @@ from transformers import Pipeline
 
 from .names import PIPELINE_TASK
 from .pictures import IMAGE_SOURCES, undecoded
-from .tasks import kind_of, predictions_by_task
+from .tasks import check_abstention, kind_of, predictions_by_task, tasks_left_to_a_person
 
 # what config.json says of the code beside it; the configuration is named as the modelling file re-exports it, so that a
 # second local directory reloads both together
@@ -58,6 +58,7 @@ class MultimodalClassificationPipeline(Pipeline):
             `"image"` and `"text"` up to n of `{"id", "similarity", "labels"}`, nearest first.
         decisions: True gives what they come to as well, by each task's rule, under `"decisions"`: task -> label, a list of
             labels, or a value.
+        abstain: a share of each task's verdicts, those doubted most, is left to a person: their decision is None.
         image_sources: how pictures may be given, see `read_image` (default: in any way). A server that passes on what
             strangers send takes `("pil", "bytes", "array")`, here or when the pipeline is made: no file is opened and
             nothing fetched because a post says so.
@@ -89,7 +90,9 @@ class MultimodalClassificationPipeline(Pipeline):
             return list(super().__call__(inputs, **kwargs))
         return super().__call__(inputs, **kwargs)
 
-    def _sanitize_parameters(self, neighbours=None, image_sources=None, on_error=None, decisions=None, **kwargs):
+    def _sanitize_parameters(
+        self, neighbours=None, image_sources=None, on_error=None, decisions=None, abstain=None, **kwargs
+    ):
         if kwargs:
             raise TypeError(f"unknown arguments for this pipeline: {', '.join(kwargs)}")
         reading, forward = {}, {}
@@ -102,6 +105,9 @@ class MultimodalClassificationPipeline(Pipeline):
                 raise ValueError(f"`on_error` must be 'raise' or 'skip', got {on_error!r}")
             reading["skip"] = forward["skip"] = on_error == "skip"
         decided = {} if decisions is None else {"decisions": bool(decisions)}
+        if abstain is not None:
+            check_abstention(self.model.config.tasks, abstain)
+            decided |= {"decisions": True, "abstain": abstain}
         if neighbours is None:
             return reading, forward, decided
         if not isinstance(neighbours, int) or neighbours < 0:
@@ -168,15 +174,17 @@ class MultimodalClassificationPipeline(Pipeline):
         tensors = {name: found[name] for name in NEIGHBOUR_OUTPUTS if output_relations}
         return tensors | {f"logits.{name}": values for name, values in found.logits.items()}
 
-    def postprocess(self, outputs, neighbours=0, decisions=False):
+    def postprocess(self, outputs, neighbours=0, decisions=False, abstain=0.0):
         error = outputs["error"][0] if isinstance(outputs["error"], list) else outputs["error"]
         if error is not None:
             return {"error": error}
         logits = {task["name"]: outputs[f"logits.{task['name']}"][0] for task in self.model.config.tasks}
         tasks = self.model.config.tasks
         verdict = predictions_by_task(tasks, logits)
-        decided = {task["name"]: kind_of(task).decision(task, verdict[task["name"]]) for task in tasks if decisions}
-        verdict |= {"decisions": decided} if decisions else {}
+        if decisions:
+            left = tasks_left_to_a_person(tasks, logits, abstain)
+            decided = {task["name"]: kind_of(task).decision(task, verdict[task["name"]]) for task in tasks}
+            verdict["decisions"] = {name: None if name in left else value for name, value in decided.items()}
         if neighbours:
             verdict["neighbours"] = neighbours_of(self.model.relation_memory, outputs, 0, neighbours)
         return verdict

@@ -14,7 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 MISSING_LABEL = -100
-FITTED = ("temperature", "decision_offsets", "expert_weights")  # what a run adds to a task, see `runs.decisions`
+FITTED = (
+    "temperature",
+    "decision_offsets",
+    "expert_weights",
+    "doubts",
+)  # what a run adds to a task, see `runs.decisions`
 LABEL_PREFIX = "label."  # of a task's column in a data set of posts: a task may bear the name of anything of ours
 # what a post may hold that is no label, whatever its tasks are called
 NOT_LABELS = (
@@ -90,6 +95,11 @@ class TaskKind:
     def decided(self, task: dict, probabilities: Tensor) -> Tensor:
         """What `probabilities` (B, C) come to, by the task's `decision_offsets`, in the form of labels."""
         raise NotImplementedError
+
+    def doubt(self, task: dict, probabilities: Tensor) -> Tensor:
+        """How probable it is that what `probabilities` (B, C) come to is wrong, (B,); of several labels the mean."""
+        decided = self.decided(task, probabilities)
+        return torch.where(decided > 0, 1 - probabilities, probabilities).mean(-1)
 
     def prediction(self, task: dict, probabilities) -> dict | float:
         """One post's `probabilities` for a reader: `{label: probability}`, or a value."""
@@ -192,6 +202,9 @@ class SingleLabel(TaskKind):
         return (probabilities if offsets is None else probabilities.log() + probabilities.new_tensor(offsets)).argmax(
             -1
         )
+
+    def doubt(self, task: dict, probabilities: Tensor) -> Tensor:
+        return 1 - probabilities.gather(-1, self.decided(task, probabilities)[:, None]).squeeze(-1)
 
     def label(self, task: dict, label: Tensor) -> str | None:
         return None if label == MISSING_LABEL else task["labels"][int(label)]
@@ -373,6 +386,34 @@ def probabilities_of(tasks: list[dict], logits: dict) -> dict[str, Tensor]:
         tempered = kind_of(task).is_classification and temperature != 1
         found[task["name"]] = kind_of(task).probabilities(values.float() / temperature if tempered else values)
     return found
+
+
+def check_abstention(tasks: list[dict], share: float) -> None:
+    """Raise ValueError unless a share of verdicts of every task with labels can be left to a person."""
+    if not isinstance(share, (int, float)) or not 0 <= share < 1:
+        raise ValueError(f"`abstain` must be a share from 0 to below 1, got {share!r}")
+    for task in tasks:
+        if share and kind_of(task).is_classification and task.get("doubts") is None:
+            raise ValueError(
+                f"`abstain`: how doubtful verdicts of {task['name']!r} are is not known, too few posts with a label were "
+                "left to fit that"
+            )
+
+
+def tasks_left_to_a_person(tasks: list[dict], logits: dict[str, Tensor], share: float) -> list[str]:
+    """The tasks of which one post's verdict, by logits (C,), is of the `share` that is doubted most, as posts went that were
+    not learned from."""
+    left = []
+    for task in tasks:
+        doubts = task.get("doubts")
+        if share and doubts is not None and kind_of(task).is_classification:
+            place = (1 - share) * (len(doubts) - 1)
+            low = int(place)
+            most = doubts[low] + (place - low) * (doubts[min(low + 1, len(doubts) - 1)] - doubts[low])
+            probabilities = probabilities_of([task], logits)[task["name"]]
+            if float(kind_of(task).doubt(task, probabilities[None])[0]) > most:
+                left.append(task["name"])
+    return left
 
 
 def predictions_by_task(tasks: list[dict], logits: dict[str, Tensor]) -> dict:

@@ -15,7 +15,13 @@ from modeling_mm_orient.runs.demo import make_memes
 from modeling_mm_orient.runs.metrics import calibration_error, reliability
 from modeling_mm_orient.runs.run_folder import load_run
 from modeling_mm_orient.runs.scoring import metrics_of_logits
-from modeling_mm_orient.tasks import kind_of, predictions_by_task, probabilities_of
+from modeling_mm_orient.tasks import (
+    check_abstention,
+    kind_of,
+    predictions_by_task,
+    probabilities_of,
+    tasks_left_to_a_person,
+)
 
 MOOD = {"name": "mood", "kind": "single_label", "labels": ["a", "b", "c"]}
 BOTH = {"name": "both", "kind": "single_label", "labels": ["no", "yes"]}
@@ -98,6 +104,23 @@ def test_the_calibration_error_by_hand():
     assert np.isnan(calibration_error(reliability(np.array([]), np.array([]))))
 
 
+def test_the_doubtful_are_left_to_a_person():
+    logits, labels = rare(2000, 0)
+    rule, (others, truth) = fitted(MOOD, logits, labels), rare(2000, 1)
+    left = torch.tensor([bool(tasks_left_to_a_person([rule], {"mood": row}, 0.25)) for row in others])
+    assert 0.2 < left.float().mean() < 0.3
+    decided = kind_of(rule).decided(rule, probabilities_of([rule], {"mood": others})["mood"])
+    right = decided == truth
+    kept, everybody, doubtful = (float(rows.float().mean()) for rows in (right[~left], right, right[left]))
+    assert kept > everybody + 0.02 and doubtful < everybody - 0.05
+    curve = metrics_of_logits([rule], {"mood": others}, {"mood": truth})["mood"]["coverage"]
+    assert len(curve) == 20 and curve[-1] == [1.0, pytest.approx(1 - float(right.float().mean()))]
+    assert dict(curve)[0.75] == pytest.approx(1 - float(right[~left].float().mean()), abs=0.02)
+    assert tasks_left_to_a_person([rule], {"mood": others[0]}, 0.0) == []
+    with pytest.raises(ValueError, match="how doubtful verdicts of 'mood' are is not known"):
+        check_abstention([MOOD], 0.1)
+
+
 def test_few_posts_missing_labels_and_values_are_left_as_they_are(caplog):
     logits, labels = rare(400, 0)
     labels[FEWEST_POSTS - 1 :] = -100
@@ -160,6 +183,30 @@ def test_a_run_keeps_its_rules_and_everything_follows_them(tmp_path, capsys):
     for row in rows:
         scores = np.log([float(row[f"offensive:{label}"]) for label in config.task("offensive")["labels"]]) + offsets
         assert row["offensive"] == config.task("offensive")["labels"][scores.argmax()]
+    abstaining = [
+        "predict",
+        str(tmp_path / "run"),
+        "--data",
+        str(memes),
+        "--split",
+        "test",
+        "--abstain",
+        "0.3",
+        "--output",
+    ]
+    assert main([*abstaining, str(output)]) == 0 and main([*abstaining, str(tmp_path / "p.jsonl")]) == 0
+    left = [row["id"] for row in csv.DictReader(output.open(newline="")) if not row["offensive"]]
+    lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    assert left == [line["id"] for line in lines if "offensive" in line["abstained"]]
+    assert 0.1 * len(rows) < len(left) < 0.6 * len(rows)
+    doubt = {
+        row["id"]: min(float(row[f"offensive:{label}"]) for label in ("not_offensive", "offensive")) for row in rows
+    }
+    assert all(doubt[name] > 0 for name in left)
+    found = pipe({"text": "what a day"}, abstain=0.999)["decisions"]
+    assert list(found) == ["humour", "offensive"] and None in found.values()
+    with pytest.raises(ValueError, match="`abstain` must be a share from 0 to below 1"):
+        pipe({"text": "what a day"}, abstain=1.5)
     found = pipe({"text": "what a day"}, decisions=True)
     assert set(found) == {"humour", "offensive", "decisions"} and set(found["decisions"]) == {"humour", "offensive"}
     assert set(pipe({"text": "what a day"})) == {"humour", "offensive"}

@@ -38,6 +38,13 @@ def add_verbs(verbs) -> None:
         help="with each post, N posts of the relation memory per modality",
     )
     verb.add_argument("--int8-encoders", action="store_true", help="encoders in 8 bits: faster on a CPU")
+    verb.add_argument(
+        "--abstain",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="leave this share of verdicts, those doubted most, to a person",
+    )
 
     verb = add_verb(
         verbs,
@@ -87,6 +94,7 @@ def _predict(options) -> None:
         skip_bad_posts=options.skip_bad_posts,
         neighbours=options.neighbours,
         int8_encoders=options.int8_encoders,
+        abstain=options.abstain,
     )
     print(f"{count} posts predicted in {options.output}")
 

@@ -26,6 +26,7 @@ FOLDS = 5
 ROUNDS = 3  # of coordinate ascent
 MOST_CANDIDATES = 64  # offsets of a class that are tried in a round
 HOTTEST = 20.0
+QUANTILES = 21  # of doubt
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def aims_of(rules: list[str], tasks: list[dict]) -> dict[str, Aim]:
 def fit_decisions(
     tasks: list[dict], logits: dict[str, Tensor], labels: dict[str, Tensor], aims: dict[str, Aim]
 ) -> list[dict]:
-    """The tasks with `temperature` and `decision_offsets` fitted to validation posts.
+    """The tasks with `temperature`, `decision_offsets` and `doubts` fitted to validation posts.
 
     Args:
         logits: task name -> (N, C). labels: task name -> as the model takes them, missing ones included.
@@ -77,6 +78,8 @@ def fit_decisions(
             task = task | {"temperature": fit_temperature(task, values, truth), "decision_offsets": None}
             scores = np.maximum(probabilities_of([task], {task["name"]: values})[task["name"]].double().numpy(), 1e-12)
             task = task | {"decision_offsets": _offsets(task, scores, truth.numpy(), aims[task["name"]])}
+            doubts = np.quantile(kind.doubt(task, torch.from_numpy(scores)).numpy(), np.linspace(0, 1, QUANTILES))
+            task = task | {"doubts": [round(float(doubt), 6) for doubt in doubts]}
         elif task["name"] in aims and aims[task["name"]].kind != "macro_f1":
             logger.warning(
                 "%s: fewer than %d validation posts have a label, no rule is fitted", task["name"], FEWEST_POSTS

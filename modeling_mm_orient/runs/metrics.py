@@ -108,6 +108,18 @@ def calibration_error(table: list[list[float]]) -> float:
     return sum(abs(said - right) * posts for said, right, posts in table) / total if total else float("nan")
 
 
+def errors_by_coverage(doubt: np.ndarray, wrong: np.ndarray, steps: int = 20) -> list[list[float]]:
+    """Share of wrong verdicts among those that are kept when the most doubtful are left to a person: `[share kept, error]`.
+
+    Args:
+        doubt: (N,). wrong: bool (N, C).
+    """
+    order = np.argsort(doubt, kind="stable")
+    errors = np.cumsum(wrong.mean(1)[order]) / np.arange(1, len(doubt) + 1)
+    kept = sorted({max(1, round(len(doubt) * step / steps)) for step in range(1, steps + 1)})
+    return [[count / len(doubt), float(errors[count - 1])] for count in kept]
+
+
 METRICS = {"single_label": single_label_metrics, "multi_label": multi_label_metrics, "regression": regression_metrics}
 
 

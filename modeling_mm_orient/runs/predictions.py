@@ -27,7 +27,7 @@ from ..data.reading import read_split
 from ..features.inputs import model_inputs, reads_pictures
 from ..partial_files import whole_file
 from ..pipeline_mm_orient import neighbours_of
-from ..tasks import kind_of, predictions_by_task
+from ..tasks import check_abstention, kind_of, predictions_by_task, tasks_left_to_a_person
 from .run_folder import load_run
 
 NUMBER = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+)?")
@@ -65,6 +65,7 @@ def predict(
     skip_bad_posts: bool = False,
     neighbours: int = 0,
     int8_encoders: bool = False,
+    abstain: float = 0.0,
 ) -> int:
     """Predict posts without looking at labels, and write `.jsonl`, `.csv` or `.parquet` to `output`, complete or not at all.
 
@@ -72,6 +73,8 @@ def predict(
         run: a finished run's folder. split: None takes all posts.
         neighbours: a line of JSON also has `"neighbours"`, up to so many posts of the relation memory per modality.
         int8_encoders: faster on a CPU, see `for_cpu`.
+        abstain: leave this share of each task's verdicts, those doubted most, to a person: a table's cell is empty then, and
+            a line has the task's name under `"abstained"`.
 
     Returns:
         The number of posts.
@@ -84,12 +87,13 @@ def predict(
     model, processor = load_run(run)
     if neighbours and model.config.relation_scope == "batch":
         raise ValueError(f"{run} has no relation memory to take neighbours from; see mm-orient memory build")
+    check_abstention(model.config.tasks, abstain)
     if int8_encoders:
         model.for_cpu(int8=True)
     posts, inputs, collator = unlabelled(model, processor, data, split, skip_bad_posts)
     logits, evidence = predict_logits(model, inputs, collator, batch_size, neighbours)
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = prediction_lines(posts["id"], logits, model.config.tasks)
+    lines = prediction_lines(posts["id"], logits, model.config.tasks, abstain)
     if neighbours:
         lines = (line | {"neighbours": found} for line, found in zip(lines, evidence, strict=True))
     with whole_file(path) as partial:
@@ -107,10 +111,15 @@ def unlabelled(model, processor, data: DataDescription, split: str | None, skip_
     return posts, inputs["all"], replace(collator, labels=False)
 
 
-def prediction_lines(ids: Iterable[str], logits: dict[str, torch.Tensor], tasks: list[dict]) -> Iterator[dict]:
-    """Of each post its `id` and what `predictions_by_task` makes of its row of logits."""
+def prediction_lines(
+    ids: Iterable[str], logits: dict[str, torch.Tensor], tasks: list[dict], abstain: float = 0.0
+) -> Iterator[dict]:
+    """Of each post its `id` and what `predictions_by_task` makes of its row of logits; with `abstain` also `"abstained"`,
+    the tasks whose verdict is left to a person."""
     for row, name in enumerate(ids):
-        yield {"id": name} | predictions_by_task(tasks, {task: values[row] for task, values in logits.items()})
+        of_post = {task: values[row] for task, values in logits.items()}
+        line = {"id": name} | predictions_by_task(tasks, of_post)
+        yield line | ({"abstained": tasks_left_to_a_person(tasks, of_post, abstain)} if abstain else {})
 
 
 def prediction_columns(tasks: list[dict]) -> dict[str, type]:
@@ -127,7 +136,7 @@ def prediction_row(line: dict, tasks: list[dict]) -> dict:
     row = {"id": line["id"]}
     for task in tasks:
         values = line[task["name"]]
-        row[task["name"]] = kind_of(task).cell(task, values)
+        row[task["name"]] = None if task["name"] in line.get("abstained", ()) else kind_of(task).cell(task, values)
         row |= {f"{task['name']}:{label}": values[label] for label in task["labels"]}
     return row
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..tasks import kind_of, probabilities_of
-from .metrics import METRICS
+from .metrics import METRICS, errors_by_coverage
 
 
 def metrics_of_logits(tasks: list[dict], logits: dict, labels: dict) -> dict:
@@ -43,6 +43,11 @@ def multi_task_metrics(tasks: list[dict], references: dict, scores: dict) -> dic
             labels = labels.astype(int) if kind.is_classification else labels
             decided = kind.decided(task, torch.from_numpy(values)).numpy()
             result[task["name"]] = METRICS[kind.name](labels, values, decided) | {"posts": int(known.sum())}
+            if kind.is_classification:
+                doubt = kind.doubt(task, torch.from_numpy(values)).numpy()
+                result[task["name"]]["coverage"] = errors_by_coverage(
+                    doubt, (decided != labels).reshape(len(labels), -1)
+                )
     macro = [metrics["macro_f1"] for metrics in result.values() if "macro_f1" in metrics]
     result["mean_macro_f1"] = float(np.mean(macro)) if macro else None
     return result
