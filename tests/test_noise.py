@@ -20,9 +20,10 @@ from modeling_mm_orient.runs.benchmark.noise import (
     stored_features,
 )
 from modeling_mm_orient.runs.benchmark.noise_tables import curve, kept_table, noise_report, plot_noise, summary_table
+from modeling_mm_orient.runs.benchmark.run_predictor import RunPredictor
 from modeling_mm_orient.tasks import kind_of
 
-from .helpers import as_bytes, make_processor, picture, small_towers
+from .helpers import as_bytes, make_processor, picture, save_run, small_towers
 
 MOOD = {"name": "mood", "labels": ["sad", "happy"]}
 SIGNS = {"name": "signs", "kind": "multi_label", "labels": ["rain", "sun"]}
@@ -149,6 +150,25 @@ def test_features_of_degraded_posts_are_encoded_once_and_stored(tmp_path):
     assert (blurred[2]["image_embeds"] == again[2]["image_embeds"]).all()
     other = degraded_features(data, DEGRADATIONS["occlusion"], 0.5, 1, encode)
     assert (blurred[2]["image_embeds"] != other[2]["image_embeds"]).any()
+
+
+@pytest.mark.parametrize("scope", ["memory", "batch"])
+def test_a_run_predicts_degraded_posts_as_its_evaluation_would(tmp_path, scope):
+    predictor = RunPredictor(str(save_run(tmp_path / "run", scope)), "ours")
+    tasks, short = predictor.model.config.tasks, ["a dog", "my cat", "a mat", "nobody", "me", "once"]
+    labelled = [{"text": text, "label.offensive": number % 2} for number, text in enumerate(short)]
+    given = [post | own for post, own in zip(posts(6, with_picture=True), labelled, strict=True)]
+    data = datasets.Dataset.from_list(given).cast_column("image", datasets.Image(decode=False))
+    rows = noise_rows("memes", [predictor], data, tasks[:1], degradations=["pixel_noise", "missing_image"])
+    assert len(rows) == 2 * 5 and {row.method for row in rows} == {"ours"}
+    assert rows == noise_rows("memes", [predictor], given, tasks[:1], degradations=["pixel_noise", "missing_image"])
+    noisy = DEGRADATIONS["pixel_noise"].degrade(data, 0.4)
+    encode = stored_features(FeatureCache(tmp_path / "features", predictor.model.base_model, predictor.processor))
+    found, of_stored = predictor.predict(noisy), predictor.predict(encode(noisy))
+    for name, values in found.items():
+        assert values == pytest.approx(of_stored[name], abs=5e-3)  # features are stored in half precision
+    assert np.abs(found["offensive"] - predictor.predict(data)["offensive"]).max() > 1e-4
+    assert set(predictor.decide(found)) == {task["name"] for task in tasks}
 
 
 def row(method="a", seed=0, degradation="blur", strength=0.0, macro_f1=0.8, noise_seed=0) -> NoiseRow:
