@@ -194,7 +194,7 @@ def noise_summary(areas: Iterable[NoiseArea]) -> list[NoiseSummary]:
 def _over_seeds(seeds: list[list[NoiseArea]]) -> tuple:
     """`clean` to `kept_deviation` of a `NoiseSummary`, from the curves of each seed."""
     clean, mean, area = (
-        [fmean(getattr(a, name) for a in curves) for curves in seeds] for name in NoiseArea._fields[5:8]
+        [fmean(getattr(a, name) for a in curves) for curves in seeds] for name in ("clean", "mean", "area")
     )
     shares = [[a.kept for a in curves if a.kept is not None] for curves in seeds]
     kept = [fmean(values) for values in shares if values]
