@@ -57,6 +57,8 @@ setup(
         "task-features": ["nrclex>=4.1"],
         # prediction and extraction over many machines: its scheduler and retries are not ours to write again
         "ray": ["ray[data]>=2.60"],
+        # the plots of `mm-orient benchmark`; its tables need nothing
+        "plots": ["matplotlib>=3.9"],
         # the peers of benchmarks/speed
         "bench": ["torch-geometric>=2.6", "faiss-cpu>=1.10", "matplotlib>=3.9"],  # the last for plots
         # the site of docs/: pages per command from the parser, API pages from docstrings

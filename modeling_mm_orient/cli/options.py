@@ -64,8 +64,9 @@ def given(options: argparse.Namespace, kind: type) -> dict:
 def _type_of(hint) -> dict:
     """argparse's arguments for a type: several values where one of a union is a collection, else those of its first."""
     kinds = get_args(hint) if get_origin(hint) is UnionType else (hint,)
-    if any(get_origin(kind) in (list, dict) for kind in kinds):
-        return {"nargs": "+"}
+    for kind in kinds:
+        if get_origin(kind) in (list, dict):
+            return {"nargs": "+"} | ({"type": int} if get_args(kind) == (int,) else {})
     if kinds[0] is bool:
         return {"action": "store_true", "default": None}
     return {"type": kinds[0]} if kinds[0] in (int, float) else {}
@@ -84,11 +85,11 @@ def add_run(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--batch-size", type=int, help="posts that share a relation graph (default: as trained)")
 
 
-def add_data(verb: argparse.ArgumentParser, labels: bool = True) -> None:
+def add_data(verb: argparse.ArgumentParser, labels: bool = True, required: bool = True) -> None:
     """Where posts are."""
     verb.add_argument(
         "--data",
-        required=True,
+        required=required,
         help="folder of pictures with a CSV, TSV, JSONL or Parquet table; a saved DatasetDict; or a Hub data set",
     )
     add_fields(verb, DataDescription, ("labels", *OF_DATA) if labels else OF_DATA)

@@ -1,0 +1,97 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""Whether the model is worth it on somebody's posts: benchmark."""
+
+from dataclasses import fields
+from pathlib import Path
+
+from ..data.description import DataDescription
+from ..runs.benchmark.methods import ABLATIONS, BenchmarkSettings, chosen_methods
+from ..runs.preset_files import load_preset
+from ..runs.settings import TrainingSettings
+from .options import (
+    add_data,
+    add_feature_cache,
+    add_fields,
+    add_model,
+    add_verb,
+    described,
+    feature_cache_of,
+    given,
+    preset_of,
+)
+
+# seeds are the benchmark's, and its features are stored: no encoder is trained, no picture changes from epoch to epoch
+NOT_OF_BENCHMARKS = ("seed", "augment_images", "encoder_learning_rate")
+TRAINING = tuple(entry.name for entry in fields(TrainingSettings) if entry.name not in NOT_OF_BENCHMARKS)
+
+
+def add_verbs(verbs) -> None:
+    """benchmark."""
+    verb = add_verb(
+        verbs,
+        "benchmark",
+        _benchmark,
+        "compare the model with baselines on your own posts, each by the same protocol, with intervals",
+        "mm-orient benchmark --data FOLDER --labels offensive --text-encoder ID --vision-encoder ID --output BENCH",
+        interrupted="the same command goes on",
+    )
+    add_data(verb, required=False)
+    verb.add_argument(
+        "--output",
+        required=True,
+        metavar="BENCH",
+        help="folder of results, of one or several sets",
+    )
+    verb.add_argument("--name", metavar="SET", help="of the data in the tables (default: their folder's name)")
+    add_model(verb)
+    add_fields(verb, BenchmarkSettings, tuple(entry.name for entry in fields(BenchmarkSettings)))
+    verb.add_argument(
+        "--ablations",
+        nargs="*",
+        metavar="PART",
+        help=f"mm_orient without {', '.join(ABLATIONS)} (default: all of them)",
+    )
+    add_fields(verb, TrainingSettings, TRAINING)
+    add_fields(verb, DataDescription, ("paraphrases",))
+    add_feature_cache(verb)
+
+
+def _benchmark(options) -> None:
+    settings = BenchmarkSettings(**given(options, BenchmarkSettings))
+    methods = chosen_methods(settings.methods, options.ablations)
+    bench = Path(options.output)
+    if options.data is None:
+        if not bench.is_dir():
+            raise ValueError(f"{bench} is no folder of a benchmark; --data names the posts for one")
+    else:
+        preset = _preset(options)
+        data = described(options, preset)
+        if not data.labels:
+            raise ValueError("name the label columns with --labels")
+        training = TrainingSettings(**preset["training"] | given(options, TrainingSettings))
+
+    from ..runs.benchmark.plots import check_plots
+    from ..runs.benchmark.tables import write_results
+
+    if not settings.no_plots:
+        check_plots()
+    if options.data is not None:
+        from ..runs.benchmark.cell_files import check_set_name
+        from ..runs.benchmark.cells import run_cells
+        from ..runs.benchmark.features import read_benchmark_data
+
+        name = options.name or Path(options.data).resolve().name
+        check_set_name(name)
+        read = read_benchmark_data(data, preset, training, feature_cache_of(options), options.skip_bad_posts)
+        run_cells(read, bench, name, methods, settings)
+    print(write_results(bench, settings.bootstrap, plots=not settings.no_plots))
+    print(f"saved to {bench}")
+
+
+def _preset(options) -> dict:
+    """The preset; where those named say no architecture, that of `modern` and how it is trained."""
+    preset = preset_of(options)
+    if not preset["config"]:
+        modern = load_preset("modern")
+        preset |= {part: modern[part] | preset[part] for part in ("config", "training")}
+    return preset

@@ -1,0 +1,116 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""The files of a benchmark: a cell of set, method and seed, written whole, and what is known of a set.
+
+In a folder BENCH: `sets/SET.json`, `cells/SET/METHOD/SEED.npz`, `cells/SET/METHOD/search.json`, `runs/`, and the results.
+Shapes: P test posts, C labels of a task.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ...data.json_files import read_json, write_json
+from ...partial_files import whole_file
+
+SET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+@dataclass
+class Cell:
+    """A method's results on a set with a seed.
+
+    Args:
+        rows: what `results.parquet` says of it, a row per task and split. keys, ids: of the test posts.
+        labels, decided, probabilities: task name -> (P,) or (P, C); of a regression all are (P,).
+    """
+
+    set: str
+    method: str
+    seed: int
+    rows: list[dict]
+    keys: list[str]
+    ids: list[str]
+    labels: dict[str, np.ndarray]
+    decided: dict[str, np.ndarray]
+    probabilities: dict[str, np.ndarray]
+
+
+def check_set_name(name: str) -> None:
+    """Raise ValueError unless a set's name can be a file's."""
+    if not SET_NAME.fullmatch(name):
+        raise ValueError(f"--name {name!r}: letters, digits, dots, hyphens and underscores, please")
+
+
+def cell_file(bench: Path, set_name: str, method_folder: str, seed: int) -> Path:
+    """Where a cell lies."""
+    return bench / "cells" / set_name / method_folder / f"{seed}.npz"
+
+
+def write_cell(path: Path, cell: Cell) -> None:
+    """Write a cell whole; folders on the way are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    said = {"set": cell.set, "method": cell.method, "seed": cell.seed, "rows": cell.rows, "tasks": list(cell.labels)}
+    arrays = {
+        f"{kind}.{number}": values
+        for kind in ("labels", "decided", "probabilities")
+        for number, values in enumerate(getattr(cell, kind).values())
+    }
+    with whole_file(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(
+            file, said=np.array(json.dumps(said)), keys=np.array(cell.keys), ids=np.array(cell.ids), **arrays
+        )
+
+
+def read_cell(path: Path) -> Cell:
+    """A cell's file. Raises ValueError, with its path, where it is none."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            said = json.loads(str(file["said"]))
+            parts = [
+                {name: file[f"{kind}.{number}"] for number, name in enumerate(said["tasks"])}
+                for kind in ("labels", "decided", "probabilities")
+            ]
+            keys, ids = file["keys"].tolist(), file["ids"].tolist()
+        return Cell(said["set"], said["method"], said["seed"], said["rows"], keys, ids, *parts)
+    except (ValueError, KeyError, OSError, EOFError) as error:
+        raise ValueError(f"{path}: no sound cell of a benchmark ({error}); remove it to make it again") from None
+
+
+def read_cells(bench: Path) -> list[Cell]:
+    """All finished cells, by set, method and seed."""
+    found = (read_cell(path) for path in sorted((bench / "cells").glob("*/*/*.npz")))
+    return sorted(found, key=lambda cell: (cell.set, cell.method, cell.seed))
+
+
+def read_sets(bench: Path) -> dict[str, dict]:
+    """Set name -> what is known of it, in the order of names."""
+    return {path.stem: read_json(path) for path in sorted((bench / "sets").glob("*.json"))}
+
+
+def enter_set(bench: Path, name: str, facts: dict, methods: list[str]) -> None:
+    """Write down what a set is and which methods have been asked for, in order.
+
+    Args:
+        facts: JSON values; those of a set's name that was used before must be the same.
+
+    Raises:
+        ValueError: the name stands for something else.
+    """
+    path = bench / "sets" / f"{name}.json"
+    before = read_json(path) if path.is_file() else {}
+    if other := list(_differences(before.get("facts", facts), json.loads(json.dumps(facts)))):
+        raise ValueError(f"{bench} has a set {name!r} with other {other[0]}: choose another --name or --output")
+    order = [*before.get("methods", []), *(method for method in methods if method not in before.get("methods", []))]
+    if before.get("methods") != order:
+        write_json(path, {"facts": facts, "methods": order})
+
+
+def _differences(before: dict, now: dict) -> Iterator[str]:
+    """What a reader calls the entries that differ."""
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            yield {"content": "posts, labels or splits"}.get(name, name.replace("_", " "))

@@ -1,0 +1,159 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""Running a benchmark: a cell for every set, method and seed that is not there yet, then the tables."""
+
+import json
+import logging
+import shutil
+import subprocess
+import time
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+
+from ... import __version__
+from ...data.json_files import read_json, write_json
+from ...data.locks import only_one
+from ...tasks import kind_of, probabilities_of
+from ..scoring import metrics_of_logits
+from .cell_files import Cell, cell_file, check_set_name, enter_set, read_cell, write_cell
+from .cross_fitting import BASELINES, Outcome, cross_fitted, search
+from .features import BenchmarkData, PostArrays, content_of, keys_of, post_arrays
+from .methods import BenchmarkSettings, Method, check_fields
+from .own_methods import trained_outcome
+
+logger = logging.getLogger(__name__)
+
+METRICS = ("macro_f1", "weighted_f1", "accuracy", "auroc", "calibration_error", "mse", "mae", "pearson", "posts")
+SCORED = ("validation", "test")
+
+
+def run_cells(data: BenchmarkData, bench: Path, name: str, methods: list[Method], settings: BenchmarkSettings) -> None:
+    """Make the cells of one set that are missing, seed by seed, so that an interrupted benchmark has all methods of some.
+
+    Args:
+        bench: the benchmark's folder. name: of the set.
+
+    Raises:
+        ValueError: a method's field is wrong, or the name stands for another set. FileExistsError: another process is at
+            work on it.
+    """
+    check_set_name(name)
+    check_fields(methods, data.config)
+    (bench / "sets").mkdir(parents=True, exist_ok=True)
+    with only_one(bench / "sets" / f".{name}.lock", f"another process makes the cells of {name!r} in {bench}"):
+        enter_set(bench, name, facts_of(data), [method.name for method in methods])
+        work = _Work(data, bench, name, [method for method in methods if not method.is_own])
+        wanted = [(seed, method) for seed in settings.seeds for method in methods]
+        todo = [(s, m) for s, m in wanted if not cell_file(bench, name, m.folder, s).exists()]
+        logger.info("%s: %d cells, %d of them finished before", name, len(wanted), len(wanted) - len(todo))
+        for number, (seed, method) in enumerate(todo, 1):
+            logger.info("%s: cell %d of %d, %s with seed %d", name, number, len(todo), method.name, seed)
+            write_cell(cell_file(bench, name, method.folder, seed), work.cell(method, seed))
+            if method.is_own and not settings.keep_runs:
+                shutil.rmtree(work.run_folder(method, seed), ignore_errors=True)
+        if not settings.keep_runs and (runs := bench / "runs").is_dir() and not any(runs.iterdir()):
+            runs.rmdir()
+
+
+def facts_of(data: BenchmarkData) -> dict:
+    """What a set's cells depend on, beside method and seed, as JSON values."""
+    training = {name: value for name, value in asdict(data.settings).items() if name != "seed"}
+    return {
+        "content": content_of(data),
+        "posts": {split: len(rows) for split, rows in data.posts.items()},
+        "tasks": {task["name"]: task["labels"] for task in data.tasks},
+        "encoders": {role: source for role, source in data.preset["encoders"].items() if source},
+        "revisions": data.preset["revisions"],
+        "task_features": data.preset["task_features"],
+        "text_treatment": [
+            data.description.text_cleaning, data.description.remove_overlaid_text, data.description.read_missing_text,
+        ],
+        "feature_arrays": data.description.feature_arrays,
+        "configuration": data.config,
+        "training": training,
+    }  # fmt: skip
+
+
+class _Work:
+    """Cells of one set; its features are read when the first baseline needs them."""
+
+    def __init__(self, data: BenchmarkData, bench: Path, name: str, baselines: list[Method]):
+        self.data, self.bench, self.name = data, bench, name
+        self.with_sequences = any(BASELINES[method.base].reads_sequences for method in baselines)
+
+    @cached_property
+    def posts(self) -> dict[str, PostArrays]:
+        return post_arrays(self.data, self.with_sequences)
+
+    @cached_property
+    def test_keys(self) -> list[str]:
+        return keys_of(self.data.posts["test"])
+
+    def run_folder(self, method: Method, seed: int) -> Path:
+        return self.bench / "runs" / f"{self.name}_{method.folder}_{seed}"
+
+    def cell(self, method: Method, seed: int) -> Cell:
+        """Make a cell."""
+        if method.is_own:
+            folder, start = self.run_folder(method, seed), time.monotonic()
+            folder.parent.mkdir(exist_ok=True)
+            return self._scored(method, seed, trained_outcome(self.data, method, seed, folder), start)
+        baseline = BASELINES[method.base]
+        others = cell_file(self.bench, self.name, method.folder, seed).parent.glob("*.npz")
+        if not baseline.seeded and (other := min(others, default=None)) is not None:
+            cell = read_cell(other)  # with another seed it would come to the same
+            return replace(cell, seed=seed, rows=[row | {"seed": seed} for row in cell.rows])
+        setting = self._search(method)
+        self.posts  # noqa: B018 - read before the clock starts
+        start = time.monotonic()
+        return self._scored(method, seed, cross_fitted(baseline, self.posts, self.data.tasks, setting, seed), start)
+
+    def _search(self, method: Method) -> dict:
+        """What the search chose, once for all seeds."""
+        path = cell_file(self.bench, self.name, method.folder, 0).with_name("search.json")
+        if not path.exists():
+            write_json(path, search(BASELINES[method.base], self.posts, self.data.tasks))
+        return read_json(path)
+
+    def _scored(self, method: Method, seed: int, outcome: Outcome, start: float) -> Cell:
+        labels, rows = self.data.labels, []
+        shared = {"set": self.name, "method": method.name, "seed": seed}
+        end = {
+            "setting": json.dumps(outcome.setting),
+            "seconds": round(time.monotonic() - start, 2),
+            "commit": commit_of_package(),
+        }
+        without_rule = [task | {"decision_offsets": None} for task in outcome.tasks]
+        for split in SCORED:
+            metrics = metrics_of_logits(outcome.tasks, outcome.logits[split], labels[split])
+            plain = metrics_of_logits(without_rule, outcome.logits[split], labels[split])
+            for task in (task["name"] for task in outcome.tasks if task["name"] in metrics):
+                found = {metric: metrics[task].get(metric) for metric in METRICS}
+                found["plain_macro_f1"] = plain[task].get("macro_f1")
+                rows.append(shared | {"task": task, "split": split} | found | end)
+        probabilities = probabilities_of(outcome.tasks, outcome.logits["test"])
+        decided = {
+            task["name"]: kind_of(task).decided(task, probabilities[task["name"]].double()).numpy()
+            for task in outcome.tasks
+        }
+        return Cell(
+            self.name, method.name, seed, rows, self.test_keys, [str(name) for name in self.data.posts["test"]["id"]],
+            {name: values.numpy() for name, values in labels["test"].items()},
+            decided,
+            {name: values.float().numpy() for name, values in probabilities.items()},
+        )  # fmt: skip
+
+
+def commit_of_package() -> str:
+    """The commit of the checkout that runs, with `+` where files differ from it; of an installed package its version."""
+    here = Path(__file__).parent
+    try:
+        said = [
+            subprocess.run(["git", "-C", here, *arguments], capture_output=True, text=True, check=True).stdout.strip()
+            for arguments in (["ls-files", Path(__file__).name], ["rev-parse", "--short=12", "HEAD"],
+                              ["status", "--porcelain", "--untracked-files=no"])
+        ]  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return __version__
+    is_tracked, commit, changes = said
+    return commit + ("+" if changes else "") if is_tracked else __version__

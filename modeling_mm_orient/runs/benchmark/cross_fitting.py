@@ -1,0 +1,109 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""The one protocol of all baselines: a small search, five models that each leave a part of the training posts out, a rule.
+
+Shapes: N posts, C labels of a task.
+"""
+
+import logging
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..decisions import aims_of, fit_decisions
+from .baselines import Baseline, ImageOnly, Linear, Majority, NearestNeighbours, TextOnly
+from .features import PostArrays
+from .networks import Concatenation, CrossAttention, GatedFusion, HateClipper, LateFusion
+from .selection import validation_score
+
+logger = logging.getLogger(__name__)
+
+FOLDS = 5
+SEARCH_SEED = 0
+BASELINES: dict[str, Baseline] = {
+    kind.name: kind()
+    for kind in (
+        Majority, TextOnly, ImageOnly, Linear, NearestNeighbours,
+        Concatenation, LateFusion, GatedFusion, CrossAttention, HateClipper,
+    )
+}  # fmt: skip
+
+
+@dataclass
+class Outcome:
+    """What a method comes to: tasks with their fitted rule, split -> task name -> logits, and what was chosen."""
+
+    tasks: list[dict]
+    logits: dict[str, dict[str, Tensor]]
+    setting: dict = field(default_factory=dict)
+
+
+def search(baseline: Baseline, posts: dict[str, PostArrays], tasks: list[dict]) -> dict:
+    """The value of the hyper-parameter with the best score on validation, fitted to all training posts.
+
+    Returns:
+        `{hyper-parameter: value, "validation": {value: score}}`, empty where there is nothing to choose.
+    """
+    if not baseline.values:
+        return {}
+    scores = {}
+    for value in baseline.values:
+        predict = baseline.fit(posts["train"], posts["validation"], tasks, value, SEARCH_SEED)
+        scores[value] = validation_score(tasks, predict(posts["validation"]), posts["validation"].labels)
+    best = max(scores, key=scores.get)
+    return {baseline.hyper_parameter: best, "validation": {f"{value:g}": round(s, 4) for value, s in scores.items()}}
+
+
+def cross_fitted(
+    baseline: Baseline, posts: dict[str, PostArrays], tasks: list[dict], setting: dict, seed: int
+) -> Outcome:
+    """Fit a model per fold to the other folds, and a rule to what they say of posts they have not learned from.
+
+    Of a training post that is the model that left it out, of validation and test posts the mean of all models' log-
+    probabilities (of several labels log-odds, of a regression values).
+
+    Args:
+        posts: by split. setting: of `search`.
+
+    Raises:
+        ValueError: there are too few training posts.
+    """
+    train, value = posts["train"], setting.get(baseline.hyper_parameter)
+    folds = folds_of(train.keys)
+    held_out, others = {}, {"validation": [], "test": []}
+    for fold in folds.unique().tolist():
+        inside, outside = (folds == fold).nonzero()[:, 0], (folds != fold).nonzero()[:, 0]
+        if not len(outside):
+            raise ValueError(f"{len(train)} training posts are too few: all of them fall into one of {FOLDS} folds")
+        predict = baseline.fit(train.at(outside), posts["validation"], tasks, value, seed)
+        for row, logits in _rows(inside, predict(train.at(inside))):
+            held_out[row] = logits
+        for split, found in others.items():
+            found.append(predict(posts[split]))
+    logits = {split: _mean(found) for split, found in others.items()}
+    out_of_fold = {
+        task["name"]: torch.stack([held_out[row][task["name"]] for row in range(len(train))]) for task in tasks
+    }
+    return Outcome(_with_rule(baseline, tasks, out_of_fold, logits["validation"], posts), logits, setting)
+
+
+def folds_of(keys: list[str]) -> Tensor:
+    """The fold (N,) of each post by its content, so that duplicates stay together."""
+    return torch.tensor([int(key[:8], 16) % FOLDS for key in keys], dtype=torch.long)
+
+
+def _rows(places: Tensor, logits: dict[str, Tensor]):
+    for row, place in enumerate(places.tolist()):
+        yield place, {name: values[row] for name, values in logits.items()}
+
+
+def _mean(found: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean over models. A constant that one adds to all logits of a post changes no probability, nor the mean's."""
+    return {name: torch.stack([logits[name] for logits in found]).mean(0) for name in found[0]}
+
+
+def _with_rule(baseline: Baseline, tasks: list[dict], out_of_fold: dict, validation: dict, posts: dict) -> list[dict]:
+    names = [task["name"] for task in tasks]
+    logits = {name: torch.cat([out_of_fold[name], validation[name]]) for name in names}
+    labels = {name: torch.cat([posts[split].labels[name] for split in ("train", "validation")]) for name in names}
+    return fit_decisions(tasks, logits, labels, aims_of([baseline.decides], tasks))

@@ -1,0 +1,44 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""Our own methods in a benchmark: a run as `train` makes it, and what its model says of validation and test posts."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+
+from ...features.inputs import model_inputs
+from ..predictions import predict_logits
+from ..run_folder import load_run
+from ..training import train
+from .cross_fitting import Outcome
+from .features import BenchmarkData
+from .methods import MM_ORIENT, Method
+
+
+def trained_outcome(data: BenchmarkData, method: Method, seed: int, folder: Path) -> Outcome:
+    """Train in `folder`, in place of what an interrupted benchmark left there, and predict with the run as it is loaded.
+
+    `mm_orient` has the preset's configuration; the paper's form has the defaults of `MMOrientConfig`, but pools as the
+    preset does, so that both read the same stored features. Both train as the settings say.
+    """
+    preset, settings = data.preset, replace(data.settings, seed=seed)
+    if method.base != MM_ORIENT:
+        kept = {name: value for name, value in data.config.items() if name == "embedding_pooling"}
+        preset = preset | {"config": kept}
+    train(
+        data.description,
+        str(folder),
+        preset=preset,
+        settings=settings,
+        config=method.config,
+        feature_cache=data.feature_cache,
+        skip_bad_posts=data.skip_bad_posts,
+        overwrite=True,
+    )
+    model, processor = load_run(str(folder))
+    tasks = model.config.tasks
+    posts = datasets.DatasetDict({split: data.posts[split] for split in ("validation", "test")})
+    inputs, collator = model_inputs(model, processor, posts, tasks, data.feature_cache, data.arrays)
+    collator = replace(collator, labels=False)
+    logits = {split: predict_logits(model, rows, collator, settings.batch_size)[0] for split, rows in inputs.items()}
+    return Outcome(tasks, logits, method.config)

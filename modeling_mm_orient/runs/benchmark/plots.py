@@ -1,0 +1,88 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""Plots of a benchmark, by matplotlib: macro-F1 per method, and our method's differences to the others."""
+
+import statistics
+from pathlib import Path
+
+from ...optional_dependencies import MATPLOTLIB_AVAILABLE
+from ...partial_files import whole_file
+from .comparisons import AVERAGE, Comparison, Results
+
+OURS, OTHERS = "#c8501e", "#3c5a78"
+DOTS_PER_INCH = 150
+LONGEST_NAME = 44
+
+
+def check_plots() -> None:
+    """Raise ImportError where plots cannot be drawn."""
+    if not MATPLOTLIB_AVAILABLE:
+        raise ImportError("plots need matplotlib (pip install modeling-mm-orient[plots]); --no-plots does without")
+
+
+def draw(results: Results, comparisons: dict[str | None, list[Comparison]], folder: Path) -> None:
+    """Write `macro_f1.png`, a panel per set, and where there is something to compare `differences.png`."""
+    check_plots()
+    sets = [name for name in results.sets if results.tasks(name)]
+    if sets:
+        _save(_scores(results, sets), folder / "macro_f1.png")
+    panels = {name: found for name, found in comparisons.items() if found and (name or len(results.sets) > 1)}
+    if panels:
+        _save(_differences(results, panels), folder / "differences.png")
+
+
+def _scores(results: Results, sets: list[str]):
+    """Mean macro-F1 of every method with its deviation over seeds, and each seed."""
+    methods = results.methods()
+    figure, panels = _panels(len(sets), methods)
+    for panel, name in zip(panels, sets, strict=True):
+        for place, method in enumerate(methods):
+            values = results.over_seeds(name, method, "macro_f1")
+            if values:
+                colour = OURS if method == results.reference else OTHERS
+                spread = statistics.stdev(values) if len(values) > 1 else 0.0
+                panel.plot(values, [place] * len(values), "|", color=colour, alpha=0.5, markersize=9)
+                panel.errorbar(statistics.mean(values), place, xerr=spread, fmt="o", color=colour, capsize=3)
+        panel.set_title(name)
+        panel.set_xlabel("mean macro-F1 on test")
+    return figure
+
+
+def _differences(results: Results, found: dict[str | None, list[Comparison]]):
+    """The reference minus every other method, with intervals of the bootstrap."""
+    methods = [method for method in results.methods() if method != results.reference]
+    figure, panels = _panels(len(found), methods)
+    for panel, (name, comparisons) in zip(panels, found.items(), strict=True):
+        panel.axvline(0, color="black", linewidth=0.8)
+        for comparison in comparisons:
+            difference, place = comparison.differences[AVERAGE], methods.index(comparison.other)
+            reach = [[difference.value - difference.low], [difference.high - difference.value]]
+            # a percentile interval need not hold the value itself
+            reach = [[max(0.0, part[0])] for part in reach]
+            panel.errorbar(difference.value, place, xerr=reach, fmt="o", color=OTHERS, capsize=3)
+        panel.set_title(name or "all sets")
+        panel.set_xlabel(f"{results.reference} minus the other")
+    return figure
+
+
+def _panels(count: int, methods: list[str]):
+    """A figure and its panels side by side, with the methods from above."""
+    from matplotlib.figure import Figure
+
+    longest = max(len(_short(method)) for method in methods)
+    figure = Figure((0.09 * longest + 3.4 * count, 1.2 + 0.32 * len(methods)), layout="constrained")
+    panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
+    panels[0].set_yticks(range(len(methods)), [_short(method) for method in methods])
+    panels[0].set_ylim(len(methods) - 0.5, -0.5)
+    for panel in panels:
+        panel.grid(axis="x", alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+    return figure, panels
+
+
+def _short(method: str) -> str:
+    return method if len(method) <= LONGEST_NAME else method[: LONGEST_NAME - 1] + "…"
+
+
+def _save(figure, path: Path) -> None:
+    with whole_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=DOTS_PER_INCH)
