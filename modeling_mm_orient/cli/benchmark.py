@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from ..data.description import DataDescription
-from ..runs.benchmark.methods import ABLATIONS, BenchmarkSettings, chosen_methods
+from ..runs.benchmark.methods import ABLATIONS, BenchmarkSettings, Method, chosen_methods
 from ..runs.preset_files import load_preset
 from ..runs.settings import TrainingSettings
 from .options import (
@@ -60,32 +60,39 @@ def _benchmark(options) -> None:
     settings = BenchmarkSettings(**given(options, BenchmarkSettings))
     methods = chosen_methods(settings.methods, options.ablations)
     bench = Path(options.output)
-    if options.data is None:
-        if not bench.is_dir():
-            raise ValueError(f"{bench} is no folder of a benchmark; --data names the posts for one")
-    else:
-        preset = _preset(options)
-        data = described(options, preset)
-        if not data.labels:
-            raise ValueError("name the label columns with --labels")
-        training = TrainingSettings(**preset["training"] | given(options, TrainingSettings))
+    print(_of_set(options, bench, methods, settings) if options.data else _tables_alone(bench, settings))
+    print(f"saved to {bench}")
 
-    from ..runs.benchmark.plots import check_plots
+
+def _of_set(options, bench: Path, methods: list[Method], settings: BenchmarkSettings) -> str:
+    preset = _preset(options)
+    data = described(options, preset)
+    if not data.labels:
+        raise ValueError("name the label columns with --labels")
+    training = TrainingSettings(**preset["training"] | given(options, TrainingSettings))
+
+    from ..runs.benchmark.cells import benchmark
+
+    return benchmark(
+        data,
+        bench,
+        options.name or Path(options.data).resolve().name,
+        methods,
+        settings,
+        preset=preset,
+        training=training,
+        feature_cache=feature_cache_of(options),
+        skip_bad_posts=options.skip_bad_posts,
+    )
+
+
+def _tables_alone(bench: Path, settings: BenchmarkSettings) -> str:
+    if not bench.is_dir():
+        raise ValueError(f"{bench} is no folder of a benchmark; --data names the posts for one")
+
     from ..runs.benchmark.tables import write_results
 
-    if not settings.no_plots:
-        check_plots()
-    if options.data is not None:
-        from ..runs.benchmark.cell_files import check_set_name
-        from ..runs.benchmark.cells import run_cells
-        from ..runs.benchmark.features import read_benchmark_data
-
-        name = options.name or Path(options.data).resolve().name
-        check_set_name(name)
-        read = read_benchmark_data(data, preset, training, feature_cache_of(options), options.skip_bad_posts)
-        run_cells(read, bench, name, methods, settings)
-    print(write_results(bench, settings.bootstrap, plots=not settings.no_plots))
-    print(f"saved to {bench}")
+    return write_results(bench, settings.bootstrap, plots=not settings.no_plots)
 
 
 def _preset(options) -> dict:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -76,7 +77,7 @@ def read_cell(path: Path) -> Cell:
             ]
             keys, ids = file["keys"].tolist(), file["ids"].tolist()
         return Cell(said["set"], said["method"], said["seed"], said["rows"], keys, ids, *parts)
-    except (ValueError, KeyError, OSError, EOFError) as error:
+    except (ValueError, KeyError, OSError, EOFError, BadZipFile) as error:
         raise ValueError(f"{path}: no sound cell of a benchmark ({error}); remove it to make it again") from None
 
 

@@ -11,15 +11,20 @@ from functools import cached_property
 from pathlib import Path
 
 from ... import __version__
+from ...data.description import DataDescription
 from ...data.json_files import read_json, write_json
 from ...data.locks import only_one
+from ...features.cache import DEFAULT_FEATURE_CACHE
 from ...tasks import kind_of, probabilities_of
 from ..scoring import metrics_of_logits
+from ..settings import TrainingSettings
 from .cell_files import Cell, cell_file, check_set_name, enter_set, read_cell, write_cell
 from .cross_fitting import BASELINES, Outcome, cross_fitted, search
-from .features import BenchmarkData, PostArrays, content_of, keys_of, post_arrays
+from .features import BenchmarkData, PostArrays, config_of, content_of, keys_of, post_arrays, read_benchmark_data
 from .methods import BenchmarkSettings, Method, check_fields
 from .own_methods import trained_outcome
+from .plots import check_plots
+from .tables import write_results
 
 logger = logging.getLogger(__name__)
 
@@ -27,32 +32,57 @@ METRICS = ("macro_f1", "weighted_f1", "accuracy", "auroc", "calibration_error", 
 SCORED = ("validation", "test")
 
 
-def run_cells(data: BenchmarkData, bench: Path, name: str, methods: list[Method], settings: BenchmarkSettings) -> None:
-    """Make the cells of one set that are missing, seed by seed, so that an interrupted benchmark has all methods of some.
+def benchmark(
+    description: DataDescription,
+    bench: Path,
+    name: str,
+    methods: list[Method],
+    settings: BenchmarkSettings,
+    *,
+    preset: dict,
+    training: TrainingSettings,
+    feature_cache: str | None = DEFAULT_FEATURE_CACHE,
+    skip_bad_posts: bool = False,
+) -> str:
+    """Make the cells of one set that are missing, and the results of all sets in the folder; returns their text.
 
     Args:
-        bench: the benchmark's folder. name: of the set.
+        description: the posts of the set. bench: the benchmark's folder. name: of the set.
+        preset: from `load_preset`, with its encoders. training: of our own methods.
 
     Raises:
-        ValueError: a method's field is wrong, or the name stands for another set. FileExistsError: another process is at
-            work on it.
+        ValueError: a method's field is wrong, the data has not all splits, or the name stands for another set.
+        DataProblems: see `read_posts`. FileExistsError: another process is at work on the set.
+        ImportError: plots are wanted, and matplotlib is not there.
     """
+    if not settings.no_plots:
+        check_plots()
     check_set_name(name)
-    check_fields(methods, data.config)
+    check_fields(methods, config_of(preset))
+    data = read_benchmark_data(description, preset, training, feature_cache, skip_bad_posts)
     (bench / "sets").mkdir(parents=True, exist_ok=True)
     with only_one(bench / "sets" / f".{name}.lock", f"another process makes the cells of {name!r} in {bench}"):
         enter_set(bench, name, facts_of(data), [method.name for method in methods])
-        work = _Work(data, bench, name, [method for method in methods if not method.is_own])
-        wanted = [(seed, method) for seed in settings.seeds for method in methods]
-        todo = [(s, m) for s, m in wanted if not cell_file(bench, name, m.folder, s).exists()]
-        logger.info("%s: %d cells, %d of them finished before", name, len(wanted), len(wanted) - len(todo))
-        for number, (seed, method) in enumerate(todo, 1):
-            logger.info("%s: cell %d of %d, %s with seed %d", name, number, len(todo), method.name, seed)
-            write_cell(cell_file(bench, name, method.folder, seed), work.cell(method, seed))
-            if method.is_own and not settings.keep_runs:
-                shutil.rmtree(work.run_folder(method, seed), ignore_errors=True)
-        if not settings.keep_runs and (runs := bench / "runs").is_dir() and not any(runs.iterdir()):
-            runs.rmdir()
+        _make_cells(data, bench, name, methods, settings)
+    return write_results(bench, settings.bootstrap, plots=not settings.no_plots)
+
+
+def _make_cells(
+    data: BenchmarkData, bench: Path, name: str, methods: list[Method], settings: BenchmarkSettings
+) -> None:
+    """Seed by seed, so that an interrupted benchmark has all methods of some."""
+    work = _Work(data, bench, name, [method for method in methods if not method.is_own])
+    wanted = [(seed, method) for seed in settings.seeds for method in methods]
+    todo = [(s, m) for s, m in wanted if not cell_file(bench, name, m.folder, s).exists()]
+    logger.info("%s: %d cells, %d of them finished before", name, len(wanted), len(wanted) - len(todo))
+    for number, (seed, method) in enumerate(todo, 1):
+        logger.info("%s: cell %d of %d, %s with seed %d", name, number, len(todo), method.name, seed)
+        write_cell(cell_file(bench, name, method.folder, seed), work.cell(method, seed))
+        if method.is_own and not settings.keep_runs:
+            shutil.rmtree(work.run_folder(method, seed), ignore_errors=True)
+    runs = bench / "runs"
+    if runs.is_dir() and not any(runs.iterdir()):
+        runs.rmdir()
 
 
 def facts_of(data: BenchmarkData) -> dict:
@@ -69,7 +99,7 @@ def facts_of(data: BenchmarkData) -> dict:
             data.description.text_cleaning, data.description.remove_overlaid_text, data.description.read_missing_text,
         ],
         "feature_arrays": data.description.feature_arrays,
-        "configuration": data.config,
+        "configuration": config_of(data.preset),
         "training": training,
     }  # fmt: skip
 

@@ -45,11 +45,6 @@ class BenchmarkData:
     feature_cache: str | None
     skip_bad_posts: bool
 
-    @property
-    def config(self) -> dict:
-        """The preset's fields of `MMOrientConfig` that are no encoders'."""
-        return {name: value for name, value in self.preset["config"].items() if name not in ENCODER_CONFIGS}
-
     @cached_property
     def labels(self) -> dict[str, dict[str, Tensor]]:
         """Split -> task name -> labels as the model takes them."""
@@ -115,6 +110,16 @@ def read_benchmark_data(
     return BenchmarkData(description, preset, settings, posts, tasks, arrays, feature_cache, skip_bad_posts)
 
 
+def config_of(preset: dict) -> dict:
+    """A preset's fields of `MMOrientConfig` that are no encoders'."""
+    return {name: value for name, value in preset["config"].items() if name not in ENCODER_CONFIGS}
+
+
+def pooling_of(preset: dict) -> dict:
+    """Of these what stored features depend on."""
+    return {name: value for name, value in preset["config"].items() if name == "embedding_pooling"}
+
+
 def keys_of(rows: datasets.Dataset) -> list[str]:
     """The posts' keys by content."""
     return [post.get("post_key") or post_key(post) for post in rows]
@@ -137,10 +142,9 @@ def post_arrays(data: BenchmarkData, with_sequences: bool) -> dict[str, PostArra
         with_sequences: with regions and tokens, pooled to few and reduced to `REDUCED_WIDTH`.
     """
     preset, has_joint = data.preset, bool(data.preset["encoders"].get("joint"))
-    kept = {name: value for name, value in data.config.items() if name == "embedding_pooling"}
     fields = data.arrays.config_fields(has_joint) | {"learner_hidden_sizes": [1], "relation_streams": []}
     fields = {"task_feature_dim": 0} | fields
-    model, processor = build_model(preset | {"config": kept}, data.tasks, [], **fields)
+    model, processor = build_model(preset | {"config": pooling_of(preset)}, data.tasks, [], **fields)
     treat_as(processor, data.description)
     inputs, collator = model_inputs(model, processor, data.posts, data.tasks, data.feature_cache, data.arrays)
     encoder = model.base_model.to(process_state().device).eval()

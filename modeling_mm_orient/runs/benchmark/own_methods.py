@@ -11,7 +11,7 @@ from ..predictions import predict_logits
 from ..run_folder import load_run
 from ..training import train
 from .cross_fitting import Outcome
-from .features import BenchmarkData
+from .features import BenchmarkData, pooling_of
 from .methods import MM_ORIENT, Method
 
 
@@ -23,8 +23,7 @@ def trained_outcome(data: BenchmarkData, method: Method, seed: int, folder: Path
     """
     preset, settings = data.preset, replace(data.settings, seed=seed)
     if method.base != MM_ORIENT:
-        kept = {name: value for name, value in data.config.items() if name == "embedding_pooling"}
-        preset = preset | {"config": kept}
+        preset = preset | {"config": pooling_of(preset)}
     train(
         data.description,
         str(folder),

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from ...optional_dependencies import MATPLOTLIB_AVAILABLE
 from ...partial_files import whole_file
+from .baselines import Majority
 from .comparisons import AVERAGE, Comparison, Results
 
 OURS, OTHERS = "#c8501e", "#3c5a78"
+FLOOR = Majority.name  # far below the others, which would not be told apart beside it
 DOTS_PER_INCH = 150
 LONGEST_NAME = 44
 
@@ -26,39 +28,46 @@ def draw(results: Results, comparisons: dict[str | None, list[Comparison]], fold
     if sets:
         _save(_scores(results, sets), folder / "macro_f1.png")
     panels = {name: found for name, found in comparisons.items() if found and (name or len(results.sets) > 1)}
-    if panels:
+    if any(comparison.other != FLOOR for found in panels.values() for comparison in found):
         _save(_differences(results, panels), folder / "differences.png")
 
 
 def _scores(results: Results, sets: list[str]):
-    """Mean macro-F1 of every method with its deviation over seeds, and each seed."""
+    """Mean macro-F1 of every method with its deviation over seeds, and each seed; of what is far below the number alone."""
     methods = results.methods()
     figure, panels = _panels(len(sets), methods)
     for panel, name in zip(panels, sets, strict=True):
-        for place, method in enumerate(methods):
-            values = results.over_seeds(name, method, "macro_f1")
-            if values:
-                colour = OURS if method == results.reference else OTHERS
-                spread = statistics.stdev(values) if len(values) > 1 else 0.0
-                panel.plot(values, [place] * len(values), "|", color=colour, alpha=0.5, markersize=9)
-                panel.errorbar(statistics.mean(values), place, xerr=spread, fmt="o", color=colour, capsize=3)
+        found = {method: results.over_seeds(name, method, "macro_f1") for method in methods}
+        found = {method: values for method, values in found.items() if values}
+        near = [value for method, values in found.items() if method != FLOOR or len(found) == 1 for value in values]
+        margin = 0.15 * (max(near) - min(near)) + 0.005
+        left, right = min(near) - margin, max(near) + margin
+        for method, values in found.items():
+            place, colour = methods.index(method), OURS if method == results.reference else OTHERS
+            mean, spread = statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+            if mean < left:
+                panel.text(left, place, f" \N{BLACK LEFT-POINTING TRIANGLE} {mean:.3f}", color=colour, va="center")
+                continue
+            panel.plot(values, [place] * len(values), "|", color=colour, alpha=0.5, markersize=10)
+            panel.errorbar(mean, place, xerr=spread, fmt="o", color=colour, capsize=3, markersize=5)
+        panel.set_xlim(left, right)
         panel.set_title(name)
         panel.set_xlabel("mean macro-F1 on test")
     return figure
 
 
 def _differences(results: Results, found: dict[str | None, list[Comparison]]):
-    """The reference minus every other method, with intervals of the bootstrap."""
-    methods = [method for method in results.methods() if method != results.reference]
+    """The reference minus every other method but the majority class, with intervals of the bootstrap."""
+    methods = [method for method in results.methods() if method not in (results.reference, FLOOR)]
     figure, panels = _panels(len(found), methods)
     for panel, (name, comparisons) in zip(panels, found.items(), strict=True):
         panel.axvline(0, color="black", linewidth=0.8)
         for comparison in comparisons:
+            if comparison.other == FLOOR:
+                continue
             difference, place = comparison.differences[AVERAGE], methods.index(comparison.other)
-            reach = [[difference.value - difference.low], [difference.high - difference.value]]
-            # a percentile interval need not hold the value itself
-            reach = [[max(0.0, part[0])] for part in reach]
-            panel.errorbar(difference.value, place, xerr=reach, fmt="o", color=OTHERS, capsize=3)
+            panel.plot([difference.low, difference.high], [place] * 2, "-|", color=OTHERS)
+            panel.plot(difference.value, place, "o", color=OTHERS, markersize=5)
         panel.set_title(name or "all sets")
         panel.set_xlabel(f"{results.reference} minus the other")
     return figure

@@ -2,10 +2,10 @@
 """What a baseline's epoch and hyper-parameter are chosen by."""
 
 import numpy as np
-from sklearn.metrics import f1_score
 from torch import Tensor
 
 from ...tasks import kind_of, probabilities_of
+from .statistics import macro_f1_of_resamples
 
 
 def validation_score(tasks: list[dict], logits: dict[str, Tensor], labels: dict[str, Tensor]) -> float:
@@ -25,7 +25,7 @@ def validation_score(tasks: list[dict], logits: dict[str, Tensor], labels: dict[
         if not kind.is_classification:
             errors.append(float((values - truth).square().mean()))
             continue
-        among = np.arange(values.shape[1]) if truth.ndim == 1 else None
-        decided = kind.decided(task | {"decision_offsets": None}, values).numpy().astype(int)
-        scores.append(f1_score(truth.numpy().astype(int), decided, labels=among, average="macro", zero_division=0))
+        decided = kind.decided(task | {"decision_offsets": None}, values)
+        everyone = np.ones((1, len(truth)), np.float32)
+        scores.append(macro_f1_of_resamples(everyone, truth.numpy(), decided.numpy(), values.shape[1])[0])
     return float(np.mean(scores)) if scores else -float(np.mean(errors)) if errors else 0.0

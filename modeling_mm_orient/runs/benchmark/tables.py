@@ -16,6 +16,7 @@ from .cross_fitting import FOLDS, SEARCH_SEED
 from .features import MOST_REGIONS, MOST_TOKENS, REDUCED_WIDTH
 from .methods import BASELINE_NAMES
 from .networks import EPOCHS, PATIENCE
+from .plots import check_plots, draw
 from .statistics import LEVEL, Difference
 
 NUMBERS = (
@@ -71,8 +72,10 @@ def write_results(bench: Path, bootstrap: int, plots: bool) -> str:
         bootstrap: resamples of the test posts. plots: draw them too.
 
     Raises:
-        ValueError: no cell is finished.
+        ValueError: no cell is finished. ImportError: plots are wanted, and matplotlib is not there.
     """
+    if plots:
+        check_plots()
     cells, sets = read_cells(bench), read_sets(bench)
     if not cells:
         raise ValueError(f"{bench} holds no finished cell of a benchmark")
@@ -85,8 +88,6 @@ def write_results(bench: Path, bootstrap: int, plots: bool) -> str:
     with whole_file(bench / "results.md") as partial:
         partial.write_text(text, encoding="utf-8")
     if plots:
-        from .plots import draw
-
         draw(results, comparisons, bench)
     return text
 

@@ -1,0 +1,302 @@
+"""`mm-orient benchmark`: methods by name, baselines by one protocol, cells that are made once, tables over sets."""
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import torch
+
+from modeling_mm_orient.cli import main
+from modeling_mm_orient.optional_dependencies import MATPLOTLIB_AVAILABLE
+from modeling_mm_orient.runs.benchmark.cell_files import read_cells
+from modeling_mm_orient.runs.benchmark.cross_fitting import BASELINES, FOLDS, cross_fitted, folds_of, search
+from modeling_mm_orient.runs.benchmark.features import PostArrays
+from modeling_mm_orient.runs.benchmark.methods import (
+    ABLATIONS,
+    BASELINE_NAMES,
+    check_fields,
+    chosen_methods,
+    method_called,
+)
+from modeling_mm_orient.runs.demo import make_memes
+from modeling_mm_orient.runs.scoring import metrics_of_logits
+
+from .helpers import save_encoders
+
+TASKS = [
+    {"name": "mood", "kind": "single_label", "labels": ["sad", "neutral", "happy"]},
+    {"name": "tags", "kind": "multi_label", "labels": ["cat", "dog"]},
+    {"name": "size", "kind": "regression", "labels": []},
+]
+SIZES = {"train": 160, "validation": 60, "test": 60}
+
+
+def posts_of(count: int, seed: int) -> PostArrays:
+    """Posts whose picture tells the mood's happiness and the tags, whose text tells sadness and the size."""
+    draw = torch.Generator().manual_seed(seed)
+    mood = torch.randint(0, 3, (count,), generator=draw)
+    tags = torch.randint(0, 2, (count, 2), generator=draw).float()
+    size = torch.randn(count, generator=draw)
+    image = torch.cat([(mood == 2).float()[:, None] * 2 - 1, tags * 2 - 1, torch.zeros(count, 3)], 1)
+    text = torch.cat([(mood == 0).float()[:, None] * 2 - 1, size[:, None], torch.zeros(count, 3)], 1)
+    image, text = (part + 0.1 * torch.randn(part.shape, generator=draw) for part in (image, text))
+    mask = torch.ones(count, 3, dtype=torch.bool)
+    mask[:, 2] = torch.rand(count, generator=draw) < 0.5
+    sequences = {name: (part[:, None].repeat(1, 3, 1), mask) for name, part in (("image", image), ("text", text))}
+    here = torch.ones(count, dtype=torch.bool)
+    keys = [f"{number:08x}" for number in torch.randint(0, 2**31, (count,), generator=draw).tolist()]
+    labels = {"mood": mood, "tags": tags, "size": size}
+    return PostArrays(keys, {"image": image, "text": text}, {"image": here, "text": here}, labels, None, sequences)
+
+
+@pytest.fixture(scope="module")
+def toy() -> dict[str, PostArrays]:
+    posts = {split: posts_of(count, seed) for seed, (split, count) in enumerate(SIZES.items())}
+    for rows in posts.values():
+        rows.labels = {name: values.clone() for name, values in rows.labels.items()}
+        rows.labels["mood"][:5], rows.labels["tags"][5:8], rows.labels["size"][8:20] = -100, float("nan"), float("nan")
+    posts["train"].labels["tags"][20, 1] = float("nan")
+    return posts
+
+
+@pytest.mark.parametrize("name", BASELINE_NAMES)
+def test_every_baseline_does_all_kinds_of_task_and_learns_what_can_be_learned(toy, name):
+    baseline = BASELINES[name]
+    logits = baseline.fit(toy["train"], toy["validation"], TASKS, baseline.values[-1] if baseline.values else None, 0)
+    found = metrics_of_logits(TASKS, logits(toy["test"]), toy["test"].labels)
+    assert [found[task["name"]]["posts"] for task in TASKS] == [55, 57, 48]
+    if name == "majority":
+        assert found["mood"]["macro_f1"] < 0.3 and found["mood"]["auroc"] == 0.5
+        assert found["size"]["mse"] == pytest.approx(found["size"]["mean_predictor_mse"], rel=0.2)
+        return
+    assert found["size"]["mse"] < (1.3 if name == "image_only" else 0.5) * found["size"]["mean_predictor_mse"]
+    assert found["tags"]["macro_f1"] > (0.3 if name == "text_only" else 0.9)
+    assert found["mood"]["macro_f1"] > (0.5 if name in ("text_only", "image_only") else 0.85)
+
+
+@pytest.mark.parametrize("name", ["majority", "logistic_regression", "gated_fusion"])
+def test_the_protocol_chooses_a_value_fits_a_rule_and_gives_every_post_a_verdict(toy, name):
+    baseline = BASELINES[name]
+    setting = search(baseline, toy, TASKS)
+    assert setting.get(baseline.hyper_parameter) in (baseline.values or (None,))
+    outcome = cross_fitted(baseline, toy, TASKS, setting, seed=0)
+    assert [len(outcome.logits[split]["tags"]) for split in ("validation", "test")] == [60, 60]
+    found = metrics_of_logits(outcome.tasks, outcome.logits["test"], toy["test"].labels)
+    assert name == "majority" or found["mean_macro_f1"] > 0.9
+    assert all(task.get("temperature") for task in outcome.tasks[:2])
+
+
+def test_labels_that_are_missing_teach_nothing(toy):
+    changed = {split: rows.at(torch.arange(len(rows))) for split, rows in toy.items()}
+    rows = changed["train"]
+    rows.embeds = {name: values.clone() for name, values in rows.embeds.items()}
+    rows.labels = {name: values.clone() for name, values in rows.labels.items()}
+    strangers = torch.arange(40, 60)
+    for values in rows.labels.values():
+        values[strangers] = -100 if values.dtype == torch.long else float("nan")
+    others = torch.cat([torch.arange(40), torch.arange(60, len(rows))])
+    for name in ("majority", "knn"):  # what standardises or shuffles sees that the posts are there
+        pair = (rows, rows.at(others))
+        with_them, without = (BASELINES[name].fit(part, toy["validation"], TASKS, 16, 0)(toy["test"]) for part in pair)
+        assert all(torch.allclose(with_them[task], without[task]) for task in with_them)
+    for name in BASELINE_NAMES:  # a task without a label at all
+        for part in changed.values():
+            part.labels = part.labels | {"mood": torch.full((len(part),), -100)}
+        value = (BASELINES[name].values or (None,))[0]
+        logits = BASELINES[name].fit(rows, changed["validation"], TASKS, value, 0)(toy["test"])
+        assert all(values.isfinite().all() and len(values) == SIZES["test"] for values in logits.values())
+
+
+def test_folds_keep_duplicates_together_and_every_post_is_left_out_once():
+    keys = ["0000000aff", "0000000bff", "0000000a00", "ffffffff11"]
+    assert folds_of(keys).tolist() == [10 % FOLDS, 11 % FOLDS, 10 % FOLDS, 0xFFFFFFFF % FOLDS]
+
+
+def test_a_post_is_judged_by_a_model_that_has_not_seen_it(toy):
+    # labels of chance: who has seen a post knows it by its neighbour, itself
+    posts = {split: rows.at(torch.arange(len(rows))) for split, rows in toy.items()}
+    chance = torch.randint(0, 3, (SIZES["train"],), generator=torch.Generator().manual_seed(5))
+    posts["train"].labels = posts["train"].labels | {"mood": chance}
+    outcome = cross_fitted(BASELINES["knn"], posts, TASKS[:1], {"k": 1}, 0)
+    assert outcome.tasks[0]["temperature"] > 3  # what was sure of itself has been found to know nothing
+
+
+def test_too_few_posts_for_folds(toy):
+    posts = toy | {"train": toy["train"].at(torch.tensor([0]))}
+    with pytest.raises(ValueError, match="1 training posts are too few"):
+        cross_fitted(BASELINES["majority"], posts, TASKS, {}, 0)
+
+
+def test_the_names_of_baselines_are_those_of_the_registry():
+    assert tuple(BASELINES) == BASELINE_NAMES
+    assert all(len(baseline.values) == (0 if name == "majority" else 3) for name, baseline in BASELINES.items())
+
+
+def test_variants_have_one_name_however_they_are_written():
+    method = method_called("mm_orient:relation_scope=batch, hima_stage1=false".replace(" ", ""))
+    assert method.name == 'mm_orient:hima_stage1=false,relation_scope="batch"'
+    assert method_called(method.name) == method
+    assert method.config == {"hima_stage1": False, "relation_scope": "batch"}
+    several = method_called('mm_orient:relation_streams=["image_over_text", "text_over_image"],memory_top_k=8')
+    assert several.config == {"relation_streams": ["image_over_text", "text_over_image"], "memory_top_k": 8}
+    assert method_called("paper").config["stage2_combine"] == "concat"
+    files = {found.folder for found in chosen_methods(None, [])}
+    assert len(files) == 2 + len(BASELINE_NAMES) + len(ABLATIONS) and not any(
+        set(name) & set('/:"=[]') for name in files
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("logistic_regresion", "no method 'logistic_regresion'; did you mean 'logistic_regression'"),
+        ("knn:k=3", "knn has no variants"),
+        ("mm_orient:", "FIELD=JSON is expected"),
+        ("mm_orient:hima_stage1", "FIELD=JSON is expected"),
+        ("mm_orient:relation_streams=[1", "is no JSON"),
+        ("mm_orient:hima_stage=false", "no field 'hima_stage'; did you mean 'hima_stage"),
+        ("mm_orient:memory_top_k=-1", "memory_top_k"),
+    ],
+)
+def test_a_wrong_method_is_one_line(name, message):
+    with pytest.raises(ValueError, match="--methods ") as raised:
+        check_fields(chosen_methods([name]), {})
+    assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_wrong_ablation_has_the_nearest_name():
+    with pytest.raises(ValueError, match="no ablation 'vote'; did you mean 'votes'"):
+        chosen_methods(None, ["vote"])
+
+
+def test_every_ablation_is_a_configuration():
+    check_fields(chosen_methods(["majority"], []), {"relation_scope": "memory", "neighbour_labels": True})
+
+
+METHODS = ["mm_orient", "logistic_regression", "majority"]
+
+
+class Bench:
+    """A benchmark of two sets of demo memes, as commands make it."""
+
+    def __init__(self, folder):
+        self.memes = make_memes(folder / "memes", 70)
+        self.output, self.folder = folder / "bench", folder
+        self.encoders = save_encoders(folder)
+
+    def run(self, *more, data=None, methods=METHODS) -> int:
+        command = [
+            "benchmark",
+            "--data",
+            data or self.memes,
+            "--labels",
+            "sarcasm",
+            "offensive",
+            "--output",
+            self.output,
+        ]
+        command += [*self.encoders, "--feature-cache", self.folder / "cache", "--epochs", 1, "--bootstrap", 100]
+        command += ["--no-plots", "--seeds", 0, 1, "--methods", *methods, *more]
+        return main([str(part) for part in command])
+
+    def times(self, pattern: str = "cells/*/*/*.npz") -> dict:
+        return {path: path.stat().st_mtime_ns for path in sorted(self.output.glob(pattern))}
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    bench = Bench(tmp_path_factory.mktemp("benchmark"))
+    assert bench.run("--name", "memes") == 0
+    return bench
+
+
+def test_a_benchmark_leaves_cells_rows_and_tables(bench):
+    assert len(bench.times()) == 6 and not (bench.output / "runs").exists()
+    rows = pyarrow.parquet.read_table(bench.output / "results.parquet").to_pylist()
+    assert {(row["method"], row["seed"], row["task"], row["split"]) for row in rows} == {
+        (method, seed, task, split)
+        for method in METHODS for seed in (0, 1) for task in ("sarcasm", "offensive") for split in ("validation", "test")
+    }  # fmt: skip
+    assert all(row["macro_f1"] is not None and row["seconds"] > 0 and row["commit"] for row in rows)
+    assert {json.loads(row["setting"]).get("C") for row in rows if row["method"] == "logistic_regression"} <= {
+        0.001, 0.01, 0.1,
+    }  # fmt: skip
+    text = (bench.output / "results.md").read_text(encoding="utf-8")
+    assert "## memes" in text and "**`logistic_regression`**, best baseline" in text and "## All sets" not in text
+
+
+def test_what_is_kept_of_posts_gives_the_metrics_again(bench):
+    cells = read_cells(bench.output)
+    for cell in cells:
+        assert len(cell.keys) == len(cell.ids) == 14 and cell.ids[0].startswith("meme-")
+        for row in (row for row in cell.rows if row["split"] == "test"):
+            known = cell.labels[row["task"]] >= 0
+            right = (cell.decided[row["task"]] == cell.labels[row["task"]])[known]
+            assert row["posts"] == known.sum() and row["accuracy"] == pytest.approx(right.mean())
+            assert np.allclose(cell.probabilities[row["task"]].sum(1), 1, atol=1e-5)
+
+
+def test_a_second_call_makes_nothing_again_and_one_for_another_set_adds_to_the_tables(bench):
+    before, text = bench.times(), (bench.output / "results.md").read_text(encoding="utf-8")
+    assert bench.run("--name", "memes") == 0
+    assert bench.times() == before and (bench.output / "results.md").read_text(encoding="utf-8") == text
+    lost = bench.output / "cells" / "memes" / "majority" / "1.npz"
+    lost.unlink()
+    assert bench.run("--name", "memes") == 0
+    assert {path for path, time in bench.times().items() if before[path] != time} == {lost}
+
+    before = bench.times()
+    assert bench.run("--name", "again", methods=["majority", "logistic_regression"]) == 0
+    assert before.items() <= bench.times().items()
+    text = (bench.output / "results.md").read_text(encoding="utf-8")
+    assert "## All sets" in text and "## again" in text
+    (bench.output / "results.md").unlink()
+    command = ["benchmark", "--output", str(bench.output), "--bootstrap", "100", "--no-plots"]
+    assert main(command) == 0 and (bench.output / "results.md").read_text(encoding="utf-8") == text
+    if MATPLOTLIB_AVAILABLE:
+        assert main(command[:-1]) == 0
+        assert all((bench.output / name).stat().st_size > 1000 for name in ("macro_f1.png", "differences.png"))
+
+
+def test_a_set_keeps_to_its_posts_and_options(bench, capsys):
+    others = make_memes(bench.folder / "others", 70, seed=1)
+    before = bench.times()
+    assert bench.run("--name", "memes", data=others) == 1
+    assert "has a set 'memes' with other posts, labels or splits" in capsys.readouterr().err
+    assert bench.run("--name", "memes", "--learning-rate", 0.5) == 1
+    assert "has a set 'memes' with other training" in capsys.readouterr().err
+    assert bench.times() == before
+
+
+def test_what_is_wrong_is_said_before_anything_is_made(bench, capsys, tmp_path):
+    cases = {
+        ("--name", "a/b"): "--name 'a/b': letters",
+        ("--seeds", "0", "0"): "different numbers",
+        ("--bootstrap", "5"): "at least 100",
+        ("--vision-encoder", "none"): "name a --vision-encoder",
+        ("--methods", "mm_orient", "mm_orient:gate=1"): "no field 'gate'",
+    }
+    for more, message in cases.items():
+        assert bench.run(*more) == 1
+        said = capsys.readouterr().err
+        assert message in said and len(said.strip().splitlines()) == 1, said
+    data = shutil.copytree(bench.memes, tmp_path / "no test")
+    table = data / "labels.csv"
+    table.write_text(table.read_text(encoding="utf-8").replace(",test,", ",validation,"), encoding="utf-8")
+    assert bench.run("--name", "x", data=data) == 1
+    assert "the data has no test split" in capsys.readouterr().err
+    assert main(["benchmark", "--output", str(tmp_path / "nothing")]) == 1
+    assert "is no folder of a benchmark" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main(["benchmark", "--output", str(tmp_path / "empty"), "--no-plots"]) == 1
+    assert "no finished cell" in capsys.readouterr().err
+
+
+def test_a_damaged_cell_is_named(bench, tmp_path, capsys):
+    copy = shutil.copytree(bench.output, tmp_path / "copy")
+    path = copy / "cells" / "memes" / "mm_orient" / "0.npz"
+    path.write_bytes(path.read_bytes()[:100])
+    assert main(["benchmark", "--output", str(copy), "--no-plots"]) == 1
+    assert f"{path}: no sound cell" in capsys.readouterr().err
