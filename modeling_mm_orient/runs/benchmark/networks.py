@@ -17,7 +17,7 @@ from .features import MODALITIES, PostArrays
 from .selection import validation_score
 
 HIDDEN, DROPOUT = 128, 0.3
-ATTENTION_WIDTH, ATTENTION_HEADS = 64, 4
+ATTENTION_WIDTH, ATTENTION_HEADS = 64, 2
 PROJECTED = 32  # of each modality before their outer product
 BATCH, EPOCHS, PATIENCE, WEIGHT_DECAY = 64, 20, 4, 0.01
 PREDICTED_AT_ONCE = 512
@@ -158,24 +158,25 @@ class GatedUnit(nn.Module):
 class AttendingEachOther(nn.Module):
     """(B, R, D) and (B, T, D) with their masks to (B, 2 W): each sequence's mean and what its entries hear of the other.
 
-    A learned entry before each sequence is always there. What attention hears is projected after its mean.
+    A learned entry before each sequence is always there. What comes after attention is linear and follows the means.
     """
 
     def __init__(self, sizes: dict[str, int]):
         super().__init__()
-        self.embed = nn.ModuleDict({name: nn.Linear(sizes[name], ATTENTION_WIDTH) for name in MODALITIES})
-        self.first = nn.ParameterDict({name: nn.Parameter(0.02 * torch.randn(ATTENTION_WIDTH)) for name in MODALITIES})
-        self.query, self.heard = (
-            nn.ModuleDict({name: nn.Linear(ATTENTION_WIDTH, ATTENTION_WIDTH) for name in MODALITIES}) for _ in range(2)
+        width = ATTENTION_WIDTH
+        self.first = nn.ParameterDict({name: nn.Parameter(0.02 * torch.randn(sizes[name])) for name in MODALITIES})
+        self.own, self.query = (
+            nn.ModuleDict({name: nn.Linear(sizes[name], width) for name in MODALITIES}) for _ in range(2)
         )
-        self.key_value = nn.ModuleDict({name: nn.Linear(ATTENTION_WIDTH, 2 * ATTENTION_WIDTH) for name in MODALITIES})
-        self.norm, self.dropout = nn.LayerNorm(2 * ATTENTION_WIDTH), nn.Dropout(DROPOUT)
+        self.key_value = nn.ModuleDict({name: nn.Linear(sizes[name], 2 * width) for name in MODALITIES})
+        self.heard = nn.ModuleDict({name: nn.Linear(width, width) for name in MODALITIES})
+        self.norm, self.dropout = nn.LayerNorm(2 * width), nn.Dropout(DROPOUT)
 
     def forward(self, inputs):
         values, masks, pooled = {}, {}, []
         for name in MODALITIES:
             first = self.first[name].expand(len(inputs[name]), 1, -1)
-            values[name] = torch.cat([first, self.embed[name](inputs[name])], 1)
+            values[name] = torch.cat([first, inputs[name]], 1)
             masks[name] = F.pad(inputs[f"{name}_mask"], (1, 0), value=True)
         for name, other in (MODALITIES, MODALITIES[::-1]):
             query, key, value = (
@@ -183,9 +184,11 @@ class AttendingEachOther(nn.Module):
                 for part in (self.query[name](values[name]), *self.key_value[name](values[other]).chunk(2, 2))
             )
             heard = F.scaled_dot_product_attention(query, key, value, attn_mask=masks[other][:, None, None])
-            both = torch.cat([values[name], heard.transpose(1, 2).flatten(2)], 2) * masks[name][..., None]
-            own, heard = (both.sum(1) / masks[name].sum(1, keepdim=True)).chunk(2, 1)
-            pooled.append(own + self.heard[name](heard))
+            share = masks[name] / masks[name].sum(1, keepdim=True)
+            own, heard = (
+                torch.einsum("bl,bld->bd", share, part) for part in (values[name], heard.transpose(1, 2).flatten(2))
+            )
+            pooled.append(self.own[name](own) + self.heard[name](heard))
         return self.dropout(self.norm(torch.cat(pooled, 1)))
 
 
