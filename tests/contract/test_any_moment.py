@@ -26,6 +26,7 @@ MOMENTS = 3
 DRIVER = """
 import json, os, resource, signal, sys
 import datasets, modeling_mm_orient.features.cache, modeling_mm_orient.runs.evaluation, modeling_mm_orient.runs.training
+import modeling_mm_orient.runs.benchmark.cells
 import modeling_mm_orient.data.folder_text_removal, modeling_mm_orient.runs.data_set_graphs, modeling_mm_orient.runs.memory
 import tests.contract.test_any_moment, transformers.models.auto.modeling_auto
 from modeling_mm_orient.cli import main
@@ -126,6 +127,8 @@ def commands(place: Path) -> dict[str, list]:
         "--patience",
         0,
     ]
+    benchmark = ["benchmark", "--data", data, "--labels", "humour", "--output", out / "bench", "--seeds", 0, 1]
+    benchmark += ["--methods", "mm_orient", "logistic_regression", "--epochs", 1, "--bootstrap", 100, "--no-plots"]
     read = ["--reader", "tests.contract.test_any_moment:reader"]
     return {
         "train": [*training, "--output", out / "run"],
@@ -141,6 +144,7 @@ def commands(place: Path) -> dict[str, list]:
         "extract": ["extract", "--data", data, *encoders, "--output", out / "features", "--workers", 0],
         "graph": ["graph", "--data", data, *encoders, "--top-k", 2, "--output", out / "g.parquet", *cache],
         "inspect-data": ["inspect-data", "--data", data, "--json", out / "d.json"],
+        "benchmark": [*benchmark, *encoders, *cache],
         "remove-text": ["remove-text", data / "images", "--output", out / "clean", *read],
     }  # fmt: skip
 
@@ -158,6 +162,7 @@ def content(place: Path) -> dict:
             "features",
             "cache",
             "c",
+            "bench",
         ):
             found[name] = sorted(path.read_text().splitlines())
         elif name in ("p.parquet", "g.parquet"):
@@ -171,6 +176,10 @@ def content(place: Path) -> dict:
             found[f"{name} memory"] = None if model.relation_memory is None else model.relation_memory.ids
     if (out / "run" / "metrics.json").exists():
         found["metrics"] = json.loads((out / "run" / "metrics.json").read_text())
+    if (out / "bench" / "results.parquet").exists():
+        rows = pyarrow.parquet.read_table(out / "bench" / "results.parquet").to_pylist()
+        found["bench"] = [[row["method"], row["seed"], row["split"], row["macro_f1"], row["auroc"]] for row in rows]
+        found["left of bench"] = sorted(path.name for path in (out / "bench").iterdir())
     if (out / "features").exists():
         rows = datasets.load_from_disk(str(next((out / "features").iterdir())))
         found["features"] = [rows["id"], rows["text_embeds"]]

@@ -77,9 +77,11 @@ def _make_cells(
     logger.info("%s: %d cells, %d of them finished before", name, len(wanted), len(wanted) - len(todo))
     for number, (seed, method) in enumerate(todo, 1):
         logger.info("%s: cell %d of %d, %s with seed %d", name, number, len(todo), method.name, seed)
-        write_cell(cell_file(bench, name, method.folder, seed), work.cell(method, seed))
+        cell = work.cell(method, seed)
         if method.is_own and not settings.keep_runs:
+            # before the cell is there: who is stopped here makes both again, and no run is left over
             shutil.rmtree(work.run_folder(method, seed), ignore_errors=True)
+        write_cell(cell_file(bench, name, method.folder, seed), cell)
     runs = bench / "runs"
     if runs.is_dir() and not any(runs.iterdir()):
         runs.rmdir()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .cell_files import Cell
-from .methods import BASELINE_NAMES, MM_ORIENT
+from .methods import BASELINE_NAMES, MM_ORIENT, OWN_METHODS
 from .statistics import Difference, difference_of, macro_f1_of_resamples, resample_weights
 
 AVERAGE = "mean"  # of tasks, in place of a task's name
@@ -42,15 +42,15 @@ class Results:
     @property
     def reference(self) -> str:
         """The method that the others are compared with: ours if it is there, else the first."""
-        everywhere = [method for name in self.sets for method in self.methods(name)]
-        return MM_ORIENT if MM_ORIENT in everywhere else everywhere[0]
+        there = {cell.method for cell in self.cells}
+        asked = [method for name in self.sets for method in self.orders.get(name, []) if method in there]
+        return MM_ORIENT if MM_ORIENT in there else asked[0]
 
     def methods(self, set_name: str | None = None) -> list[str]:
-        """Methods with a finished cell, of a set or of any, in the order they were asked for."""
-        names = [set_name] if set_name else self.sets
-        there = {(cell.set, cell.method) for cell in self.cells}
-        wanted = [(name, method) for name in names for method in self.orders.get(name, [])]
-        return list(dict.fromkeys(method for name, method in wanted if (name, method) in there))
+        """Methods with a finished cell, of a set or of any: ours, each before its variants, then the baselines."""
+        there = {cell.method for cell in self.cells if set_name in (None, cell.set)}
+        bases = [*OWN_METHODS, *BASELINE_NAMES]
+        return sorted(there, key=lambda method: (bases.index(method.partition(":")[0]), method))
 
     def seeds(self, set_name: str, method: str) -> list[int]:
         return [cell.seed for cell in self.cells if (cell.set, cell.method) == (set_name, method)]

@@ -168,7 +168,8 @@ class AttendingEachOther(nn.Module):
         self.own, self.query = (
             nn.ModuleDict({name: nn.Linear(sizes[name], width) for name in MODALITIES}) for _ in range(2)
         )
-        self.key_value = nn.ModuleDict({name: nn.Linear(sizes[name], 2 * width) for name in MODALITIES})
+        others = zip(MODALITIES, MODALITIES[::-1], strict=True)
+        self.key_value = nn.ModuleDict({name: nn.Linear(sizes[other], 2 * width) for name, other in others})
         self.heard = nn.ModuleDict({name: nn.Linear(width, width) for name in MODALITIES})
         self.norm, self.dropout = nn.LayerNorm(2 * width), nn.Dropout(DROPOUT)
 

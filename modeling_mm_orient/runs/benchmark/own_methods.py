@@ -1,6 +1,7 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """Our own methods in a benchmark: a run as `train` makes it, and what its model says of validation and test posts."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def trained_outcome(data: BenchmarkData, method: Method, seed: int, folder: Path
     preset, settings = data.preset, replace(data.settings, seed=seed)
     if method.base != MM_ORIENT:
         preset = preset | {"config": pooling_of(preset)}
+    shutil.rmtree(folder, ignore_errors=True)
     train(
         data.description,
         str(folder),
@@ -32,7 +34,6 @@ def trained_outcome(data: BenchmarkData, method: Method, seed: int, folder: Path
         config=method.config,
         feature_cache=data.feature_cache,
         skip_bad_posts=data.skip_bad_posts,
-        overwrite=True,
     )
     model, processor = load_run(str(folder))
     tasks = model.config.tasks

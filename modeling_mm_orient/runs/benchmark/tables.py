@@ -33,9 +33,7 @@ OTHER_MEASURES = {
     "macro-F1 without rule": "plain_macro_f1",
     "weighted F1": "weighted_f1",
     "accuracy": "accuracy",
-    "AUROC": "auroc",
     "calibration error": "calibration_error",
-    "seconds": "seconds",
 }
 OF_VALUES = {"squared error": "mse", "absolute error": "mae", "correlation": "pearson"}
 PROTOCOL = f"""## Protocol
@@ -60,8 +58,9 @@ neighbouring ones; the other baselines read E_img and E_txt.
 
 Figures are means over seeds, ± their standard deviation, 0 for linear models and neighbours, where nothing is drawn.
 Differences have an interval of {LEVEL:.0%} from a paired bootstrap over test posts (percentiles; seeds are averaged, not
-resampled), and the share of resamples in which they are above 0. The best baseline is the best on validation; rules are
-fitted to validation posts too, so that figures on validation serve this choice alone.
+resampled, and those count that both methods have), and the share of resamples in which they are above 0. The
+best baseline is the best on validation; rules are fitted to validation posts too, so that figures on validation serve this
+choice alone.
 """
 
 
@@ -144,10 +143,15 @@ def _set(results: Results, name: str, found: list[Comparison], facts: dict) -> s
         text += f"\nMacro-F1 on test, and the mean AUROC:\n\n{_table(['method', *tasks, 'mean', 'AUROC'], rows)}"
         text += _differences(results, name, found, tasks)
         rows = [
-            [f"`{method}`", *(_mean(results.over_seeds(name, method, metric)) for metric in OTHER_MEASURES.values())]
+            [
+                f"`{method}`",
+                *(_mean(results.over_seeds(name, method, metric)) for metric in OTHER_MEASURES.values()),
+                f"{statistics.mean(results.over_seeds(name, method, 'seconds')):.1f}",
+            ]
             for method in methods
         ]
-        text += f"\nOther measures, means over tasks and seeds:\n\n{_table(['method', *OTHER_MEASURES], rows)}"
+        header = ["method", *OTHER_MEASURES, "seconds per cell"]
+        text += f"\nOther measures, means over tasks and seeds:\n\n{_table(header, rows)}"
     for task in results.tasks(name, "mse"):
         rows = [
             [f"`{method}`", *(_spread(results.over_seeds(name, method, metric, task)) for metric in OF_VALUES.values())]
@@ -178,9 +182,9 @@ def _settings(results: Results, name: str) -> str:
             tried = setting.pop("validation", {})
             if setting:
                 said = ", ".join(f"{value}: {score:.3f}" for value, score in tried.items())
-                lines[cell.method] = f"`{cell.method}` {_first(setting)} (on validation {said})"
+                lines[cell.method] = f"- `{cell.method}`: {_first(setting)} (on validation {said})\n"
     lines = [lines[method] for method in results.methods(name) if method in lines]
-    return "\nThe search chose: " + "; ".join(lines) + ".\n" if lines else ""
+    return "\nThe search chose:\n\n" + "".join(lines) if lines else ""
 
 
 def _first(setting: dict) -> str:
