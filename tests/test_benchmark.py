@@ -1,5 +1,6 @@
 """`mm-orient benchmark`: methods by name, baselines by one protocol, cells that are made once, tables over sets."""
 
+import csv
 import json
 import shutil
 
@@ -20,6 +21,7 @@ from modeling_mm_orient.runs.benchmark.methods import (
     chosen_methods,
     method_called,
 )
+from modeling_mm_orient.runs.benchmark.statistics import macro_f1_of_resamples
 from modeling_mm_orient.runs.demo import make_memes
 from modeling_mm_orient.runs.scoring import metrics_of_logits
 
@@ -175,6 +177,23 @@ def test_every_ablation_is_a_configuration():
     check_fields(chosen_methods(["majority"], []), {"relation_scope": "memory", "neighbour_labels": True})
 
 
+LABELS = ["offensive", "things", "length"]
+
+
+def add_labels(folder) -> None:
+    """To demo memes, several labels and a number: what the text says, and how much."""
+    table = folder / "labels.csv"
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        things = [word for word in ("morning", "day", "face", "friend") if word in row["text"]]
+        row["things"], row["length"] = json.dumps(things), str(len(row["text"]) + 0.5)
+    with table.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 METHODS = ["mm_orient", "logistic_regression", "majority"]
 
 
@@ -183,6 +202,7 @@ class Bench:
 
     def __init__(self, folder):
         self.memes = make_memes(folder / "memes", 70)
+        add_labels(self.memes)
         self.output, self.folder = folder / "bench", folder
         self.encoders = save_encoders(folder)
 
@@ -192,8 +212,7 @@ class Bench:
             "--data",
             data or self.memes,
             "--labels",
-            "sarcasm",
-            "offensive",
+            *LABELS,
             "--output",
             self.output,
         ]
@@ -217,25 +236,34 @@ def test_a_benchmark_leaves_cells_rows_and_tables(bench):
     rows = pyarrow.parquet.read_table(bench.output / "results.parquet").to_pylist()
     assert {(row["method"], row["seed"], row["task"], row["split"]) for row in rows} == {
         (method, seed, task, split)
-        for method in METHODS for seed in (0, 1) for task in ("sarcasm", "offensive") for split in ("validation", "test")
+        for method in METHODS for seed in (0, 1) for task in LABELS for split in ("validation", "test")
     }  # fmt: skip
-    assert all(row["macro_f1"] is not None and row["seconds"] >= 0 and row["commit"] for row in rows)
+    assert all(row["seconds"] >= 0 and row["commit"] for row in rows)
+    assert all((row["macro_f1"] is None) == (row["mse"] is not None) == (row["task"] == "length") for row in rows)
     assert {json.loads(row["setting"]).get("C") for row in rows if row["method"] == "logistic_regression"} <= {
         0.001, 0.01, 0.1,
     }  # fmt: skip
     text = (bench.output / "results.md").read_text(encoding="utf-8")
     assert "## memes" in text and "**, best baseline" in text and "## All sets" not in text
+    assert "| method | offensive | things | mean | AUROC |" in text and "length, a value:" in text
 
 
 def test_what_is_kept_of_posts_gives_the_metrics_again(bench):
-    cells = read_cells(bench.output)
-    for cell in cells:
+    for cell in read_cells(bench.output):
         assert len(cell.keys) == len(cell.ids) == 14 and cell.ids[0].startswith("meme-")
-        for row in (row for row in cell.rows if row["split"] == "test"):
-            known = cell.labels[row["task"]] >= 0
-            right = (cell.decided[row["task"]] == cell.labels[row["task"]])[known]
-            assert row["posts"] == known.sum() and row["accuracy"] == pytest.approx(right.mean())
-            assert np.allclose(cell.probabilities[row["task"]].sum(1), 1, atol=1e-5)
+        rows = {row["task"]: row for row in cell.rows if row["split"] == "test"}
+        known = cell.labels["offensive"] >= 0
+        assert rows["offensive"]["posts"] == known.sum() and rows["length"]["posts"] == 14
+        for task in ("offensive", "things"):
+            labels, decided = cell.labels[task], cell.decided[task]
+            right = (decided == labels)[known] if labels.ndim == 1 else decided == labels
+            assert rows[task]["accuracy"] == pytest.approx(right.mean())
+            classes = cell.probabilities[task].shape[1]
+            again = macro_f1_of_resamples(np.ones((1, 14), np.float32), labels, decided, classes)
+            assert rows[task]["macro_f1"] == pytest.approx(again[0], abs=1e-6)
+        errors = (cell.probabilities["length"] - cell.labels["length"]) ** 2
+        assert rows["length"]["mse"] == pytest.approx(errors.mean(), rel=1e-4)
+        assert np.allclose(cell.probabilities["offensive"].sum(1), 1, atol=1e-5)
 
 
 def test_a_second_call_makes_nothing_again_and_one_for_another_set_adds_to_the_tables(bench):
@@ -262,6 +290,7 @@ def test_a_second_call_makes_nothing_again_and_one_for_another_set_adds_to_the_t
 
 def test_a_set_keeps_to_its_posts_and_options(bench, capsys):
     others = make_memes(bench.folder / "others", 70, seed=1)
+    add_labels(others)
     before = bench.times()
     assert bench.run("--name", "memes", data=others) == 1
     assert "has a set 'memes' with other posts, labels or splits" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from pathlib import Path
 from mkdocs.structure.files import File
 
 PACKAGE = "modeling_mm_orient"
-HOME = ("data", "features", "runs", "cli")
+HOME = ("data", "features", "runs", "runs/benchmark", "cli")
 GROUND_FLOOR = """# Ground floor
 
 The files directly in `modeling_mm_orient/` travel with every checkpoint and import nothing of the sub-folders. The
@@ -30,11 +30,12 @@ def on_files(files, config):
     for folder in HOME:
         if (package / folder).is_dir():
             text += f"\n## {folder}\n"
-            inside = [(path, f"{PACKAGE}.{folder}.{path.stem}") for path in modules(package / folder)]
+            name = f"{PACKAGE}.{folder.replace('/', '.')}"
+            inside = [(path, f"{name}.{path.stem}") for path in modules(package / folder)]
             own = package / folder / "__init__.py"
             if own.read_text(encoding="utf-8").strip():
-                inside.insert(0, (own, f"{PACKAGE}.{folder}"))
-            text += "".join(section(path, name, 3, hidden) for path, name in inside)
+                inside.insert(0, (own, name))
+            text += "".join(section(path, module, 3, hidden) for path, module in inside)
     files.append(File.generated(config, "api/home.md", content=text))
     return files
 
