@@ -20,7 +20,7 @@ from ..scoring import metrics_of_logits
 from ..settings import TrainingSettings
 from .cell_files import Cell, cell_file, check_set_name, enter_set, read_cell, write_cell
 from .cross_fitting import BASELINES, Outcome, cross_fitted, search
-from .features import BenchmarkData, PostArrays, config_of, content_of, keys_of, post_arrays, read_benchmark_data
+from .features import BenchmarkData, PostArrays, config_of, content_of, post_arrays, read_benchmark_data
 from .methods import BenchmarkSettings, Method, check_fields
 from .own_methods import trained_outcome
 from .plots import check_plots
@@ -117,10 +117,6 @@ class _Work:
     def posts(self) -> dict[str, PostArrays]:
         return post_arrays(self.data, self.with_sequences)
 
-    @cached_property
-    def test_keys(self) -> list[str]:
-        return keys_of(self.data.posts["test"])
-
     def run_folder(self, method: Method, seed: int) -> Path:
         return self.bench / "runs" / f"{self.name}_{method.folder}_{seed}"
 
@@ -169,11 +165,16 @@ class _Work:
             for task in outcome.tasks
         }
         return Cell(
-            self.name, method.name, seed, rows, self.test_keys, [str(name) for name in self.data.posts["test"]["id"]],
-            {name: values.numpy() for name, values in labels["test"].items()},
-            decided,
-            {name: values.float().numpy() for name, values in probabilities.items()},
-        )  # fmt: skip
+            set=self.name,
+            method=method.name,
+            seed=seed,
+            rows=rows,
+            keys=self.data.keys["test"],
+            ids=[str(name) for name in self.data.posts["test"]["id"]],
+            labels={name: values.numpy() for name, values in labels["test"].items()},
+            decided=decided,
+            probabilities={name: values.float().numpy() for name, values in probabilities.items()},
+        )
 
 
 def commit_of_package() -> str:

@@ -46,6 +46,11 @@ class BenchmarkData:
     skip_bad_posts: bool
 
     @cached_property
+    def keys(self) -> dict[str, list[str]]:
+        """Split -> the posts' keys by content."""
+        return {split: [post.get("post_key") or post_key(post) for post in rows] for split, rows in self.posts.items()}
+
+    @cached_property
     def labels(self) -> dict[str, dict[str, Tensor]]:
         """Split -> task name -> labels as the model takes them."""
         return {
@@ -120,17 +125,12 @@ def pooling_of(preset: dict) -> dict:
     return {name: value for name, value in preset["config"].items() if name == "embedding_pooling"}
 
 
-def keys_of(rows: datasets.Dataset) -> list[str]:
-    """The posts' keys by content."""
-    return [post.get("post_key") or post_key(post) for post in rows]
-
-
 def content_of(data: BenchmarkData) -> str:
     """A digest of posts and labels by split, and of the tasks."""
     digest = hashlib.sha256(repr([(task["name"], task["labels"]) for task in data.tasks]).encode())
     for split, rows in data.posts.items():
         labels = rows.select_columns([name for name in rows.column_names if name.startswith(LABEL_PREFIX)])
-        for key, row in zip(keys_of(rows), labels, strict=True):
+        for key, row in zip(data.keys[split], labels, strict=True):
             digest.update(f"{split} {key} {sorted(row.items())}".encode())
     return digest.hexdigest()[:32]
 
@@ -149,8 +149,8 @@ def post_arrays(data: BenchmarkData, with_sequences: bool) -> dict[str, PostArra
     inputs, collator = model_inputs(model, processor, data.posts, data.tasks, data.feature_cache, data.arrays)
     encoder = model.base_model.to(process_state().device).eval()
     found = {split: _encoded(encoder, inputs[split], collator, with_sequences) for split in SPLITS}
-    for split, rows in data.posts.items():
-        found[split].keys = keys_of(rows)
+    for split, posts in found.items():
+        posts.keys = data.keys[split]
     if with_sequences:
         for modality in MODALITIES:
             reduce = _reduction(*found["train"].sequences[modality])

@@ -27,7 +27,9 @@ def draw(results: Results, comparisons: dict[str | None, list[Comparison]], fold
     sets = [name for name in results.sets if results.tasks(name)]
     if sets:
         _save(_scores(results, sets), folder / "macro_f1.png")
-    panels = {name: found for name, found in comparisons.items() if found and (name or len(results.sets) > 1)}
+    # over all sets together, those that are in all
+    panels = {name: [c for c in found if name or c.sets == results.sets] for name, found in comparisons.items()}
+    panels = {name: found for name, found in panels.items() if found and (name or len(results.sets) > 1)}
     if any(comparison.other != FLOOR for found in panels.values() for comparison in found):
         _save(_differences(results, panels), folder / "differences.png")
 
@@ -84,6 +86,7 @@ def _panels(count: int, methods: list[str]):
     panels[0].set_ylim(len(methods) - 0.5, -0.5)
     for panel in panels:
         panel.grid(axis="x", alpha=0.3)
+        panel.locator_params(axis="x", nbins=4)
         panel.spines[["top", "right"]].set_visible(False)
     return figure, panels
 
