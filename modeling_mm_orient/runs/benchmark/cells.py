@@ -6,6 +6,7 @@ import logging
 import shutil
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -82,9 +83,8 @@ def _make_cells(
             # before the cell is there: who is stopped here makes both again, and no run is left over
             shutil.rmtree(work.run_folder(method, seed), ignore_errors=True)
         write_cell(cell_file(bench, name, method.folder, seed), cell)
-    runs = bench / "runs"
-    if runs.is_dir() and not any(runs.iterdir()):
-        runs.rmdir()
+    with suppress(OSError):  # it is not there, or holds runs: of this set or of one that another process is at work on
+        (bench / "runs").rmdir()
 
 
 def facts_of(data: BenchmarkData) -> dict:
