@@ -41,6 +41,7 @@ setup(
         "numpy>=2.1",
         "pillow>=11.3",
         "pyarrow>=18",  # shards of features, Parquet in and out
+        "scipy>=1.14",  # least losses of few numbers: temperatures, the weights of experts
         "safetensors>=0.8",  # the relation memory's file
         "scikit-learn>=1.7",  # F1, AUROC, precision and recall
         "tokenizers>=0.23.1",  # the vocabulary of a text encoder that is trained from scratch
@@ -67,6 +68,7 @@ setup(
             "pytest>=9",
             "hypothesis>=6.140",  # properties of graphs and attention over random inputs
             "parameterized>=0.9",  # imported by transformers' common tests
+            "matplotlib>=3.9",  # plots are drawn in tests
             "peft>=0.18",  # adapters around the model
             "ruff>=0.17",  # lint and format
             "mypy>=2.4",  # types of what travels with a checkpoint

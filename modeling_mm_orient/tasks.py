@@ -80,6 +80,10 @@ class TaskKind:
         """What the logits say, float32, in their shape."""
         raise NotImplementedError
 
+    def logits_of(self, probabilities: Tensor) -> Tensor:
+        """Logits of which `probabilities` are the probabilities."""
+        return probabilities
+
     def scores(self, logits: Tensor) -> Tensor:
         """The logits as what can be averaged over experts, float32: log-probabilities, log-odds, values."""
         return logits.float()
@@ -187,6 +191,9 @@ class SingleLabel(TaskKind):
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.float().softmax(-1)
 
+    def logits_of(self, probabilities: Tensor) -> Tensor:
+        return probabilities.clamp(min=LEAST_SHARE).log()
+
     def scores(self, logits: Tensor) -> Tensor:
         return logits.float().log_softmax(-1)
 
@@ -255,6 +262,9 @@ class MultiLabel(TaskKind):
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.float().sigmoid()
+
+    def logits_of(self, probabilities: Tensor) -> Tensor:
+        return probabilities.logit(LEAST_SHARE)
 
     def scores_of_votes(self, votes: Tensor, average: Tensor, spread: Tensor) -> Tensor:
         return (votes.float() + average).logit(LEAST_SHARE)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from modeling_mm_orient.cli import main
+from modeling_mm_orient.data.degradation import DEGRADATIONS
 from modeling_mm_orient.optional_dependencies import MATPLOTLIB_AVAILABLE
 from modeling_mm_orient.runs.benchmark.cell_files import read_cells
 from modeling_mm_orient.runs.benchmark.cross_fitting import BASELINES, FOLDS, cross_fitted, folds_of, search
@@ -321,6 +322,31 @@ def test_what_is_wrong_is_said_before_anything_is_made(bench, capsys, tmp_path):
     (tmp_path / "empty").mkdir()
     assert main(["benchmark", "--output", str(tmp_path / "empty"), "--no-plots"]) == 1
     assert "no finished cell" in capsys.readouterr().err
+
+
+def test_noise_is_measured_for_every_method_and_cells_that_lack_it_are_made_again(bench):
+    before = bench.times()
+    arguments = ("--name", "memes", "--noise", "--seeds", 0, 1)
+    assert bench.run(*arguments, methods=["logistic_regression", "mm_orient"]) == 0
+    rows = pyarrow.parquet.read_table(bench.output / "noise.parquet").to_pylist()
+    assert {(row["method"], row["seed"]) for row in rows} == {
+        (method, seed) for method in ("logistic_regression", "mm_orient") for seed in (0, 1)
+    }
+    assert {row["degradation"] for row in rows} == set(DEGRADATIONS) and {row["task"] for row in rows} == set(
+        LABELS[:2]
+    )
+    linear = [row for row in rows if row["method"] == "logistic_regression" and row["seed"] == 0]
+    again = [row | {"seed": 0} for row in rows if row["method"] == "logistic_regression" and row["seed"] == 1]
+    assert linear == again  # nothing is drawn
+    cells = {cell.method: cell for cell in read_cells(bench.output) if cell.set == "memes" and cell.seed == 0}
+    sound = {row["macro_f1"] for row in linear if row["task"] == "offensive" and row["strength"] == 0}
+    test = [row for row in cells["logistic_regression"].rows if row["split"] == "test" and row["task"] == "offensive"]
+    assert len(sound) == 1 and sound.pop() == pytest.approx(test[0]["macro_f1"], abs=1e-6)
+    text = (bench.output / "results.md").read_text(encoding="utf-8")
+    assert "## Under noise" in text and "| memes | offensive | mm_orient | 2 |" in text
+    made = bench.times()
+    assert bench.run(*arguments, methods=["logistic_regression", "mm_orient"]) == 0
+    assert bench.times() == made and made.keys() == before.keys()
 
 
 def test_a_damaged_cell_is_named(bench, tmp_path, capsys):

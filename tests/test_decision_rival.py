@@ -1,3 +1,5 @@
+import csv
+import json
 import logging
 
 import datasets
@@ -16,10 +18,13 @@ from transformers import (
 )
 from transformers.pipelines import get_supported_tasks
 
+from modeling_mm_orient.cli import main
+from modeling_mm_orient.runs.benchmark.cell_files import read_cells
 from modeling_mm_orient.runs.benchmark.decision_rival import DecisionRival
 from modeling_mm_orient.runs.benchmark.noise import noise_rows
+from modeling_mm_orient.runs.demo import make_memes
 
-from .helpers import TASKS, TEXTS, TOWER, as_bytes, picture
+from .helpers import TASKS, TEXTS, TOWER, as_bytes, picture, save_encoders
 
 pytestmark = pytest.mark.skipif("decision" not in get_supported_tasks(), reason="an older transformers")
 
@@ -202,3 +207,22 @@ def test_what_cannot_be_asked_is_said(chat_model, caplog):
     many = {"name": "topic", "labels": [f"topic {number}" for number in range(27)]}
     with pytest.raises(ValueError, match="at most 26 options for a choice question, got 27"):
         DecisionRival(chat_model, [many]).predict(posts())
+
+
+def test_a_benchmark_takes_it_for_a_method(chat_model, tmp_path, capsys):
+    memes, method = make_memes(tmp_path / "memes", 30), f"decision:{chat_model}"
+    command = ["benchmark", "--data", memes, "--labels", "humour", *save_encoders(tmp_path), "--output", tmp_path / "b"]
+    command += ["--feature-cache", tmp_path / "cache", "--seeds", 0, "--no-plots", "--bootstrap", 100, "--noise"]
+    assert main([*map(str, command), "--methods", "majority", method]) == 0
+    assert f"| `{method}` |" in (tmp_path / "b" / "results.md").read_text(encoding="utf-8")
+    cells = {cell.method: cell for cell in read_cells(tmp_path / "b")}
+    rival = DecisionRival(chat_model, [{"name": "humour", "labels": load_labels(memes)}])
+    assert cells[method].probabilities["humour"].shape == (len(cells["majority"].ids), len(load_labels(memes)))
+    assert rival.name == cells[method].method and json.loads(cells[method].rows[0]["setting"]) == {}
+    assert main([*map(str, command), "--methods", "decision:"]) == 1
+    assert "decision:MODEL names a chat model" in capsys.readouterr().err
+
+
+def load_labels(memes) -> list[str]:
+    with (memes / "labels.csv").open(encoding="utf-8", newline="") as file:
+        return sorted({row["humour"] for row in csv.DictReader(file)} - {""})

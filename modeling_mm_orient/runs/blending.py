@@ -22,6 +22,8 @@ from .linear_experts import fit_linear
 FOLDS = 5  # where the model has one member
 MOST_POSTS = 20_000  # of training, to which linear experts and weights are fitted
 LEAST_HEARD = 0.02  # weights below are taken for 0
+NETWORK_SHARE = 0.35  # of the weights that are expected before any post is seen; the others share the rest
+CAUTION = 0.2  # how much weights are drawn to those
 
 
 @dataclass
@@ -116,6 +118,8 @@ def fit_experts(
 def expert_weights(task: dict, scores: dict[str, Tensor], labels: Tensor) -> dict[str, float] | None:
     """Weights of experts, of sum 1, under which the labels are likeliest, each class counting alike; None without labels.
 
+    They are drawn to weights that are expected of any task, so that few posts do not silence an expert.
+
     Args:
         scores: expert -> (N, C) or (N,). labels: in the form of the task's kind.
     """
@@ -128,16 +132,19 @@ def expert_weights(task: dict, scores: dict[str, Tensor], labels: Tensor) -> dic
     weights = kind.balanced_weights(task, truth.tolist())
     class_weights = None if weights is None else torch.tensor(weights, dtype=torch.float64)
     shape = (1,) if said.dim() == 2 else (said.shape[-1],)
+    rest = (1 - NETWORK_SHARE) / max(1, len(names) - 1)
+    expected = torch.tensor([NETWORK_SHARE if name == "network" else rest for name in names], dtype=torch.float64)
 
     def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
         values = torch.tensor(values, requires_grad=True)
         heard, bias = values[: len(names)], values[len(names) :]
         losses, counts = kind.losses(torch.einsum("e,e...->...", heard, said) + bias, truth, class_weights, 0.0)
         mean = losses.sum() / counts.sum()
+        mean = mean + CAUTION * (heard / heard.sum().clamp(min=1e-3) - expected).square().sum()
         mean.backward()
         return float(mean.detach()), values.grad.numpy()
 
-    start = np.concatenate([np.full(len(names), 1 / len(names)), np.zeros(shape)])
+    start = np.concatenate([expected.numpy(), np.zeros(shape)])
     bounds = [(0.0, 10.0)] * len(names) + [(None, None)] * shape[0]
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x[: len(names)]
     found = found / max(found.sum(), 1e-9)

@@ -17,6 +17,7 @@ import numpy as np
 from ...data.json_files import read_json, write_json
 from ...partial_files import whole_file
 
+NOISE = ".noise.json"
 SET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
@@ -49,6 +50,17 @@ def check_set_name(name: str) -> None:
 def cell_file(bench: Path, set_name: str, method_folder: str, seed: int) -> Path:
     """Where a cell lies."""
     return bench / "cells" / set_name / method_folder / f"{seed}.npz"
+
+
+def noise_file(bench: Path, set_name: str, method_folder: str, seed: int) -> Path:
+    """Where the cell's rows of `noise.noise_rows` lie."""
+    return cell_file(bench, set_name, method_folder, seed).with_suffix(NOISE)
+
+
+def read_noise(bench: Path) -> list[dict]:
+    """All rows of `noise.noise_rows`, by set, method and seed."""
+    rows = [row for path in sorted((bench / "cells").glob(f"*/*/*{NOISE}")) for row in read_json(path)["rows"]]
+    return sorted(rows, key=lambda row: (row["set"], row["method"], row["seed"]))
 
 
 def write_cell(path: Path, cell: Cell) -> None:

@@ -11,6 +11,8 @@ from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 
+import torch
+
 from ... import __version__
 from ...data.description import DataDescription
 from ...data.json_files import read_json, write_json
@@ -19,10 +21,12 @@ from ...features.cache import DEFAULT_FEATURE_CACHE
 from ...tasks import kind_of, probabilities_of
 from ..scoring import metrics_of_logits
 from ..settings import TrainingSettings
-from .cell_files import Cell, cell_file, check_set_name, enter_set, read_cell, write_cell
+from .cell_files import NOISE, Cell, cell_file, check_set_name, enter_set, noise_file, read_cell, write_cell
 from .cross_fitting import BASELINES, Outcome, cross_fitted, search
-from .features import BenchmarkData, PostArrays, config_of, content_of, post_arrays, read_benchmark_data
-from .methods import BenchmarkSettings, Method, check_fields
+from .decision_rival import DecisionRival
+from .features import BenchmarkData, PostArrays, PostReader, config_of, content_of, read_benchmark_data
+from .methods import RIVAL, BenchmarkSettings, Method, check_fields
+from .noise import CellPredictor, noise_rows, stored_features
 from .own_methods import trained_outcome
 from .plots import check_plots
 from .tables import write_results
@@ -61,6 +65,8 @@ def benchmark(
     check_set_name(name)
     check_fields(methods, config_of(preset))
     data = read_benchmark_data(description, preset, training, feature_cache, skip_bad_posts)
+    if settings.noise and data.arrays:
+        raise ValueError("--noise makes pictures and texts worse, and encodes them: it takes no --feature-arrays")
     (bench / "sets").mkdir(parents=True, exist_ok=True)
     with only_one(bench / "sets" / f".{name}.lock", f"another process makes the cells of {name!r} in {bench}"):
         enter_set(bench, name, facts_of(data), [method.name for method in methods])
@@ -72,16 +78,19 @@ def _make_cells(
     data: BenchmarkData, bench: Path, name: str, methods: list[Method], settings: BenchmarkSettings
 ) -> None:
     """Seed by seed, so that an interrupted benchmark has all methods of some."""
-    work = _Work(data, bench, name, [method for method in methods if not method.is_own])
+    work = _Work(data, bench, name, methods)
     wanted = [(seed, method) for seed in settings.seeds for method in methods]
-    todo = [(s, m) for s, m in wanted if not cell_file(bench, name, m.folder, s).exists()]
+    todo = [(s, m) for s, m in wanted if not all(path.exists() for path in work.files(m, s, settings.noise))]
     logger.info("%s: %d cells, %d of them finished before", name, len(wanted), len(wanted) - len(todo))
     for number, (seed, method) in enumerate(todo, 1):
         logger.info("%s: cell %d of %d, %s with seed %d", name, number, len(todo), method.name, seed)
-        cell = work.cell(method, seed)
+        cell, noise = work.cell(method, seed, settings.noise)
         if method.is_own and not settings.keep_runs:
             # before the cell is there: who is stopped here makes both again, and no run is left over
             shutil.rmtree(work.run_folder(method, seed), ignore_errors=True)
+        if noise is not None:
+            noise_file(bench, name, method.folder, seed).parent.mkdir(parents=True, exist_ok=True)
+            write_json(noise_file(bench, name, method.folder, seed), {"rows": noise})
         write_cell(cell_file(bench, name, method.folder, seed), cell)
     with suppress(OSError):  # it is not there, or holds runs: of this set or of one that another process is at work on
         (bench / "runs").rmdir()
@@ -109,32 +118,81 @@ def facts_of(data: BenchmarkData) -> dict:
 class _Work:
     """Cells of one set; its features are read when the first baseline needs them."""
 
-    def __init__(self, data: BenchmarkData, bench: Path, name: str, baselines: list[Method]):
+    def __init__(self, data: BenchmarkData, bench: Path, name: str, methods: list[Method]):
         self.data, self.bench, self.name = data, bench, name
-        self.with_sequences = any(BASELINES[method.base].reads_sequences for method in baselines)
+        baselines = [BASELINES[method.base] for method in methods if method.base in BASELINES]
+        self.with_sequences = any(baseline.reads_sequences for baseline in baselines)
 
     @cached_property
+    def reader(self) -> PostReader:
+        return PostReader(self.data, self.with_sequences)
+
+    @property
     def posts(self) -> dict[str, PostArrays]:
-        return post_arrays(self.data, self.with_sequences)
+        return self.reader.splits
+
+    def files(self, method: Method, seed: int, noise: bool) -> list[Path]:
+        """Those of a finished cell."""
+        place = self.bench, self.name, method.folder, seed
+        return [cell_file(*place), *([noise_file(*place)] if noise and method.base != RIVAL else [])]
 
     def run_folder(self, method: Method, seed: int) -> Path:
         return self.bench / "runs" / f"{self.name}_{method.folder}_{seed}"
 
-    def cell(self, method: Method, seed: int) -> Cell:
-        """Make a cell."""
+    def cell(self, method: Method, seed: int, noise: bool) -> tuple[Cell, list[dict] | None]:
+        """Make a cell, and its rows of `noise_rows` if so asked."""
+        if method.base == RIVAL:
+            start = time.monotonic()
+            return self._scored(method, seed, self._rival(method), start), None
         if method.is_own:
             folder, start = self.run_folder(method, seed), time.monotonic()
             folder.parent.mkdir(exist_ok=True)
-            return self._scored(method, seed, trained_outcome(self.data, method, seed, folder), start)
+            outcome = trained_outcome(self.data, method, seed, folder)
+            return self._scored(method, seed, outcome, start), self._noise(method, seed, outcome) if noise else None
         baseline = BASELINES[method.base]
         others = cell_file(self.bench, self.name, method.folder, seed).parent.glob("*.npz")
+        others = (path for path in others if not noise or path.with_suffix(NOISE).exists())
         if not baseline.seeded and (other := min(others, default=None)) is not None:
             cell = read_cell(other)  # with another seed it would come to the same
-            return replace(cell, seed=seed, rows=[row | {"seed": seed} for row in cell.rows])
+            rows = [row | {"seed": seed} for row in read_json(other.with_suffix(NOISE))["rows"]] if noise else None
+            return replace(cell, seed=seed, rows=[row | {"seed": seed} for row in cell.rows]), rows
         setting = self._search(method)
         self.posts  # noqa: B018 - read before the clock starts
         start = time.monotonic()
-        return self._scored(method, seed, cross_fitted(baseline, self.posts, self.data.tasks, setting, seed), start)
+        outcome = cross_fitted(baseline, self.posts, self.data.tasks, setting, seed)
+        cell, predict = self._scored(method, seed, outcome, start), outcome.predict
+        outcome.predict = lambda others: predict(self._read(others))
+        return cell, self._noise(method, seed, outcome) if noise else None
+
+    def _rival(self, method: Method) -> Outcome:
+        """What a chat model says that was not trained for this; no rule is fitted for it."""
+        rival = DecisionRival(method.model, self.data.tasks)
+        logits = {}
+        for split in SCORED:
+            said = rival.predict(self.data.posts[split])
+            logits[split] = {
+                task["name"]: kind_of(task).logits_of(torch.from_numpy(said[task["name"]])) for task in rival.tasks
+            }
+        return Outcome(rival.tasks, logits)
+
+    def _noise(self, method: Method, seed: int, outcome: Outcome) -> list[dict]:
+        predictor = CellPredictor(method.name, seed, outcome.tasks, outcome.predict)
+        kept = {"encode": self._encode, "encoded": self._encoded}
+        rows = noise_rows(self.name, [predictor], self.data.posts["test"], self.data.tasks, **kept)
+        return [row._asdict() for row in rows]
+
+    @cached_property
+    def _encode(self):
+        """Stored features of degraded posts."""
+        return stored_features(self.reader.cache())
+
+    @cached_property
+    def _encoded(self) -> dict:
+        """Degraded posts, each made and encoded once for all methods and seeds."""
+        return {}
+
+    def _read(self, posts) -> PostArrays:
+        return self.reader.read(posts)
 
     def _search(self, method: Method) -> dict:
         """What the search chose, once for all seeds."""

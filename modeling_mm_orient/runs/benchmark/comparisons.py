@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .cell_files import Cell
-from .methods import BASELINE_NAMES, MM_ORIENT, OWN_METHODS
+from .methods import BASELINE_NAMES, MM_ORIENT, OWN_METHODS, RIVAL
 from .statistics import Difference, difference_of, macro_f1_of_resamples, resample_weights
 
 AVERAGE = "mean"  # of tasks, in place of a task's name
@@ -49,7 +49,7 @@ class Results:
     def methods(self, set_name: str | None = None) -> list[str]:
         """Methods with a finished cell, of a set or of any: ours, each before its variants, then the baselines."""
         there = {cell.method for cell in self.cells if set_name in (None, cell.set)}
-        bases = [*OWN_METHODS, *BASELINE_NAMES]
+        bases = [*OWN_METHODS, *BASELINE_NAMES, RIVAL]
         return sorted(there, key=lambda method: (bases.index(method.partition(":")[0]), method))
 
     def seeds(self, set_name: str, method: str) -> list[int]:

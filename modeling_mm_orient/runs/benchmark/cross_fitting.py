@@ -5,6 +5,7 @@ Shapes: N posts, C labels of a task.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -31,11 +32,13 @@ BASELINES: dict[str, Baseline] = {
 
 @dataclass
 class Outcome:
-    """What a method comes to: tasks with their fitted rule, split -> task name -> logits, and what was chosen."""
+    """What a method comes to: tasks with their fitted rule, split -> task name -> logits, what was chosen, and what gives
+    logits of other posts."""
 
     tasks: list[dict]
     logits: dict[str, dict[str, Tensor]]
     setting: dict = field(default_factory=dict)
+    predict: Callable | None = None
 
 
 def search(baseline: Baseline, posts: dict[str, PostArrays], tasks: list[dict]) -> dict:
@@ -70,7 +73,7 @@ def cross_fitted(
     """
     train, value = posts["train"], setting.get(baseline.hyper_parameter)
     folds = folds_of(train.keys)
-    held_out, others = {}, {"validation": [], "test": []}
+    held_out, others, models = {}, {"validation": [], "test": []}, []
     for fold in folds.unique().tolist():
         inside, outside = (folds == fold).nonzero()[:, 0], (folds != fold).nonzero()[:, 0]
         if not len(outside):
@@ -78,13 +81,15 @@ def cross_fitted(
         predict = baseline.fit(train.at(outside), posts["validation"], tasks, value, seed)
         for row, logits in _rows(inside, predict(train.at(inside))):
             held_out[row] = logits
+        models.append(predict)
         for split, found in others.items():
             found.append(predict(posts[split]))
     logits = {split: _mean(found) for split, found in others.items()}
     out_of_fold = {
         task["name"]: torch.stack([held_out[row][task["name"]] for row in range(len(train))]) for task in tasks
     }
-    return Outcome(_with_rule(baseline, tasks, out_of_fold, logits["validation"], posts), logits, setting)
+    rules = _with_rule(baseline, tasks, out_of_fold, logits["validation"], posts)
+    return Outcome(rules, logits, setting, lambda others: _mean([predict(others) for predict in models]))
 
 
 def folds_of(keys: list[str]) -> Tensor:

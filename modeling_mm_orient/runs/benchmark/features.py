@@ -17,6 +17,7 @@ from ...data.arrays import FeatureArrays
 from ...data.description import DataDescription
 from ...data.paraphrases import add_paraphrases
 from ...data.reading import read_posts
+from ...features.cache import FeatureCache
 from ...features.extraction import process_state
 from ...features.inputs import model_inputs, reads_pictures
 from ...pictures import post_key
@@ -135,29 +136,52 @@ def content_of(data: BenchmarkData) -> str:
     return digest.hexdigest()[:32]
 
 
-def post_arrays(data: BenchmarkData, with_sequences: bool) -> dict[str, PostArrays]:
-    """Features of all posts by split; what is not stored is encoded and stored first.
+class PostReader:
+    """Reads features of posts into arrays; what is not stored is encoded and stored first.
 
     Args:
-        with_sequences: with regions and tokens, pooled to few and reduced to `REDUCED_WIDTH`.
+        with_sequences: with regions and tokens, pooled to few and reduced to `REDUCED_WIDTH`, as the training posts say.
+
+    `splits` are the arrays of all splits.
     """
-    preset, has_joint = data.preset, bool(data.preset["encoders"].get("joint"))
-    fields = data.arrays.config_fields(has_joint) | {"learner_hidden_sizes": [1], "relation_streams": []}
-    fields = {"task_feature_dim": 0} | fields
-    model, processor = build_model(preset | {"config": pooling_of(preset)}, data.tasks, [], **fields)
-    treat_as(processor, data.description)
-    inputs, collator = model_inputs(model, processor, data.posts, data.tasks, data.feature_cache, data.arrays)
-    encoder = model.base_model.to(process_state().device).eval()
-    found = {split: _encoded(encoder, inputs[split], collator, with_sequences) for split in SPLITS}
-    for split, posts in found.items():
-        posts.keys = data.keys[split]
-    if with_sequences:
-        for modality in MODALITIES:
-            reduce = _reduction(*found["train"].sequences[modality])
-            for posts in found.values():
-                values, mask = posts.sequences[modality]
-                posts.sequences[modality] = reduce(values), mask
-    return found
+
+    def __init__(self, data: BenchmarkData, with_sequences: bool):
+        preset, has_joint = data.preset, bool(data.preset["encoders"].get("joint"))
+        fields = data.arrays.config_fields(has_joint) | {"learner_hidden_sizes": [1], "relation_streams": []}
+        fields = {"task_feature_dim": 0} | fields
+        model, self.processor = build_model(preset | {"config": pooling_of(preset)}, data.tasks, [], **fields)
+        treat_as(self.processor, data.description)
+        self.with_sequences, self.feature_cache = with_sequences, data.feature_cache
+        inputs, self.collator = model_inputs(
+            model, self.processor, data.posts, data.tasks, data.feature_cache, data.arrays
+        )
+        self.encoder = model.base_model.to(process_state().device).eval()
+        found = {split: self._encoded(inputs[split]) for split in SPLITS}
+        self.reductions = {}
+        if with_sequences:
+            self.reductions = {modality: _reduction(*found["train"].sequences[modality]) for modality in MODALITIES}
+        for split, posts in found.items():
+            posts.keys = data.keys[split]
+        self.splits = {split: self._reduced(posts) for split, posts in found.items()}
+
+    def read(self, posts) -> PostArrays:
+        """The arrays of other posts, `CachedPosts` with the labels of this set's tasks."""
+        found = self._reduced(self._encoded(posts))
+        found.keys = list(posts.keys)
+        return found
+
+    def cache(self) -> FeatureCache:
+        """The stored features, for posts that are not of this set."""
+        return FeatureCache(self.feature_cache, self.encoder, self.processor)
+
+    def _encoded(self, posts) -> PostArrays:
+        return _encoded(self.encoder, posts, self.collator, self.with_sequences)
+
+    def _reduced(self, posts: PostArrays) -> PostArrays:
+        for modality, reduce in self.reductions.items():
+            values, mask = posts.sequences[modality]
+            posts.sequences[modality] = reduce(values), mask
+        return posts
 
 
 @torch.inference_mode()

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from ...data.fields import described
-from ...names import STREAM_NAMES
+from ...names import EXPERT_NAMES, STREAM_NAMES
 
-MM_ORIENT, PAPER = "mm_orient", "paper"
+MM_ORIENT, PAPER, RIVAL = "mm_orient", "paper", "decision"
 # own method -> fields of `MMOrientConfig` beside the preset's, or for the paper's form beside the defaults
 OWN_METHODS: dict[str, dict] = {MM_ORIENT: {}, PAPER: {"relation_scope": "batch", "stage2_combine": "concat"}}
 BASELINE_NAMES = (
@@ -29,9 +29,18 @@ ABLATIONS: dict[str, dict] = {
     "cross_modal": {"relation_streams": IN_MODAL},
     "in_modal": {"relation_streams": [name for name in STREAM_NAMES if name not in IN_MODAL]},
     "relations": {"relation_streams": []},
-    "memory": {"relation_scope": "batch", "neighbour_labels": False},
-    "votes": {"neighbour_labels": False},
+    "memory": {
+        "relation_scope": "batch",
+        "neighbour_labels": False,
+        "experts": [name for name in EXPERT_NAMES if name != "neighbours"],
+    },
+    "votes": {"neighbour_labels": False, "experts": [name for name in EXPERT_NAMES if name != "neighbours"]},
     "gate": {"relation_gate": False},
+    "members": {"members": 1},
+    "experts": {"experts": []},
+    "linear_experts": {"experts": ["neighbours", "network"]},
+    "normalisation": {"merge_normalize": False},
+    "modality_dropout": {"modality_dropout": 0.0},
 }
 
 
@@ -45,7 +54,7 @@ class BenchmarkSettings:
 
     methods: list[str] | None = described(
         f"of {', '.join((*OWN_METHODS, *BASELINE_NAMES))}; of the first two also variants METHOD:FIELD=JSON[,FIELD=JSON] "
-        "with other fields of MMOrientConfig (default: all)",
+        "with other fields of MMOrientConfig; decision:MODEL asks a chat model, without training (default: all but those)",
         metavar="METHOD",
     )
     seeds: list[int] = described(
@@ -53,6 +62,7 @@ class BenchmarkSettings:
     )
     bootstrap: int = described("resamples of the test posts for intervals", 2000, metavar="N")
     keep_runs: bool = described("keep the folders of our own methods' runs", False)
+    noise: bool = described("also on test posts that are made worse, step by step", False)
     no_plots: bool = described("tables alone, without matplotlib", False)
 
     def __post_init__(self):
@@ -64,21 +74,25 @@ class BenchmarkSettings:
 
 @dataclass(frozen=True)
 class Method:
-    """A method: its `base`, a baseline or one of ours, and for a variant its fields as canonical JSON."""
+    """A method: its `base`, a baseline or one of ours, and for a variant its fields as canonical JSON; of a rival without
+    training its `model`."""
 
     base: str
     fields: tuple[tuple[str, str], ...] = ()
+    model: str = ""
 
     @property
     def name(self) -> str:
         """As it stands in tables, and as it may be asked for."""
+        if self.model:
+            return f"{self.base}:{self.model}"
         return self.base + (":" + ",".join(f"{name}={value}" for name, value in self.fields) if self.fields else "")
 
     @property
     def folder(self) -> str:
         """A file name of its own."""
         digest = hashlib.sha256(self.name.encode()).hexdigest()[:8]
-        return f"{self.base}-{digest}" if self.fields else self.base
+        return f"{self.base}-{digest}" if self.fields or self.model else self.base
 
     @property
     def is_own(self) -> bool:
@@ -110,6 +124,10 @@ def chosen_methods(names: list[str] | None, ablations: list[str] | None = None) 
 def method_called(text: str) -> Method:
     """The method of a name, or a variant. Raises ValueError: see `chosen_methods`."""
     base, colon, rest = text.partition(":")
+    if base == RIVAL:
+        if not rest:
+            raise ValueError(f"--methods {text}: {RIVAL}:MODEL names a chat model, a folder or a Hub id")
+        return Method(base, model=rest)
     if base not in OWN_METHODS and base not in BASELINE_NAMES:
         raise ValueError(f"--methods {text}: {_no_such('method', base, (*OWN_METHODS, *BASELINE_NAMES))}")
     if not colon:

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from ...data.degradation import Degradation, degradations_of
 from ...features.cache import CachedPosts, FeatureCache
 from ...pictures import post_key
-from ...tasks import collate_labels, kind_of
+from ...tasks import collate_labels, kind_of, probabilities_of
 from ..metrics import METRICS
 
 logger = logging.getLogger(__name__)
@@ -42,6 +42,30 @@ class Predictor(Protocol):
     def decide(self, probabilities: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Task name -> what the probabilities come to: class numbers (N,), or 0 and 1 (N, C) of several labels."""
         ...
+
+
+class CellPredictor:
+    """A method of a benchmark, as it was fitted for a cell.
+
+    Args:
+        tasks: with the method's rule. logits: from `CachedPosts` to task name -> logits.
+    """
+
+    def __init__(self, name: str, seed: int, tasks: list[dict], logits: Callable[[Any], dict]):
+        self.name, self.seed, self.tasks, self.logits = name, seed, tasks, logits
+
+    def predict(self, posts) -> dict[str, np.ndarray]:
+        """Task name -> probabilities (N, C), or values (N,), of `CachedPosts`."""
+        return {
+            name: found.double().numpy() for name, found in probabilities_of(self.tasks, self.logits(posts)).items()
+        }
+
+    def decide(self, probabilities: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Task name -> labels (N,) or (N, C), or values (N,)."""
+        return {
+            task["name"]: kind_of(task).decided(task, torch.from_numpy(probabilities[task["name"]])).numpy()
+            for task in self.tasks
+        }
 
 
 class NoiseRow(NamedTuple):
@@ -100,6 +124,7 @@ def noise_rows(
     degradations: Sequence[str] | None = None,
     encode: Encode = lambda posts: posts,
     noise_seed: int = 0,
+    encoded: dict | None = None,
 ) -> list[NoiseRow]:
     """Every method at every strength of every degradation; those that none of the posts can show are left out, with a log.
 
@@ -110,6 +135,7 @@ def noise_rows(
         degradations: names; None takes all.
         encode: from posts to what every predictor's `predict` is given, say `stored_features`.
         noise_seed: of the degradations' draws.
+        encoded: what `encode` made in earlier calls with the same posts; it is taken, and added to.
 
     Raises:
         ValueError: no such degradation; a predictor returns another number of posts.
@@ -117,7 +143,10 @@ def noise_rows(
     tasks = [task for task in tasks if kind_of(task).is_classification]
     labels = {name: values.numpy() for name, values in collate_labels(_without_pictures(posts), tasks).items()}
     chosen = [found for found in degradations_of(degradations) if _shows(found, posts)]
-    clean = list(_scored(predictors, encode(posts), labels, tasks))
+    encoded = {} if encoded is None else encoded
+    if (clean_inputs := encoded.get("sound")) is None:
+        clean_inputs = encoded["sound"] = encode(posts)
+    clean = list(_scored(predictors, clean_inputs, labels, tasks))
     rows = [
         NoiseRow(set_name, *method, degradation.name, 0.0, *score, noise_seed)
         for degradation in chosen
@@ -125,7 +154,10 @@ def noise_rows(
     ]
     steps = [(degradation, strength) for degradation in chosen for strength in degradation.strengths]
     for degradation, strength in tqdm(steps, "degrading posts", leave=False):
-        inputs = degraded_features(posts, degradation, strength, noise_seed, encode)
+        where = degradation.name, strength, noise_seed
+        if where not in encoded:
+            encoded[where] = degraded_features(posts, degradation, strength, noise_seed, encode)
+        inputs = encoded[where]
         for method, score in _scored(predictors, inputs, labels, tasks):
             rows.append(NoiseRow(set_name, *method, degradation.name, strength, *score, noise_seed))
     return rows

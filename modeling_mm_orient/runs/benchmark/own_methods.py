@@ -41,4 +41,8 @@ def trained_outcome(data: BenchmarkData, method: Method, seed: int, folder: Path
     inputs, collator = model_inputs(model, processor, posts, tasks, data.feature_cache, data.arrays)
     collator = replace(collator, labels=False)
     logits = {split: predict_logits(model, rows, collator, settings.batch_size)[0] for split, rows in inputs.items()}
-    return Outcome(tasks, logits, method.config)
+
+    def predict(others):
+        return predict_logits(model, others, collator, settings.batch_size)[0]
+
+    return Outcome(tasks, logits, method.config, predict)

@@ -10,12 +10,14 @@ import pyarrow
 import pyarrow.parquet
 
 from ...partial_files import whole_file
-from .cell_files import read_cells, read_sets
+from .cell_files import read_cells, read_noise, read_sets
 from .comparisons import AVERAGE, Comparison, Results, compare
 from .cross_fitting import FOLDS, SEARCH_SEED
 from .features import MOST_REGIONS, MOST_TOKENS, REDUCED_WIDTH
 from .methods import BASELINE_NAMES
 from .networks import EPOCHS, PATIENCE
+from .noise import NoiseRow
+from .noise_tables import noise_report, plot_noise
 from .plots import check_plots, draw
 from .statistics import LEVEL, Difference
 
@@ -83,11 +85,18 @@ def write_results(bench: Path, bootstrap: int, plots: bool) -> str:
     rows = [row for cell in cells for row in cell.rows]
     with whole_file(bench / "results.parquet") as partial:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, SCHEMA), partial)
+    noise = [NoiseRow(**row) for row in read_noise(bench)]
     text = markdown(results, comparisons, {name: said["facts"] for name, said in sets.items()}, bootstrap)
+    if noise:
+        text += f"\n## Under noise\n\n{noise_report(noise)}"
+        with whole_file(bench / "noise.parquet") as partial:
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row._asdict() for row in noise]), partial)
     with whole_file(bench / "results.md") as partial:
         partial.write_text(text, encoding="utf-8")
     if plots:
         draw(results, comparisons, bench)
+        if noise:
+            plot_noise(noise, bench / "noise.png")
     return text
 
 
