@@ -41,7 +41,7 @@ from .names import ENCODER_MODULES, ENCODER_NAMES
 from .network import Member, NetworkParts, Relations
 from .partial_files import whole_file
 from .pipeline_mm_orient import AUTO_MAP, CUSTOM_PIPELINES, UPLOAD_OPTIONS
-from .private_apis import attention_implementation, set_attention_implementation, weights_state
+from .private_apis import attention_implementation, own_names, set_attention_implementation, weights_state
 from .relation_graph import relation_graphs
 from .relation_layers import ReferencePosts, RelationLayer, neighbour_votes
 from .relation_memory import RelationMemory
@@ -238,6 +238,11 @@ class MMOrientPreTrainedModel(PreTrainedModel):
             if push_to_hub:
                 upload.setdefault("repo_id", os.path.basename(os.path.normpath(save_directory)))
                 self.push_to_hub(**upload)
+
+    def load_state_dict(self, state_dict, *args, **kwargs):
+        """As in torch; the names under which `save_pretrained` writes an encoder's weights are its own as well: a Trainer
+        loads its checkpoints so."""
+        return super().load_state_dict(own_names(self, state_dict), *args, **kwargs)
 
     def for_cpu(self, int8: bool = False):
         """Have linear layers multiply as is fastest on this processor (ours), in place; `for_any_device` undoes it.

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformers.core_model_loading import revert_weight_conversion
 
 
 class PrivateName(NamedTuple):
@@ -45,6 +46,11 @@ PRIVATE_NAMES = (
         "transformers:PreTrainedConfig",
         "_attn_implementation",
         "a loaded encoder's attention has to be that of the configuration it is saved with; the public setter is a model's",
+    ),
+    PrivateName(
+        "transformers.core_model_loading",
+        "revert_weight_conversion",
+        "a Trainer loads checkpoints by `load_state_dict`, which knows only today's names of an encoder's weights",
     ),
     PrivateName("torch:Tensor", "_version", "the only sign of a weight changed in place, cheap enough for every call"),
     PrivateName(
@@ -101,3 +107,14 @@ def onednn_linear(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tens
 def int8_product(first: Tensor, second: Tensor, out: Tensor | None = None) -> Tensor:
     """Product of 8-bit matrices (N, K) and (K, M), int32."""
     return torch._int_mm(first, second) if out is None else torch._int_mm(first, second, out=out)
+
+
+def own_names(model, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`state_dict` under the names of the model's own, where it has those under which `save_pretrained` writes weights."""
+    own = model.state_dict()
+    if not state_dict.keys() - own.keys():
+        return state_dict
+    places = {(value.data_ptr(), value.shape): name for name, value in own.items()}
+    written = revert_weight_conversion(model, own)
+    names = {name: places.get((value.data_ptr(), value.shape), name) for name, value in written.items()}
+    return {names.get(name, name): value for name, value in state_dict.items()}

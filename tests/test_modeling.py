@@ -1,10 +1,12 @@
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, ViTConfig
 
 from modeling_mm_orient import MMOrientForMultiTaskClassification, MMOrientModel
 from modeling_mm_orient.optional_dependencies import TORCH_SCATTER_AVAILABLE
 
-from .helpers import feature_batch, label_batch, small_towers, tiny_config, tiny_model, tower_inputs
+from .helpers import TASKS, TOWER, feature_batch, label_batch, small_towers, tiny_config, tiny_model, tower_inputs
 
 
 def assert_same_logits(first, second, **tolerance):
@@ -50,6 +52,29 @@ def test_every_component_can_be_switched_off(fields, width):
     outputs.loss.backward()
     unused = [name for name, value in model.named_parameters() if value.grad is None]
     assert unused == []
+
+
+def test_weights_are_loaded_under_the_names_that_they_are_saved_with(tmp_path):
+    # transformers writes a ViT's under older names than the module has; a Trainer loads its checkpoints by load_state_dict
+    from_scratch, encoders = ViTConfig(image_size=8, patch_size=4, **TOWER), tmp_path / "vit"
+    AutoModel.from_config(from_scratch).save_pretrained(encoders)
+    sizes = {"token_feature_dim": 12, "text_embed_dim": 6, "task_feature_dim": 0, "learner_hidden_sizes": [8]}
+    models = [
+        MMOrientForMultiTaskClassification.from_encoders_pretrained(
+            vision=str(encoders), tasks=TASKS, frozen_encoders=[], **sizes
+        )
+        for _ in range(2)
+    ]
+    for model in models:
+        for weight in model.parameters():
+            torch.nn.init.normal_(weight)
+    models[0].save_pretrained(tmp_path / "checkpoint")
+    saved = load_file(tmp_path / "checkpoint" / "model.safetensors")
+    models[1].load_state_dict(saved)
+    for name, value in models[0].state_dict().items():
+        assert torch.equal(value, models[1].state_dict()[name]), name
+    with pytest.raises(RuntimeError, match="stranger"):
+        models[1].load_state_dict(saved | {"stranger": torch.zeros(1)})
 
 
 @pytest.mark.skipif(not TORCH_SCATTER_AVAILABLE, reason="torch-scatter is not installed")
