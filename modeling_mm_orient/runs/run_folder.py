@@ -12,6 +12,7 @@ from .settings import TrainingSettings
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.json"
+METRICS_PLOT = "metrics.png"
 SPLITS_FILE = "splits.json"  # post key -> the split that a post was in
 CHECKPOINTS = "checkpoints"
 

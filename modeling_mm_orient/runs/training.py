@@ -26,15 +26,17 @@ from ..features.cache import DEFAULT_FEATURE_CACHE
 from ..features.extraction import process_state
 from ..features.inputs import model_inputs, reads_pictures, sampled_embeds
 from ..memory_file import LARGE_MEMORY
+from ..optional_dependencies import MATPLOTLIB_AVAILABLE
 from ..tasks import LABEL_PREFIX, kind_of
 from .blending import fit_experts, hear
 from .card import model_card
 from .decisions import aims_of, fit_decisions
 from .graph_inspection import graph_statistics, threshold_at_quantile
 from .hub import save_for_hub
+from .metric_plots import plot_metrics
 from .preset_files import load_preset
 from .presets import build_model, treat_as
-from .run_folder import CHECKPOINTS, METRICS_FILE, RUN_FILE, SPLITS_FILE
+from .run_folder import CHECKPOINTS, METRICS_FILE, METRICS_PLOT, RUN_FILE, SPLITS_FILE
 from .scoring import metrics_of_logits, task_metrics_function
 from .settings import TrainingSettings
 from .trainer import EpochLines, EpochOfPosts, MMOrientTrainer, MMOrientTrainingArguments, RefreshRelationMemory
@@ -89,7 +91,8 @@ def train(
 
     Args:
         data: the posts.
-        output: the run's folder. It ends up with model, processor and code, `run.json`, `metrics.json` and `README.md`.
+        output: the run's folder. It ends up with model, processor and code, `run.json`, `metrics.json` and `README.md`, and
+            where matplotlib is installed `metrics.png`.
         preset: from `load_preset`; None takes the tiny encoders, trained from scratch.
         settings: None takes the preset's.
         config: fields of `MMOrientConfig` that override the preset's.
@@ -213,6 +216,8 @@ def report(prepared: Prepared, built: Built, trainer: MMOrientTrainer) -> dict:
         metrics[split] = metrics_of_logits(tasks, prediction.predictions, prediction.label_ids)
     if state.is_main_process:
         write_json(output / METRICS_FILE, metrics)
+        if MATPLOTLIB_AVAILABLE:
+            plot_metrics(metrics.get("test", metrics["validation"]), output / METRICS_PLOT)
         save_for_hub(built.model, built.processor, output, model_card(built.model.config, metrics, built.run))
         shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
     state.wait_for_everyone()
