@@ -6,7 +6,6 @@ from pathlib import Path
 
 from ..data.description import DataDescription
 from ..runs.benchmark.methods import ABLATIONS, BenchmarkSettings, Method, chosen_methods
-from ..runs.preset_files import load_preset
 from ..runs.settings import TrainingSettings
 from .options import (
     add_data,
@@ -17,7 +16,7 @@ from .options import (
     described,
     feature_cache_of,
     given,
-    preset_of,
+    preset_with_architecture,
 )
 
 # seeds are the benchmark's, and its features are stored: no encoder is trained, no picture changes from epoch to epoch
@@ -65,7 +64,7 @@ def _benchmark(options) -> None:
 
 
 def _of_set(options, bench: Path, methods: list[Method], settings: BenchmarkSettings) -> str:
-    preset = _preset(options)
+    preset = preset_with_architecture(options)
     data = described(options, preset)
     if not data.labels:
         raise ValueError("name the label columns with --labels")
@@ -93,12 +92,3 @@ def _tables_alone(bench: Path, settings: BenchmarkSettings) -> str:
     from ..runs.benchmark.tables import write_results
 
     return write_results(bench, settings.bootstrap, plots=not settings.no_plots)
-
-
-def _preset(options) -> dict:
-    """The preset; where those named say no architecture, that of `modern` and how it is trained."""
-    preset = preset_of(options)
-    if not preset["config"]:
-        modern = load_preset("modern")
-        preset |= {part: modern[part] | preset[part] for part in ("config", "training")}
-    return preset

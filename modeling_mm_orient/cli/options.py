@@ -204,6 +204,15 @@ def preset_of(options: argparse.Namespace) -> dict:
     return preset
 
 
+def preset_with_architecture(options: argparse.Namespace) -> dict:
+    """`preset_of`; where no preset says an architecture, that of `modern` and how it is trained."""
+    preset = preset_of(options)
+    if not preset["config"]:
+        modern = load_preset("modern")
+        preset |= {part: modern[part] | preset[part] for part in ("config", "training")}
+    return preset
+
+
 def pairs(values: list[str], option: str, form: str) -> dict[str, str]:
     """`NAME=VALUE` arguments. Raises ValueError for one of another form."""
     found = [value.partition("=") for value in values]

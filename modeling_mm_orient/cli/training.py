@@ -18,6 +18,7 @@ from .options import (
     given,
     json_or_text,
     preset_of,
+    preset_with_architecture,
 )
 
 SETTINGS = tuple(entry.name for entry in fields(TrainingSettings))
@@ -67,6 +68,8 @@ def add_verbs(verbs) -> None:
 def _train(options) -> None:
     preset = preset_of(options)
     data = described(options, preset)
+    if preset["encoders"] or data.feature_arrays:
+        preset = preset_with_architecture(options)
     if not preset["encoders"] and not preset["processor"] and not data.feature_arrays:
         print("no encoder named: training the tiny ones from scratch; --preset modern takes pretrained encoders")
         tiny = load_preset("tiny")

@@ -40,9 +40,8 @@ def _reliability(axis, name: str, found: dict) -> None:
             error = found[f"calibration_error{ending}"]
             axis.plot(said, right, "-", color=colour, linewidth=1.5, label=f"{label}, error {error:.3f}")
             axis.scatter(said, right, s=[8 + 120 * count / sum(posts) for count in posts], color=colour)
-    axis.set(
-        xlim=(0, 1.03), ylim=(0, 1.03), xlabel="probability", ylabel="share that is right", title=f"{name}: calibration"
-    )
+    axis.set(xlim=(0, 1.03), ylim=(0, 1.03), xlabel="probability", ylabel="share that is right")
+    axis.set_title(f"{name}: calibration")
     axis.legend(loc="lower right", fontsize=8, frameon=False)
 
 
