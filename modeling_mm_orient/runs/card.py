@@ -46,7 +46,10 @@ def model_card(config, metrics: dict, run: dict, name: str = "mm-orient") -> str
 
 
 def _rule(task: dict) -> str:
-    said = f"; temperature {task['temperature']:.3g}" if task["temperature"] != 1 else ""
+    said = ""
+    if task["expert_weights"]:
+        said += "; experts " + ", ".join(f"{name} {weight:.2f}" for name, weight in task["expert_weights"].items())
+    said += f"; temperature {task['temperature']:.3g}" if task["temperature"] != 1 else ""
     if task["decision_offsets"] is None:
         return said
     offsets = zip(task["labels"], task["decision_offsets"], strict=True)
