@@ -21,6 +21,7 @@ BASELINE_NAMES = (
     "concatenation", "late_fusion", "gated_fusion", "cross_attention", "hate_clipper",
 )  # fmt: skip
 IN_MODAL = [name for name in STREAM_NAMES if len(set(name.split("_over_"))) == 1]
+WITHOUT_VOTES = {"neighbour_labels": False, "experts": [name for name in EXPERT_NAMES if name != "neighbours"]}
 # what is taken from `mm_orient` -> the fields that do so
 ABLATIONS: dict[str, dict] = {
     "hima_stage1": {"hima_stage1": False},
@@ -28,13 +29,10 @@ ABLATIONS: dict[str, dict] = {
     **{stream: {"relation_streams": [name for name in STREAM_NAMES if name != stream]} for stream in STREAM_NAMES},
     "cross_modal": {"relation_streams": IN_MODAL},
     "in_modal": {"relation_streams": [name for name in STREAM_NAMES if name not in IN_MODAL]},
-    "relations": {"relation_streams": []},
-    "memory": {
-        "relation_scope": "batch",
-        "neighbour_labels": False,
-        "experts": [name for name in EXPERT_NAMES if name != "neighbours"],
-    },
-    "votes": {"neighbour_labels": False, "experts": [name for name in EXPERT_NAMES if name != "neighbours"]},
+    "streams": {"relation_streams": []},
+    "memory": {"relation_scope": "batch"} | WITHOUT_VOTES,
+    "votes": WITHOUT_VOTES,
+    "relations": {"relation_streams": [], "relation_scope": "batch"} | WITHOUT_VOTES,
     "gate": {"relation_gate": False},
     "members": {"members": 1},
     "experts": {"experts": []},

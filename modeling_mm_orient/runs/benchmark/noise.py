@@ -26,6 +26,7 @@ from ..metrics import METRICS
 
 logger = logging.getLogger(__name__)
 
+AVERAGE = "mean"  # of tasks, in place of a task's name
 Encode = Callable[[Any], Any]  # posts, a data set or a list, to whatever the methods predict from
 
 
@@ -180,6 +181,22 @@ def stored_features(cache: FeatureCache) -> Encode:
         return CachedPosts(posts, keys, cache)
 
     return encode
+
+
+def means_over_tasks(rows: Iterable[NoiseRow]) -> list[NoiseRow]:
+    """The rows' means over tasks, as rows of a task `AVERAGE`."""
+    found = defaultdict(list)
+    for row in rows:
+        found[row.set, row.method, row.seed, row.degradation, row.strength, row.noise_seed].append(row)
+    return [
+        NoiseRow(*where, AVERAGE, fmean(row.macro_f1 for row in tasks), _mean_auroc(tasks), noise_seed)
+        for (*where, noise_seed), tasks in found.items()
+    ]
+
+
+def _mean_auroc(rows: list[NoiseRow]) -> float | None:
+    known = [row.auroc for row in rows if row.auroc is not None]
+    return fmean(known) if known else None
 
 
 def noise_areas(rows: Iterable[NoiseRow]) -> list[NoiseArea]:
