@@ -66,8 +66,8 @@ class Experts(nn.Module):
             kind, said = kind_of(task), {}
             for name in self.names:
                 if name in LINEAR:
-                    layer = self.layers(name)[index]
-                    features = torch.cat([embeds[m] for m in NEEDS[name]], -1).to(network[task["name"]].dtype)
+                    layer = cast("nn.Linear", self.layers(name)[index])
+                    features = torch.cat([embeds[m] for m in NEEDS[name]], -1).to(layer.weight.dtype)
                     said[name] = kind.scores(kind.form(layer(features)))
                 elif name == "network":
                     said[name] = network[task["name"]]
