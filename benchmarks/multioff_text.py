@@ -36,7 +36,7 @@ from modeling_mm_orient.tasks import collate_labels
 SPLITS = ("train", "validation", "test")
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
 METRICS = ("macro_f1", "weighted_f1", "auroc")
-LEARNER = {"learner_hidden_sizes": [1024, 512]}  # 445 posts
+PAPER = {"stage2_combine": "concat", "learner_hidden_sizes": [1024, 512]}  # 445 posts
 
 
 def describe(data: str, **fields) -> DataDescription:
@@ -108,7 +108,7 @@ def mm_orient(data: str, encoder: str, posts: int, config: dict, seed: int, fold
             describe(data, feature_arrays={name: str(folder / f"{name}.npy") for name in arrays}),
             str(folder / "run"),
             preset=preset,
-            settings=TrainingSettings(seed=seed),
+            settings=TrainingSettings(**load_preset("modern")["training"] | {"seed": seed}),
             config=config,
             feature_cache=str(folder / "features"),
             overwrite=True,
@@ -142,9 +142,9 @@ def main() -> None:
     print_row("majority", [majority(task, labels)])
     print_row("TF-IDF + logistic regression", [scored(best_regression(words, task, labels), task, labels)])
     print_row("text encoder + logistic regression", [scored(best_regression(embeddings, task, labels), task, labels)])
-    modern = {name: value for name, value in load_preset("modern")["config"].items() if not name.endswith("_config")}
+    default = {name: value for name, value in load_preset("modern")["config"].items() if not name.endswith("_config")}
     with tempfile.TemporaryDirectory() as folder:
-        for name, config in {"relations in the batch": LEARNER, "relation memory": modern | LEARNER}.items():
+        for name, config in {"the paper's form": PAPER, "as `train` gives it": default}.items():
             run = (options.data, options.text_encoder, sum(map(len, texts.values())), config)
             print_row(f"MM-ORIENT, {name}", [mm_orient(*run, seed, Path(folder)) for seed in options.seeds])
 
