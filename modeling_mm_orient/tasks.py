@@ -287,6 +287,11 @@ class MultiLabel(TaskKind):
     def has_positives(self, task: dict) -> bool:
         return True
 
+    def balanced_weights(self, task: dict, labels: list) -> list[float]:
+        rows = torch.tensor([row for row in labels if row is not None], dtype=torch.float64)
+        there = rows.reshape(-1, len(task["labels"])).nan_to_num(0.0).sum(0)
+        return [(len(rows) - count) / count if 0 < count < len(rows) else 1.0 for count in there.tolist()]
+
     def counts(self, task: dict, labels: list) -> dict[str, int]:
         found = Counter(name for names in labels for name in names)
         return {name: found[name] for name in task["labels"]}

@@ -75,4 +75,6 @@ def test_losses_of_missing_labels_weigh_nothing():
 def test_balanced_weights_give_every_class_the_same_say():
     task = {"name": "x", "labels": ["a", "b", "never"]}
     assert SINGLE_LABEL.balanced_weights(task, [0, 0, 0, 1, None]) == pytest.approx([4 / 9, 4 / 3, 1.0])
-    assert REGRESSION.balanced_weights(task, [0.5]) is None and MULTI_LABEL.balanced_weights(task, [[1, 0, 1]]) is None
+    assert REGRESSION.balanced_weights(task, [0.5]) is None
+    rows = [[1, 0, 1], None, [1, 0, 0], [0, 0, 0], [1, 0, 0]]  # of a label its absence says as much as its presence
+    assert MULTI_LABEL.balanced_weights(task, rows) == pytest.approx([1 / 3, 1.0, 3.0])
