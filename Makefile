@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OLDEST := .venv-oldest
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 COMMON := .cache/transformers-common-tests
 export HF_HUB_OFFLINE ?= 1
 
@@ -13,7 +14,7 @@ demo: $(VENV)/.ready  ## train on memes drawn by us, no download
 
 test: $(VENV)/.ready  ## lint and the default tests
 	$(MAKE) lint
-	$(BIN)/python -m pytest -q
+	$(PYTEST) -n 2 --dist loadfile
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
@@ -25,14 +26,14 @@ docs: $(VENV)/.ready  ## the site, strictly: build/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 test-slow: $(VENV)/.ready  ## tests that take minutes
-	$(BIN)/python -m pytest -q -m slow
+	$(PYTEST) -m slow -n 2 --dist loadfile
 
 test-common: $(VENV)/.ready  ## transformers' own common tests against these classes
 	$(BIN)/python tests/common/lay_out.py $(COMMON)
 	cd $(COMMON) && $(CURDIR)/$(BIN)/python -m pytest -q -W ignore tests/models/mm_orient
 
 test-oldest: $(OLDEST)/.ready  ## the default tests with the oldest supported versions
-	$(OLDEST)/bin/python -m pytest -q
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -q -n 2 --dist loadfile
 
 $(VENV)/.ready: setup.py constraints.txt install_torch_scatter.sh
 	$(PYTHON) -m venv $(VENV)

@@ -66,6 +66,7 @@ setup(
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.8", "mkdocstrings[python]>=1.0"],
         "test": [
             "pytest>=9",
+            "pytest-xdist>=3.8",  # a test file per core: torch has one thread in tests
             "hypothesis>=6.140",  # properties of graphs and attention over random inputs
             "parameterized>=0.9",  # imported by transformers' common tests
             "matplotlib>=3.9",  # plots are drawn in tests
