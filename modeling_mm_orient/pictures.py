@@ -30,7 +30,7 @@ LONGEST_ELONGATED = 4096  # pixels of the longest side of a picture beyond that
 MAX_URL_BYTES = 64 * 2**20
 URL_TIMEOUT = 10.0  # seconds without a byte
 URL_DEADLINE = 30.0  # seconds for a whole picture, redirects and headers included
-SHOWN = 80  # characters of a source in a message
+SHOWN = 400  # of a path or text in a message: a path is told to its end
 
 
 def read_image(source, max_pixels: int = MAX_IMAGE_PIXELS, image_sources: Iterable[str] = IMAGE_SOURCES) -> Image.Image:

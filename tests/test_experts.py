@@ -153,9 +153,13 @@ def test_the_expert_who_knows_is_heard():
     labels = torch.from_numpy(np.random.default_rng(0).choice(3, 400, p=[0.7, 0.2, 0.1]))
     torch.manual_seed(0)
     scores = {"text": torch.randn(400, 3).log_softmax(-1), "network": (2 * torch.eye(3)[labels] + torch.randn(400, 3))}
-    weights = expert_weights(MOOD, scores, labels)
+    here = dict.fromkeys(("image", "text"), torch.ones(400, dtype=torch.bool))
+    weights = expert_weights(MOOD, scores, labels, here)
     assert sum(weights.values()) == pytest.approx(1, abs=1e-3) and weights["network"] > 0.6
-    assert expert_weights(MOOD, scores, torch.full((400,), -100)) is None
+    assert expert_weights(MOOD, scores, torch.full((400,), -100), here) is None
+    scores |= {"image": torch.randn(400, 3)}  # of posts without a picture
+    nobody = here | {"image": torch.zeros(400, dtype=torch.bool)}
+    assert expert_weights(MOOD, scores, labels, nobody) == weights
 
 
 def posts(count: int, seed: int) -> list[dict]:

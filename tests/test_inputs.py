@@ -13,13 +13,14 @@ from modeling_mm_orient.inputs import INPUT_NAMES
 from .helpers import feature_batch, label_batch, tiny_model
 
 ASKED = ("output_attentions", "output_relations", "output_components")
+APART = "without_themselves"
 
 
 def test_signatures_list_every_input():
     names = list(inspect.signature(MMOrientModel.forward).parameters)
-    assert names == ["self", *INPUT_NAMES, *ASKED] and len(INPUT_NAMES) == 18
+    assert names == ["self", *INPUT_NAMES, *ASKED, APART] and len(INPUT_NAMES) == 18
     names = list(inspect.signature(MMOrientForMultiTaskClassification.forward).parameters)
-    assert names == ["self", *INPUT_NAMES, "labels", *ASKED]
+    assert names == ["self", *INPUT_NAMES, "labels", *ASKED, "output_members", APART]
     assert list(inspect.signature(MMOrientModel.encode_posts).parameters) == ["self", *INPUT_NAMES]
 
 
@@ -38,8 +39,8 @@ def test_a_misspelt_input_is_refused_with_the_nearest_name(wrong, meant):
 def test_an_input_given_twice_or_one_too_many():
     with pytest.raises(TypeError, match="`pixel_values` twice"):
         tiny_model()(torch.zeros(1), pixel_values=torch.zeros(1))
-    with pytest.raises(TypeError, match="takes 22 inputs, got 23"):
-        tiny_model()(*[None] * 23)
+    with pytest.raises(TypeError, match="takes 24 inputs, got 25"):
+        tiny_model()(*[None] * 25)
 
 
 def test_inputs_by_position_are_those_by_name():

@@ -399,11 +399,15 @@ def _write_shard(path: Path, parts: list[dict], problems: list[Problem]) -> None
     table = feature_table(parts)
     content = {"posts": len(table), "problems": [{"where": p.where, "what": p.what} for p in problems]}
     table = table.replace_schema_metadata(table.schema.metadata | {b"mm_orient": json.dumps(content).encode()})
-    with whole_file(path) as partial, partial.open("wb") as file:
-        with pa.ipc.new_stream(file, table.schema) as writer:
-            writer.write_table(table)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with whole_file(path) as partial, partial.open("wb") as file:
+            with pa.ipc.new_stream(file, table.schema) as writer:
+                writer.write_table(table)
+            file.flush()
+            os.fsync(file.fileno())
+    except FileNotFoundError:
+        if not path.exists():  # else another job of this process has finished the same shard
+            raise
 
 
 def _image_state(image: dict | None) -> bytes:

@@ -108,26 +108,34 @@ def fit_experts(
         scores = {expert: torch.cat([said[expert][unseen], heard[expert]]) for expert in said}
         truth = torch.cat([train.labels[name][unseen], validation.labels[name]])
         present = {m: torch.cat([train.present[m][unseen], here]) for m, here in validation.present.items()}
-        task = task | {"expert_weights": expert_weights(task, scores, truth)}
+        task = task | {"expert_weights": expert_weights(task, scores, truth, present)}
         tasks.append(task)
         logits |= verdicts([task], {name: scores}, present)
         labels[name] = truth
     return tasks, logits, labels
 
 
-def expert_weights(task: dict, scores: dict[str, Tensor], labels: Tensor) -> dict[str, float] | None:
+def expert_weights(
+    task: dict, scores: dict[str, Tensor], labels: Tensor, present: dict[str, Tensor]
+) -> dict[str, float] | None:
     """Weights of experts, of sum 1, under which the labels are likeliest, each class counting alike; None without labels.
 
     They are drawn to weights that are expected of any task, so that few posts do not silence an expert.
 
     Args:
-        scores: expert -> (N, C) or (N,). labels: in the form of the task's kind.
+        scores: expert -> (N, C) or (N,). labels: in the form of the task's kind. present: modality -> bool (N,); of a post
+            without it no expert speaks who needs it.
     """
-    kind, names = kind_of(task), list(scores)
-    known = kind.known(labels)
-    if not known.any():
+    kind, known = kind_of(task), kind_of(task).known(labels)
+    speaks = {name: torch.ones_like(known) for name in scores}
+    for name in scores:
+        for modality in NEEDS[name]:
+            speaks[name] = speaks[name] & present[modality]
+    names = [name for name in scores if (speaks[name] & known).any()]
+    if not names:
         return None
     said = torch.stack([scores[name][known] for name in names]).double()
+    heard = torch.stack([speaks[name][known] for name in names]).double()
     truth = labels[known]
     weights = kind.balanced_weights(task, truth.tolist())
     class_weights = None if weights is None else torch.tensor(weights, dtype=torch.float64)
@@ -137,10 +145,12 @@ def expert_weights(task: dict, scores: dict[str, Tensor], labels: Tensor) -> dic
 
     def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
         values = torch.tensor(values, requires_grad=True)
-        heard, bias = values[: len(names)], values[len(names) :]
-        losses, counts = kind.losses(torch.einsum("e,e...->...", heard, said) + bias, truth, class_weights, 0.0)
-        mean = losses.sum() / counts.sum()
-        mean = mean + CAUTION * (heard / heard.sum().clamp(min=1e-3) - expected).square().sum()
+        weight, bias = values[: len(names)], values[len(names) :]
+        total = weight.sum().clamp(min=1e-3)
+        shares = weight[:, None] * heard
+        shares = shares / shares.sum(0).clamp(min=1e-3) * total
+        losses, counts = kind.losses(torch.einsum("en,en...->n...", shares, said) + bias, truth, class_weights, 0.0)
+        mean = losses.sum() / counts.sum() + CAUTION * (weight / total - expected).square().sum()
         mean.backward()
         return float(mean.detach()), values.grad.numpy()
 
