@@ -141,27 +141,28 @@ class _Work:
 
     def cell(self, method: Method, seed: int, noise: bool) -> tuple[Cell, list[dict] | None]:
         """Make a cell, and its rows of `noise_rows` if so asked."""
-        if method.base == RIVAL:
-            start = time.monotonic()
-            return self._scored(method, seed, self._rival(method), start), None
         if method.is_own:
             folder, start = self.run_folder(method, seed), time.monotonic()
             folder.parent.mkdir(exist_ok=True)
             outcome = trained_outcome(self.data, method, seed, folder)
             return self._scored(method, seed, outcome, start), self._noise(method, seed, outcome) if noise else None
-        baseline = BASELINES[method.base]
-        others = cell_file(self.bench, self.name, method.folder, seed).parent.glob("*.npz")
-        others = (path for path in others if not noise or path.with_suffix(NOISE).exists())
-        if not baseline.seeded and (other := min(others, default=None)) is not None:
-            cell = read_cell(other)  # with another seed it would come to the same
-            rows = [row | {"seed": seed} for row in read_json(other.with_suffix(NOISE))["rows"]] if noise else None
-            return replace(cell, seed=seed, rows=[row | {"seed": seed} for row in cell.rows]), rows
-        setting = self._search(method)
+        noise = noise and method.base != RIVAL
+        if not (method.base in BASELINES and BASELINES[method.base].seeded):
+            others = cell_file(self.bench, self.name, method.folder, seed).parent.glob("*.npz")
+            others = (path for path in others if not noise or path.with_suffix(NOISE).exists())
+            if (other := min(others, default=None)) is not None:
+                cell = read_cell(other)  # with another seed it would come to the same
+                rows = [row | {"seed": seed} for row in read_json(other.with_suffix(NOISE))["rows"]] if noise else None
+                return replace(cell, seed=seed, rows=[row | {"seed": seed} for row in cell.rows]), rows
+        if method.base == RIVAL:
+            start = time.monotonic()
+            return self._scored(method, seed, self._rival(method), start), None
+        baseline, setting = BASELINES[method.base], self._search(method)
         self.posts  # noqa: B018 - read before the clock starts
         start = time.monotonic()
         outcome = cross_fitted(baseline, self.posts, self.data.tasks, setting, seed)
         cell, predict = self._scored(method, seed, outcome, start), outcome.predict
-        outcome.predict = lambda others: predict(self._read(others))
+        outcome.predict = lambda others: predict(self.reader.read(others))
         return cell, self._noise(method, seed, outcome) if noise else None
 
     def _rival(self, method: Method) -> Outcome:
@@ -190,9 +191,6 @@ class _Work:
     def _encoded(self) -> dict:
         """Degraded posts, each made and encoded once for all methods and seeds."""
         return {}
-
-    def _read(self, posts) -> PostArrays:
-        return self.reader.read(posts)
 
     def _search(self, method: Method) -> dict:
         """What the search chose, once for all seeds."""
