@@ -10,6 +10,7 @@ from statistics import fmean
 import numpy as np
 
 from ...data.degradation import DEGRADATIONS
+from .methods import MM_ORIENT
 from .noise import NoiseArea, NoiseRow, NoiseSummary, means_over_tasks, noise_areas, noise_summary
 
 PANELS_PER_ROW = 4
@@ -66,6 +67,7 @@ def plot_noise(rows: Sequence[NoiseRow], path) -> Path:
     Raises:
         ValueError: no rows.
     """
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     if not rows:
@@ -77,9 +79,12 @@ def plot_noise(rows: Sequence[NoiseRow], path) -> Path:
     figure = Figure(figsize=(3.4 * across, 2.9 * down + 0.6), layout="constrained")
     axes = figure.subplots(down, across, sharey=True, squeeze=False)
     for number, method in enumerate(methods):
+        ours = method == MM_ORIENT
         for axis, name in zip(axes.flat, names, strict=False):
             strengths, means, deviations = curve([r for r in rows if (r.method, r.degradation) == (method, name)])
-            line = {"marker": MARKERS[number % len(MARKERS)], "color": f"C{number % 10}", "markersize": 4}
+            colour = "black" if ours else colormaps["tab20"](number % 20)
+            line = {"marker": MARKERS[number % len(MARKERS)], "color": colour, "markersize": 4}
+            line |= {"linewidth": 2.2 if ours else 1.2, "zorder": 3 if ours else 2}
             axis.plot(strengths, means, label=method, **line)
             axis.fill_between(strengths, means - deviations, means + deviations, color=line["color"], alpha=0.15)
     for axis, name in zip(axes.flat, names, strict=False):
