@@ -149,6 +149,19 @@ def test_linear_experts_are_those_of_scikit_learn(penalty):
     np.testing.assert_allclose((rows @ fitted.weight.T + fitted.bias).softmax(-1), mean, atol=5e-3)
 
 
+def test_a_value_is_fitted_alike_whatever_it_is_measured_in():
+    task, draw = {"name": "size", "kind": "regression", "labels": []}, torch.Generator().manual_seed(0)
+    features = torch.randn(100, 5, generator=draw)
+    values, folds = features[:, 0] + 0.1 * torch.randn(100, generator=draw), torch.arange(100) % 5
+    plain, other = (fit_linear(task, features, kept, folds) for kept in (values, 1000 * values + 7))
+    torch.testing.assert_close(other.left_out, 1000 * plain.left_out + 7, atol=1.0, rtol=1e-3)
+    assert plain.penalty == other.penalty and plain.loss < 0.1
+    scores = {"text": plain.left_out[:, 0] + 1, "network": values}
+    here = dict.fromkeys(("image", "text"), torch.ones(100, dtype=torch.bool))
+    weights = expert_weights(task, scores, values, here)
+    assert weights["network"] > 0.6 and sum(weights.values()) == pytest.approx(1, abs=1e-3)
+
+
 def test_the_expert_who_knows_is_heard():
     labels = torch.from_numpy(np.random.default_rng(0).choice(3, 400, p=[0.7, 0.2, 0.1]))
     torch.manual_seed(0)
@@ -190,5 +203,7 @@ def test_what_is_fitted_is_fitted_to_posts_that_were_not_learned_from():
     assert 0.35 < right < 0.65
     known = ((logits["emotions"] > 0).float() == labels["emotions"]).float().mean()
     assert known > 0.9 and tasks[1]["expert_weights"]["text"] > 0.25
+    error = (logits["intensity"] - labels["intensity"]).square().mean() / labels["intensity"].var()
+    assert error < 0.5 and sum(tasks[2]["expert_weights"].values()) == pytest.approx(1, abs=1e-3)
     alone, _, others = fit_experts(model, said, hear(model, validation, collate, 32), apart=False)
     assert len(others) == 3 and alone[1]["expert_weights"]["text"] > 0.25

@@ -135,6 +135,7 @@ def expert_weights(
     if not names:
         return None
     said = torch.stack([scores[name][known] for name in names]).double()
+    spread = 1.0 if kind.is_classification else max(float(labels[known].double().std(correction=0)), 1e-6)
     heard = torch.stack([speaks[name][known] for name in names]).double()
     truth = labels[known]
     weights = kind.balanced_weights(task, truth.tolist())
@@ -147,10 +148,12 @@ def expert_weights(
         values = torch.tensor(values, requires_grad=True)
         weight, bias = values[: len(names)], values[len(names) :]
         total = weight.sum().clamp(min=1e-3)
+        if not kind.is_classification:  # the mean of values is one: neither a sharper one nor one beside it
+            weight, bias, total = weight / total, 0 * bias, torch.ones((), dtype=torch.float64)
         shares = weight[:, None] * heard
         shares = shares / shares.sum(0).clamp(min=1e-3) * total
         losses, counts = kind.losses(torch.einsum("en,en...->n...", shares, said) + bias, truth, class_weights, 0.0)
-        mean = losses.sum() / counts.sum() + CAUTION * (weight / total - expected).square().sum()
+        mean = losses.sum() / counts.sum() / spread**2 + CAUTION * (weight / total - expected).square().sum()
         mean.backward()
         return float(mean.detach()), values.grad.numpy()
 

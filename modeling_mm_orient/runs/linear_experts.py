@@ -41,6 +41,10 @@ def fit_linear(task: dict, features: Tensor, labels: Tensor, folds: Tensor, pena
     """
     mean, spread = features.mean(0), features.std(0, correction=0).clamp(min=1e-6)
     rows, kind, count = (features - mean) / spread, kind_of(task), kind_of(task).num_outputs(task)
+    centre, scale = 0.0, 1.0
+    if not kind.is_classification:  # so that a penalty means the same whatever is measured
+        centre, scale = float(labels.mean()), max(float(labels.std(correction=0)), 1e-6)
+        labels = (labels - centre) / scale
     numbers = folds.unique()
     learns = (folds[None] != numbers[:, None]).float()
     if len(numbers) == 1:  # nothing to leave out
@@ -57,7 +61,13 @@ def fit_linear(task: dict, features: Tensor, labels: Tensor, folds: Tensor, pena
         if best is not None and loss >= best.loss:
             break
         weight, bias = parameters[:, :-1].mean(0) / spread[:, None], parameters[:, -1].mean(0)
-        best = Fitted(weight.T.contiguous(), bias - mean @ weight, left_out, loss, penalty)
+        best = Fitted(
+            scale * weight.T.contiguous(),
+            scale * (bias - mean @ weight) + centre,
+            scale * left_out + centre,
+            loss,
+            penalty,
+        )
     assert best is not None
     return best
 
