@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from modeling_mm_orient import MMOrientForMultiTaskClassification
 from modeling_mm_orient.experts import verdicts
 from modeling_mm_orient.features.collation import FeatureCollator
-from modeling_mm_orient.runs.blending import expert_weights, fit_experts, hear
+from modeling_mm_orient.runs.blending import expert_weights, fit_experts, hear, heard_posts
 from modeling_mm_orient.runs.linear_experts import fit_linear
 from modeling_mm_orient.tasks import kind_of
 
@@ -188,6 +188,25 @@ def posts(count: int, seed: int) -> list[dict]:
         | {"emotions": labels["emotions"][row].tolist(), "intensity": float(labels["intensity"][row])}
         for row in range(count)
     ]
+
+
+def test_experts_hear_a_part_of_many_posts_and_say_so(caplog):
+    with caplog.at_level("INFO"):
+        few = heard_posts(range(100), 0, most=30)
+    assert len(few) == 30 and len(set(few)) == 30 and list(few) == sorted(few) != list(range(30))
+    assert "experts are fitted to 30 of 100 training posts" in caplog.text
+    assert heard_posts(range(30), 0, most=30) == range(30)
+
+
+def test_an_expert_with_nothing_to_learn_from_says_nothing():
+    model, collate = tiny_model(members=3, **MEMORY), FeatureCollator(tiny_model().config.tasks)
+    train = [post | {"has_image": False, "has_text": True} for post in posts(60, 1)]
+    for post in train:
+        post["image_embeds"] = torch.zeros(8)
+    model.build_relation_memory(train)
+    tasks, logits, _ = fit_experts(model, hear(model, train, collate, 32), hear(model, posts(20, 2), collate, 32))
+    assert all(not {"image", "both"} & set(task["expert_weights"]) for task in tasks)
+    assert not model.experts.layers("image")[0].weight.any() and logits["emotions"].isfinite().all()
 
 
 def test_what_is_fitted_is_fitted_to_posts_that_were_not_learned_from():

@@ -7,20 +7,23 @@ out, and from neighbours without the post itself. Validation posts count as well
 Shapes: N posts, C labels of a task, D features.
 """
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy.optimize import minimize
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from ..experts import LINEAR, NEEDS, verdicts
 from ..tasks import kind_of
 from .linear_experts import fit_linear
 
+logger = logging.getLogger(__name__)
+
 FOLDS = 5  # where the model has one member
-MOST_POSTS = 20_000  # of training, to which linear experts and weights are fitted
+MOST_POSTS = 20_000  # of training, to which linear experts and weights are fitted: more would change neither
 LEAST_HEARD = 0.02  # weights below are taken for 0
 NETWORK_SHARE = 0.35  # of the weights that are expected before any post is seen; the others share the rest
 CAUTION = 0.2  # how much weights are drawn to those
@@ -37,6 +40,15 @@ class Testimony:
     members: dict[str, Tensor]
     keys: Tensor
     labels: dict[str, Tensor]
+
+
+def heard_posts(references, seed: int, most: int = MOST_POSTS):
+    """Those training posts to which experts are fitted, a random part of many; that it is one is logged."""
+    if len(references) <= most:
+        return references
+    logger.info("experts are fitted to %d of %d training posts", most, len(references))
+    rows = torch.randperm(len(references), generator=torch.Generator().manual_seed(seed))[:most]
+    return Subset(references, sorted(rows.tolist()))
 
 
 @torch.no_grad()
@@ -95,7 +107,11 @@ def fit_experts(
             for modality in NEEDS[expert]:
                 known = known & train.present[modality]
             rows = known.nonzero().squeeze(1)
-            if len(rows) < 2:
+            if len(rows) < 2:  # nothing to learn from: it says nothing of this task
+                with torch.no_grad():
+                    layer.weight.zero_()
+                    layer.bias.zero_()
+                del said[expert], heard[expert]
                 continue
             features = torch.cat([train.embeds[m] for m in NEEDS[expert]], -1)
             fitted = fit_linear(task, features[rows], train.labels[name][rows], folds[rows])

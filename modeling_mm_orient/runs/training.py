@@ -28,7 +28,7 @@ from ..features.inputs import model_inputs, reads_pictures, sampled_embeds
 from ..memory_file import LARGE_MEMORY
 from ..optional_dependencies import MATPLOTLIB_AVAILABLE
 from ..tasks import LABEL_PREFIX, kind_of
-from .blending import fit_experts, hear
+from .blending import fit_experts, hear, heard_posts
 from .card import model_card
 from .decisions import aims_of, fit_decisions
 from .graph_inspection import graph_statistics, threshold_at_quantile
@@ -235,7 +235,8 @@ def _experts(prepared: Prepared, built: Built) -> tuple[list[dict], dict, dict]:
             validation.labels,
         )
     apart = _all_frozen(model.config) and prepared.description.paraphrases is None
-    return fit_experts(model, hear(model, built.references, built.collator, size), validation, apart)
+    references = heard_posts(built.references, prepared.settings.seed)
+    return fit_experts(model, hear(model, references, built.collator, size), validation, apart)
 
 
 def training_arguments(output: Path, settings: TrainingSettings, posts: int) -> MMOrientTrainingArguments:
