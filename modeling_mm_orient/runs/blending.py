@@ -55,27 +55,34 @@ def heard_posts(references, seed: int, most: int = MOST_POSTS):
 def hear(model, inputs, collator, batch_size: int) -> Testimony:
     """Ask a model of posts with labels, none of which is its own neighbour."""
     model.eval()
-    batches, labels, keys = [], [], []
+    parts = []
     for batch in DataLoader(inputs, batch_size, collate_fn=collator):
-        labels.append(batch.pop("labels"))
-        batch = {name: value.to(model.device) for name, value in batch.items()}
-        keys.append(batch["post_keys"].cpu())
-        asked = {"output_components": True, "output_members": True, "without_themselves": True}
-        batches.append(model(**batch, **asked))
-    names = [task["name"] for task in model.config.tasks]
-    modalities = ("image", "text")
+        labels, batch = batch.pop("labels"), {name: value.to(model.device) for name, value in batch.items()}
+        found = model(**batch, output_components=True, output_members=True, without_themselves=True)
+        parts.append(
+            Testimony(
+                {"image": found.image_embeds.float().cpu(), "text": found.text_embeds.float().cpu()},
+                {"image": found.has_image.cpu(), "text": found.has_text.cpu()},
+                {
+                    task: {name: value.cpu() for name, value in said.items()}
+                    for task, said in found.expert_scores.items()
+                },
+                {task: value.cpu() for task, value in found.member_logits.items()},
+                batch["post_keys"].cpu(),
+                labels,
+            )
+        )
+    first = parts[0]
     return Testimony(
-        {m: torch.cat([b[f"{m}_embeds"].float().cpu() for b in batches]) for m in modalities},
-        {m: torch.cat([b[f"has_{m}"].cpu() for b in batches]) for m in modalities},
+        {m: torch.cat([part.embeds[m] for part in parts]) for m in first.embeds},
+        {m: torch.cat([part.present[m] for part in parts]) for m in first.present},
         {
-            name: {
-                e: torch.cat([b.expert_scores[name][e].cpu() for b in batches]) for e in batches[0].expert_scores[name]
-            }
-            for name in names
+            task: {name: torch.cat([part.scores[task][name] for part in parts]) for name in said}
+            for task, said in first.scores.items()
         },
-        {name: torch.cat([b.member_logits[name].cpu() for b in batches], 1) for name in names},
-        torch.cat(keys),
-        {name: torch.cat([part[name] for part in labels]) for name in names},
+        {task: torch.cat([part.members[task] for part in parts], 1) for task in first.members},
+        torch.cat([part.keys for part in parts]),
+        {task: torch.cat([part.labels[task] for part in parts]) for task in first.labels},
     )
 
 
