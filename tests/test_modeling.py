@@ -322,9 +322,9 @@ def test_exported_once_for_every_batch_size():
 
 
 @torch.no_grad()
-def test_compiled_once_for_every_batch_size(monkeypatch):
+@torch._dynamo.config.patch(error_on_recompile=True)  # monkeypatch would leave it without the entry
+def test_compiled_once_for_every_batch_size():
     torch._dynamo.reset()  # what other tests compiled
-    monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
     model = tiny_model().eval()
     compiled = torch.compile(model, fullgraph=True, dynamic=True)
     for count in (9, 2, 200):
