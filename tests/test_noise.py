@@ -8,9 +8,11 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from modeling_mm_orient.data.degradation import DEGRADATIONS
-from modeling_mm_orient.features.cache import FeatureCache
+from modeling_mm_orient.features.cache import CachedPosts, FeatureCache
+from modeling_mm_orient.features.collation import FeatureCollator, PostCollator
 from modeling_mm_orient.modeling_mm_orient import MMOrientModel
 from modeling_mm_orient.runs.benchmark.noise import (
+    CellPredictor,
     NoiseRow,
     curve_area,
     degraded_features,
@@ -20,7 +22,8 @@ from modeling_mm_orient.runs.benchmark.noise import (
     stored_features,
 )
 from modeling_mm_orient.runs.benchmark.noise_tables import curve, kept_table, noise_report, plot_noise, summary_table
-from modeling_mm_orient.runs.benchmark.run_predictor import RunPredictor
+from modeling_mm_orient.runs.predictions import predict_logits
+from modeling_mm_orient.runs.run_folder import load_run
 from modeling_mm_orient.tasks import kind_of
 
 from .helpers import as_bytes, make_processor, picture, save_run, small_towers
@@ -154,8 +157,15 @@ def test_features_of_degraded_posts_are_encoded_once_and_stored(tmp_path):
 
 @pytest.mark.parametrize("scope", ["memory", "batch"])
 def test_a_run_predicts_degraded_posts_as_its_evaluation_would(tmp_path, scope):
-    predictor = RunPredictor(str(save_run(tmp_path / "run", scope)), "ours")
-    tasks, short = predictor.model.config.tasks, ["a dog", "my cat", "a mat", "nobody", "me", "once"]
+    model, processor = load_run(str(save_run(tmp_path / "run", scope)))
+
+    def logits(posts):
+        stored = isinstance(posts, CachedPosts)
+        collator = FeatureCollator([], labels=False) if stored else PostCollator(processor, [], labels=False)
+        return predict_logits(model, posts, collator, 32)[0]
+
+    predictor = CellPredictor("ours", 0, model.config.tasks, logits)
+    tasks, short = model.config.tasks, ["a dog", "my cat", "a mat", "nobody", "me", "once"]
     labelled = [{"text": text, "label.offensive": number % 2} for number, text in enumerate(short)]
     given = [post | own for post, own in zip(posts(6, with_picture=True), labelled, strict=True)]
     data = datasets.Dataset.from_list(given).cast_column("image", datasets.Image(decode=False))
@@ -163,7 +173,7 @@ def test_a_run_predicts_degraded_posts_as_its_evaluation_would(tmp_path, scope):
     assert len(rows) == 2 * 5 and {row.method for row in rows} == {"ours"}
     assert rows == noise_rows("memes", [predictor], given, tasks[:1], degradations=["pixel_noise", "missing_image"])
     noisy = DEGRADATIONS["pixel_noise"].degrade(data, 0.4)
-    encode = stored_features(FeatureCache(tmp_path / "features", predictor.model.base_model, predictor.processor))
+    encode = stored_features(FeatureCache(tmp_path / "features", model.base_model, processor))
     found, of_stored = predictor.predict(noisy), predictor.predict(encode(noisy))
     for name, values in found.items():
         assert values == pytest.approx(of_stored[name], abs=5e-3)  # features are stored in half precision

@@ -12,9 +12,7 @@ import numpy as np
 
 from .cell_files import Cell
 from .methods import BASELINE_NAMES, MM_ORIENT, OWN_METHODS, RIVAL
-from .statistics import Difference, difference_of, macro_f1_of_resamples, resample_weights
-
-AVERAGE = "mean"  # of tasks, in place of a task's name
+from .statistics import AVERAGE, Difference, difference_of, macro_f1_of_resamples, resample_weights
 
 
 @dataclass

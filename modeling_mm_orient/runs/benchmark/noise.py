@@ -23,10 +23,10 @@ from ...features.cache import CachedPosts, FeatureCache
 from ...pictures import post_key
 from ...tasks import collate_labels, kind_of, probabilities_of
 from ..metrics import METRICS
+from .statistics import AVERAGE
 
 logger = logging.getLogger(__name__)
 
-AVERAGE = "mean"  # of tasks, in place of a task's name
 Encode = Callable[[Any], Any]  # posts, a data set or a list, to whatever the methods predict from
 
 

@@ -10,6 +10,7 @@ from statistics import fmean
 import numpy as np
 
 from ...data.degradation import DEGRADATIONS
+from .markdown import table
 from .methods import MM_ORIENT
 from .noise import NoiseArea, NoiseRow, NoiseSummary, means_over_tasks, noise_areas, noise_summary
 
@@ -43,7 +44,7 @@ def summary_table(summaries: Sequence[NoiseSummary]) -> str:
         ]
         for summary in sorted(summaries, key=lambda s: (s.set, s.task, -s.area))
     ]
-    return markdown(["set", "task", "method", "seeds", "sound", "under noise", "area", "kept"], lines)
+    return table(["set", "task", "method", "seeds", "sound", "under noise", "area", "kept"], lines)
 
 
 def kept_table(areas: Sequence[NoiseArea]) -> str:
@@ -56,7 +57,7 @@ def kept_table(areas: Sequence[NoiseArea]) -> str:
         [*where, *(f"{fmean(kept[name]):.1%}" if kept[name] else "-" for name in names)]
         for where, kept in sorted(found.items())
     ]
-    return markdown(["set", "task", "method", *(spoken(name) for name in names)], lines)
+    return table(["set", "task", "method", *(spoken(name) for name in names)], lines)
 
 
 def plot_noise(rows: Sequence[NoiseRow], path) -> Path:
@@ -112,12 +113,6 @@ def curve(rows: Sequence[NoiseRow]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     by_seed = [[fmean(values[key]) for key in values if key[0] == strength] for strength in strengths]
     deviations = [np.std(found, ddof=1) if len(found) > 1 else 0.0 for found in by_seed]
     return np.array(strengths), np.array([fmean(found) for found in by_seed]), np.array(deviations)
-
-
-def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table; every line has as many cells as the header."""
-    cells = [header, ["---"] * len(header), *lines]
-    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in cells)
 
 
 def spoken(name: str) -> str:

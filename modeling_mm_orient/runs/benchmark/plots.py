@@ -7,7 +7,8 @@ from pathlib import Path
 from ...optional_dependencies import MATPLOTLIB_AVAILABLE
 from ...partial_files import whole_file
 from .baselines import Majority
-from .comparisons import AVERAGE, Comparison, Results
+from .comparisons import Comparison, Results
+from .statistics import AVERAGE
 
 OURS, OTHERS = "#c8501e", "#3c5a78"
 FLOOR = Majority.name  # far below the others, which would not be told apart beside it

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 LEVEL = 0.95
+AVERAGE = "mean"  # of tasks, in place of a task's name
 
 
 @dataclass(frozen=True)

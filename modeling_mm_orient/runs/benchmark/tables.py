@@ -3,7 +3,6 @@
 
 import json
 import statistics
-from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow
@@ -11,15 +10,16 @@ import pyarrow.parquet
 
 from ...partial_files import whole_file
 from .cell_files import read_cells, read_noise, read_sets
-from .comparisons import AVERAGE, Comparison, Results, compare
+from .comparisons import Comparison, Results, compare
 from .cross_fitting import FOLDS, SEARCH_SEED
 from .features import MOST_REGIONS, MOST_TOKENS, REDUCED_WIDTH
+from .markdown import escaped, table
 from .methods import BASELINE_NAMES
 from .networks import EPOCHS, PATIENCE
 from .noise import NoiseRow
 from .noise_tables import noise_report, plot_noise
 from .plots import check_plots, draw
-from .statistics import LEVEL, Difference
+from .statistics import AVERAGE, LEVEL, Difference
 
 NUMBERS = (
     "macro_f1", "plain_macro_f1", "weighted_f1", "accuracy", "auroc", "calibration_error", "mse", "mae", "pearson",
@@ -123,7 +123,7 @@ def _all_sets(results: Results, found: list[Comparison]) -> str:
         mean = f"{statistics.mean(map(statistics.mean, values)):.3f}" if all(values) else ""
         rows.append([f"`{method}`", *map(_spread, values), mean])
     text = "## All sets\n\nMean macro-F1 over the tasks of each set:\n\n"
-    text += _table(["method", *sets, "mean"], rows)
+    text += table(["method", *sets, "mean"], rows)
     best = results.best_baseline(sets)
     rows = [
         [_named(c.other, best), str(len(c.sets)), *_interval(c.differences[AVERAGE])]
@@ -131,7 +131,7 @@ def _all_sets(results: Results, found: list[Comparison]) -> str:
     ]
     if rows:
         text += f"\n`{results.reference}` minus the others, every set counting the same:\n\n"
-        text += _table(["against", "sets", "difference", "interval", "above 0"], rows)
+        text += table(["against", "sets", "difference", "interval", "above 0"], rows)
     return text
 
 
@@ -149,7 +149,7 @@ def _set(results: Results, name: str, found: list[Comparison], facts: dict) -> s
             ]
             for method in methods
         ]
-        text += f"\nMacro-F1 on test, and the mean AUROC:\n\n{_table(['method', *tasks, 'mean', 'AUROC'], rows)}"
+        text += f"\nMacro-F1 on test, and the mean AUROC:\n\n{table(['method', *tasks, 'mean', 'AUROC'], rows)}"
         text += _differences(results, name, found, tasks)
         rows = [
             [
@@ -160,13 +160,13 @@ def _set(results: Results, name: str, found: list[Comparison], facts: dict) -> s
             for method in methods
         ]
         header = ["method", *OTHER_MEASURES, "seconds per cell"]
-        text += f"\nOther measures, means over tasks and seeds:\n\n{_table(header, rows)}"
+        text += f"\nOther measures, means over tasks and seeds:\n\n{table(header, rows)}"
     for task in results.tasks(name, "mse"):
         rows = [
             [f"`{method}`", *(_spread(results.over_seeds(name, method, metric, task)) for metric in OF_VALUES.values())]
             for method in methods
         ]
-        text += f"\n{_cell(task)}, a value:\n\n{_table(['method', *OF_VALUES], rows)}"
+        text += f"\n{escaped(task)}, a value:\n\n{table(['method', *OF_VALUES], rows)}"
     return text + _settings(results, name)
 
 
@@ -179,7 +179,7 @@ def _differences(results: Results, name: str, found: list[Comparison], tasks: li
     if not rows:
         return ""
     header = ["against", "difference", "interval", "above 0", *tasks]
-    return f"\n`{results.reference}` minus the others, the mean and task by task:\n\n{_table(header, rows)}"
+    return f"\n`{results.reference}` minus the others, the mean and task by task:\n\n{table(header, rows)}"
 
 
 def _settings(results: Results, name: str) -> str:
@@ -219,13 +219,3 @@ def _spread(values: list[float]) -> str:
 
 def _mean(values: list[float]) -> str:
     return f"{statistics.mean(values):.3f}" if values else ""
-
-
-def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    header = list(header)
-    lines = [header, ["---", *["--:"] * (len(header) - 1)], *rows]
-    return "".join("| " + " | ".join(map(_cell, line)) + " |\n" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
