@@ -68,7 +68,8 @@ class MMOrientOutput(ModelOutput):
             the order of the reference code; with `output_components`.
         image_embeds, text_embeds: (B, D), E_img and E_txt, with `output_components`.
         has_image, has_text: (B,) bool, with `output_components`.
-        region_attention, word_attention: (B, R) and (B, T), HIMA's stage 1 weights, with `output_attentions`.
+        region_attention, word_attention: (B, R) and (B, T), HIMA's stage 1 weights, of several members the mean; with
+            `output_attentions`.
         image_adjacency, text_adjacency: (B, S), the relation graphs' edge weights in the batch, with `output_relations`.
         image_neighbours, text_neighbours: (B, K) int64, the neighbours in the relation memory, nearest first, -1 where
             there are fewer; with `output_relations` and a memory. `RelationMemory.evidence` names them.
@@ -361,6 +362,7 @@ class MMOrientModel(MMOrientPreTrainedModel, NetworkParts):
         output_relations: bool = False,
         output_components: bool = False,
         without_themselves: bool = False,
+        without_neighbours: bool = False,
     ) -> MMOrientOutput:
         """From pixels and tokens, from features, or from any mixture; `MMOrientProcessor` makes the former.
 
@@ -368,6 +370,7 @@ class MMOrientModel(MMOrientPreTrainedModel, NetworkParts):
             inputs: the fields of `PostInputs`, each an argument of its own.
             output_attentions, output_relations, output_components: see `MMOrientOutput`.
             without_themselves: in `eval()` too, posts that are in the memory are not their own neighbours.
+            without_neighbours: nothing is looked up in the memory, as if no reference post were near.
 
         Raises:
             ValueError: an input is missing or has a wrong shape; the message names it. Or the relation memory that the
@@ -385,7 +388,8 @@ class MMOrientModel(MMOrientPreTrainedModel, NetworkParts):
         everyone: dict[str, Tensor] = {}
         if self.config.relation_scope != "batch":
             apart = self.training or without_themselves
-            references = self.look_up_references(posts, inputs.post_keys, without_themselves=apart)
+            sought = _of_nobody(posts) if without_neighbours else posts
+            references = self.look_up_references(sought, inputs.post_keys, without_themselves=apart)
         if self.relations is not None:
             graphs, everyone = self._relation_graphs(posts, batch)
         relations = Relations(graphs, everyone, references)
@@ -404,7 +408,8 @@ class MMOrientModel(MMOrientPreTrainedModel, NetworkParts):
             parts |= {"merged_features": first.merged_features, "relation_features": first.relation_features}
             parts |= _embeds(posts) | {"has_image": posts.has_image, "has_text": posts.has_text}
         if self.config.output_attentions if output_attentions is None else output_attentions:
-            parts |= {"region_attention": first.region_attention, "word_attention": first.word_attention}
+            for name in ("region_attention", "word_attention"):
+                parts[name] = torch.stack([getattr(member, name) for member in understood]).mean(0)
         if output_relations:
             parts |= _relations(graphs, references)
         return MMOrientOutput(**parts)
@@ -700,6 +705,7 @@ class MMOrientForMultiTaskClassification(MMOrientPreTrainedModel):
         output_components: bool = False,
         output_members: bool = False,
         without_themselves: bool = False,
+        without_neighbours: bool = False,
     ) -> MMOrientOutput:
         """Logits of every task, and with `labels` the loss. Inputs as in `MMOrientModel.forward`.
 
@@ -709,7 +715,7 @@ class MMOrientForMultiTaskClassification(MMOrientPreTrainedModel):
         """
         several = self.config.members > 1 or bool(self.config.experts) or output_members
         components = output_components or several
-        asked = (output_attentions, output_relations, components, without_themselves)
+        asked = (output_attentions, output_relations, components, without_themselves, without_neighbours)
         outputs = self.mm_orient(*vars(inputs).values(), *asked, return_dict=True)
         every = outputs.member_representations
         representations = [outputs.joint_representation] if every is None else every.unbind(0)
@@ -766,6 +772,12 @@ def edit_json(path, **entries) -> None:
         content = json.load(file) | entries
     with whole_file(path) as partial:
         partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _of_nobody(posts: PostFeatures) -> PostFeatures:
+    """`posts` as if they had neither picture nor text: no reference post is near to them."""
+    nobody = torch.zeros_like(posts.has_image)
+    return PostFeatures(**posts | {"has_image": nobody, "has_text": nobody})
 
 
 def _embeds(posts: PostFeatures) -> dict[str, Tensor]:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from transformers import Pipeline
 
+from .explanation import explain
 from .names import PIPELINE_TASK
-from .pictures import IMAGE_SOURCES, undecoded
+from .pictures import IMAGE_SOURCES, MAX_IMAGE_PIXELS, read_image, reduced, undecoded
 from .tasks import check_abstention, kind_of, predictions_by_task, tasks_left_to_a_person
 
 # what config.json says of the code beside it; the configuration is named as the modelling file re-exports it, so that a
@@ -37,6 +38,7 @@ UPLOAD_OPTIONS = (
     "tags",
 )
 POST_KEYS = ("image", "text", "id")
+UNSET: Any = object()  # `top_k=None` asks for all labels as a list
 NEIGHBOUR_OUTPUTS = ("image_neighbours", "text_neighbours", "image_similarities", "text_similarities")
 
 
@@ -54,6 +56,13 @@ class MultimodalClassificationPipeline(Pipeline):
     anything `read_image` takes. Every post gives `{task: {label: probability}}`, for regression `{task: value}`.
 
     Args:
+        tasks: names of the tasks to answer for (default: all).
+        top_k: gives `[{"label", "score"}]` per task, the most probable first, as transformers' classifiers do: so many
+            labels, or all for None.
+        answers: True gives each task's verdict as transformers' `decision` pipeline answers a question: a `choice`, of
+            several labels a `noul` for each, of a regression a `score`.
+        explain: True gives what the verdict rests on too, under `"explanation"`, see `explanation.explain`: attention over
+            picture and words, experts, neighbours, and the verdicts without picture, text or neighbours.
         neighbours: n gives the posts of the relation memory that a verdict rests on too, under `"neighbours"`: for each of
             `"image"` and `"text"` up to n of `{"id", "similarity", "labels"}`, nearest first.
         decisions: True gives what they come to as well, by each task's rule, under `"decisions"`: task -> label, a list of
@@ -91,11 +100,35 @@ class MultimodalClassificationPipeline(Pipeline):
         return super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(
-        self, neighbours=None, image_sources=None, on_error=None, decisions=None, abstain=None, **kwargs
+        self,
+        tasks=None,
+        top_k=UNSET,
+        answers=None,
+        explain=None,
+        neighbours=None,
+        image_sources=None,
+        on_error=None,
+        decisions=None,
+        abstain=None,
+        **kwargs,
     ):
         if kwargs:
             raise TypeError(f"unknown arguments for this pipeline: {', '.join(kwargs)}")
-        reading, forward = {}, {}
+        reading: dict[str, Any] = {}
+        forward: dict[str, Any] = {}
+        verdict: dict[str, Any] = {}
+        if tasks is not None:
+            verdict["tasks"] = self._task_names(tasks)
+        if top_k is not UNSET:
+            if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
+                raise ValueError(f"`top_k` must be a whole number of at least 1, or None for all, got {top_k!r}")
+            verdict["top_k"] = top_k
+        if answers is not None:
+            verdict["answers"] = bool(answers)
+        if verdict.get("answers") and "top_k" in verdict:
+            raise ValueError("`top_k` and `answers` are two forms of a verdict: give one of them")
+        if explain is not None:
+            forward["explained"] = bool(explain)
         if image_sources is not None:
             if isinstance(image_sources, str) or set(image_sources) - set(IMAGE_SOURCES):
                 raise ValueError(f"`image_sources` must be some of {IMAGE_SOURCES}, got {image_sources!r}")
@@ -104,19 +137,27 @@ class MultimodalClassificationPipeline(Pipeline):
             if on_error not in ("raise", "skip"):
                 raise ValueError(f"`on_error` must be 'raise' or 'skip', got {on_error!r}")
             reading["skip"] = forward["skip"] = on_error == "skip"
-        decided = {} if decisions is None else {"decisions": bool(decisions)}
+        if decisions is not None:
+            verdict["decisions"] = bool(decisions)
         if abstain is not None:
             check_abstention(self.model.config.tasks, abstain)
-            decided |= {"decisions": True, "abstain": abstain}
-        if neighbours is None:
-            return reading, forward, decided
-        if not isinstance(neighbours, int) or neighbours < 0:
-            raise ValueError(f"`neighbours` must be a whole number of at least 0, got {neighbours!r}")
-        if neighbours and self.model.config.relation_scope == "batch":
-            raise ValueError(
-                "`neighbours` needs a model with a relation memory; this one's `relation_scope` is 'batch'"
-            )
-        return reading, forward | {"output_relations": neighbours > 0}, decided | {"neighbours": neighbours}
+            verdict |= {"decisions": True, "abstain": abstain}
+        if neighbours is not None:
+            if not isinstance(neighbours, int) or neighbours < 0:
+                raise ValueError(f"`neighbours` must be a whole number of at least 0, got {neighbours!r}")
+            if neighbours and self.model.config.relation_scope == "batch":
+                raise ValueError(
+                    "`neighbours` needs a model with a relation memory; this one's `relation_scope` is 'batch'"
+                )
+            forward["output_relations"], verdict["neighbours"] = neighbours > 0, neighbours
+        return reading, forward, verdict
+
+    def _task_names(self, tasks) -> list[str]:
+        names = [task["name"] for task in self.model.config.tasks]
+        chosen = [tasks] if isinstance(tasks, str) else list(tasks)
+        if not chosen or set(chosen) - set(names):
+            raise ValueError(f"`tasks` must be some of {names}, got {tasks!r}")
+        return chosen
 
     def preprocess(self, post, image_sources=IMAGE_SOURCES, skip=False):
         try:
@@ -124,7 +165,7 @@ class MultimodalClassificationPipeline(Pipeline):
         except ValueError as error:
             if not skip:
                 raise
-            return {"error": str(error), "image": None, "text": None}
+            return {"error": str(error), "image": None, "text": None, "size": None}
 
     def _read(self, post, image_sources) -> dict:
         if not hasattr(post, "get"):
@@ -138,17 +179,23 @@ class MultimodalClassificationPipeline(Pipeline):
             raise ValueError(f"the text of a post must be a string or None, got {type(text).__name__}")
         if image is None and not (text and text.strip()):
             raise ValueError("the post has neither an image nor a text")
-        reader: Any = self.processor
-        return {"image": None if image is None else reader.read_picture(image, image_sources), "text": text}
+        if image is not None:
+            image = read_image(image, getattr(self.processor, "max_image_pixels", MAX_IMAGE_PIXELS), image_sources)
+        return {
+            "image": None if image is None else reduced(image),
+            "size": None if image is None else image.size,
+            "text": text,
+        }
 
-    def _forward(self, posts, output_relations=False, skip=False):
+    def _forward(self, posts, output_relations=False, skip=False, explained=False):
         if not isinstance(posts["image"], list):
             posts = {name: [value] for name, value in posts.items()}
         errors = list(posts["error"])
         sound = [row for row, error in enumerate(errors) if error is None]
-        tensors = {}
+        tensors, explanations = {}, []
         try:
             tensors = self._outputs(posts, sound, output_relations)
+            explanations = self._explanations(posts, sound) if explained else []
         except (ValueError, RuntimeError) as error:
             if not skip:
                 raise
@@ -156,13 +203,19 @@ class MultimodalClassificationPipeline(Pipeline):
                 errors[sound[0]], sound = str(error), []
             else:  # whose fault it is shows alone
                 alone = [
-                    self._forward({n: [v[row]] for n, v in posts.items()}, output_relations, skip) for row in sound
+                    self._forward({n: [v[row]] for n, v in posts.items()}, output_relations, skip, explained)
+                    for row in sound
                 ]
+                explanations = [found.pop("explanation", [None])[0] for found in alone]
                 for row, found in zip(sound, alone, strict=True):
                     errors[row] = found.pop("error")[0]
+                explanations = [one for row, one in zip(sound, explanations, strict=True) if errors[row] is None]
                 sound, alone = [row for row in sound if errors[row] is None], [found for found in alone if found]
                 tensors = {name: torch.cat([found[name] for found in alone]) for name in (alone or [{}])[0]}
-        return {"error": errors} | {name: _in_places(values, sound, len(errors)) for name, values in tensors.items()}
+        lists: dict[str, list] = {"error": errors}
+        if explained:
+            lists["explanation"] = [dict(zip(sound, explanations, strict=True)).get(row) for row in range(len(errors))]
+        return lists | {name: _in_places(values, sound, len(errors)) for name, values in tensors.items()}
 
     def _outputs(self, posts, rows: list[int], output_relations: bool) -> dict[str, Tensor]:
         """What a verdict is made of, for these rows of `posts`."""
@@ -174,19 +227,32 @@ class MultimodalClassificationPipeline(Pipeline):
         tensors = {name: found[name] for name in NEIGHBOUR_OUTPUTS if output_relations}
         return tensors | {f"logits.{name}": values for name, values in found.logits.items()}
 
-    def postprocess(self, outputs, neighbours=0, decisions=False, abstain=0.0):
-        error = outputs["error"][0] if isinstance(outputs["error"], list) else outputs["error"]
+    def _explanations(self, posts, rows: list[int]) -> list[dict]:
+        """What the verdicts of these rows of `posts` rest on."""
+        asked = (self.model, self.processor)
+        return [explain(*asked, posts["image"][row], posts["text"][row], size=posts["size"][row]) for row in rows]
+
+    def postprocess(self, outputs, tasks=None, top_k=UNSET, answers=False, neighbours=0, decisions=False, abstain=0.0):
+        error = _alone(outputs["error"])
         if error is not None:
             return {"error": error}
-        logits = {task["name"]: outputs[f"logits.{task['name']}"][0] for task in self.model.config.tasks}
-        tasks = self.model.config.tasks
-        verdict = predictions_by_task(tasks, logits)
+        asked = [task for task in self.model.config.tasks if tasks is None or task["name"] in tasks]
+        logits = {task["name"]: outputs[f"logits.{task['name']}"][0] for task in asked}
+        found = predictions_by_task(asked, logits)
+        verdict = dict(found)
+        for task in asked:
+            if top_k is not UNSET:
+                verdict[task["name"]] = kind_of(task).listed(task, found[task["name"]], top_k)
+            elif answers:
+                verdict[task["name"]] = kind_of(task).answer(task, found[task["name"]])
         if decisions:
-            left = tasks_left_to_a_person(tasks, logits, abstain)
-            decided = {task["name"]: kind_of(task).decision(task, verdict[task["name"]]) for task in tasks}
+            left = tasks_left_to_a_person(asked, logits, abstain)
+            decided = {task["name"]: kind_of(task).decision(task, found[task["name"]]) for task in asked}
             verdict["decisions"] = {name: None if name in left else value for name, value in decided.items()}
         if neighbours:
             verdict["neighbours"] = neighbours_of(self.model.relation_memory, outputs, 0, neighbours)
+        if "explanation" in outputs:
+            verdict["explanation"] = _alone(outputs["explanation"])
         return verdict
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
@@ -197,6 +263,11 @@ class MultimodalClassificationPipeline(Pipeline):
         if push_to_hub:
             upload.setdefault("repo_id", os.path.basename(os.path.normpath(save_directory)))
             self.push_to_hub(**upload)
+
+
+def _alone(value):
+    """The entry of the one post that `value` is of."""
+    return value[0] if isinstance(value, list) else value
 
 
 def _posts(images, text):

@@ -118,6 +118,15 @@ class TaskKind:
         """`decision` in a table's cell."""
         return self.decision(task, prediction)  # type: ignore[return-value]
 
+    def listed(self, task: dict, prediction, top_k: int | None) -> list[dict]:
+        """A `prediction` as transformers' classifiers give it, `[{"label", "score"}]`, the most probable first."""
+        scores = sorted(prediction.items(), key=lambda item: -item[1])[:top_k]
+        return [{"label": label, "score": score} for label, score in scores]
+
+    def answer(self, task: dict, prediction) -> dict:
+        """A `prediction` as transformers' `decision` pipeline answers a question (the System One format)."""
+        raise NotImplementedError
+
     def label(self, task: dict, label: Tensor):
         """One post's label (or row of labels) as a reader knows it; None where missing."""
         raise NotImplementedError
@@ -213,6 +222,12 @@ class SingleLabel(TaskKind):
     def doubt(self, task: dict, probabilities: Tensor) -> Tensor:
         return 1 - probabilities.gather(-1, self.decided(task, probabilities)[:, None]).squeeze(-1)
 
+    def answer(self, task: dict, prediction) -> dict:
+        choice, count = self.decision(task, prediction), len(prediction)
+        even = 1 / count
+        confidence = 1.0 if count == 1 else max(0.0, (prediction[choice] - even) / (1 - even))
+        return {"type": "choice", "choice": choice, "confidence": confidence, "probabilities": prediction}
+
     def label(self, task: dict, label: Tensor) -> str | None:
         return None if label == MISSING_LABEL else task["labels"][int(label)]
 
@@ -276,6 +291,10 @@ class MultiLabel(TaskKind):
             return (probabilities >= 0.5).float()
         return (probabilities.logit() + probabilities.new_tensor(offsets) >= 0).float()
 
+    def answer(self, task: dict, prediction: dict) -> dict:
+        """One answer per label: each is a question of its own."""
+        return {label: {"type": "noul", "noul": probability} for label, probability in prediction.items()}
+
     def cell(self, task: dict, prediction: dict) -> str:
         return "|".join(self.decision(task, prediction))  # type: ignore[arg-type]
 
@@ -337,6 +356,12 @@ class Regression(TaskKind):
 
     def decision(self, task: dict, prediction: float) -> float:
         return prediction
+
+    def listed(self, task: dict, prediction: float, top_k: int | None) -> list[dict]:
+        return [{"label": task["name"], "score": prediction}]
+
+    def answer(self, task: dict, prediction: float) -> dict:
+        return {"type": "score", "score": prediction}
 
     def label(self, task: dict, label: Tensor) -> float | None:
         return None if label.isnan().any() else float(label)

@@ -1,0 +1,213 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""What a verdict rests on (ours): attention laid back on picture and words, experts, neighbours, and what changes without
+each.
+
+Attention says where HIMA looked, not why a task came out as it did; the verdicts without a part are those the model gives.
+
+Shapes: B posts, R regions, T tokens; boxes are left, top, right, bottom in pixels of the upright picture.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .encoders import region_features
+from .pictures import reduced
+from .tasks import kind_of, predictions_by_task
+
+PARTS = ("picture", "text", "neighbours")
+LEVELS = 255.0  # of a ramp's grey values
+MARK = 128  # of the channel that tells a picture from what pads it
+LARGEST_RESIDUAL = 0.02  # of the picture's side: a ramp that comes out less straight was not only resized and cropped
+
+
+def explain(model, processor, picture: Image.Image | None, text: str | None, neighbours: int = 5, size=None) -> dict:
+    """One post's verdict and its evidence, as plain values.
+
+    Args:
+        model: `MMOrientForMultiTaskClassification` with encoders. processor: its processor.
+        picture: as `processor.read_picture` gives it. text: of the post; either may be None.
+        neighbours: so many reference posts per modality, where the model has a relation memory.
+        size: width and height of the upright picture before it was reduced (default: of `picture`).
+
+    Returns:
+        `verdict`: as the pipeline gives it. `decisions`: by each task's rule.
+        `regions`: a list of `{"box", "attention"}` that sums to 1, with `box` None where the vision encoder's regions have
+        no place; None without a picture. `words`: `{"start", "end", "word", "attention"}`, places in `text`, the text as
+        the encoder reads it (cleaned, or read from the picture); what special tokens and spaces get is left over.
+        `experts`: task -> expert -> `{"weight", "says"}`; empty for a model of one network.
+        `neighbours`: `{"image", "text"}`, see `RelationMemory.evidence`. `without`: part -> the verdict without it, None
+        where the post has no such part, or nothing else.
+    """
+    device, tasks = model.device, model.config.tasks
+    inputs = processor(images=[picture], text=[text], return_tensors="pt").to(device)
+    memory = model.relation_memory if model.config.relation_scope != "batch" else None
+    with torch.inference_mode():
+        found = model(**inputs, output_attentions=True, output_relations=True, output_members=True)
+    pictures, texts = processor.treat([picture], [text])
+    shown: dict[str, Any] = {"verdict": _verdict(tasks, found), "text": texts[0]}
+    shown["decisions"] = {task["name"]: kind_of(task).decision(task, shown["verdict"][task["name"]]) for task in tasks}
+    shown["regions"] = None
+    if pictures[0] is not None and found.region_attention is not None:
+        attention = found.region_attention[0]
+        boxes = region_boxes(model, processor, size or picture.size)
+        boxes = boxes if boxes is not None and len(boxes) == len(attention) else [None] * len(attention)
+        shown["regions"] = [
+            {"box": box, "attention": weight} for box, weight in zip(boxes, attention.tolist(), strict=True)
+        ]
+    shown["words"] = words_with_attention(processor, texts[0], found.word_attention[0]) if texts[0] else []
+    shown["experts"] = _experts(tasks, found) if model.config.experts or model.config.members > 1 else {}
+    shown["neighbours"] = {"image": [], "text": []}
+    if memory is not None:
+        for modality in shown["neighbours"]:
+            entries, cosines = found[f"{modality}_neighbours"][0], found[f"{modality}_similarities"][0]
+            shown["neighbours"][modality] = memory.evidence(entries, cosines, neighbours)
+    shown["without"] = dict.fromkeys(PARTS)
+    if picture is not None and text and text.strip():
+        without = {"picture": (None, text), "text": (picture, None)}
+        for part, (left, words) in without.items():
+            shown["without"][part] = _verdict_of(model, processor, left, words)
+    if memory is not None:
+        with torch.inference_mode():
+            shown["without"]["neighbours"] = _verdict(tasks, model(**inputs, without_neighbours=True))
+    return shown
+
+
+def _verdict(tasks: list[dict], outputs) -> dict:
+    return predictions_by_task(tasks, {name: values[0] for name, values in outputs.logits.items()})
+
+
+def _verdict_of(model, processor, picture, text) -> dict:
+    with torch.inference_mode():
+        inputs = processor(images=[picture], text=[text], return_tensors="pt").to(model.device)
+        return _verdict(model.config.tasks, model(**inputs))
+
+
+def _experts(tasks: list[dict], outputs) -> dict:
+    """Task -> expert -> how much it is heard, and what it says by itself."""
+    experts: dict[str, dict] = {}
+    for task in tasks:
+        kind, weights, of_task = kind_of(task), task.get("expert_weights"), {}
+        for name, scores in outputs.expert_scores[task["name"]].items():
+            says = kind.prediction(task, kind.probabilities(scores[0].float()).tolist())
+            weight = float(name == "network") if weights is None else weights.get(name, 0.0)
+            of_task[name] = {"weight": weight, "says": says}
+        experts[task["name"]] = of_task
+    return experts
+
+
+def words_with_attention(processor, text: str, attention: Tensor) -> list[dict]:
+    """The words of `text` with the attention (T,) of their tokens, by the places that the tokenizer says they have.
+
+    A tokenizer that says none gives the tokens themselves, without places.
+    """
+    tokenizer = processor.tokenizer
+    if tokenizer is None:
+        return []
+    options = {"max_length": processor.max_tokens, "truncation": True}
+    if not getattr(tokenizer, "is_fast", False):
+        pieces = tokenizer.convert_ids_to_tokens(tokenizer(text, **options)["input_ids"])
+        found = zip(pieces, attention.tolist(), strict=False)
+        return [{"start": None, "end": None, "word": piece, "attention": weight} for piece, weight in found]
+    places = tokenizer(text, return_offsets_mapping=True, **options)["offset_mapping"]
+    words: list[dict] = []
+    for start, end, word in _words(text):
+        weights = [w for (a, b), w in zip(places, attention.tolist(), strict=False) if b > a and a < end and b > start]
+        words.append({"start": start, "end": end, "word": word, "attention": float(sum(weights))})
+    return words
+
+
+def _words(text: str) -> list[tuple[int, int, str]]:
+    found, start = [], 0
+    for word in text.split():
+        start = text.index(word, start)
+        found.append((start, start + len(word), word))
+        start += len(word)
+    return found
+
+
+def region_boxes(model, processor, size: tuple[int, int]) -> list[list[float]] | None:
+    """The box of each region (R), row by row, in a picture of this width and height; None where regions have no grid.
+
+    What resizing, cropping and padding do to places is measured: ramps of grey go through the processor as a picture does.
+    A region of a convolutional encoder sees beyond its box, one of a transformer sees everything.
+    """
+    encoder, image_processor = model.base_model.encoders.get("vision"), processor.image_processor
+    if encoder is None or image_processor is None:
+        return None
+    pixels, placed = _ramps(image_processor, size)
+    if pixels is None:
+        return None
+    grid = _grid(encoder, pixels.to(model.device))
+    if grid is None:
+        return None
+    columns, rows = (_line(placed[axis], extent) for axis, extent in ((0, size[0]), (1, size[1])))
+    if columns is None or rows is None:
+        return None
+    height, width = pixels.shape[-2:]
+    across = [columns(place * width / grid[1]) for place in range(grid[1] + 1)]
+    down = [rows(place * height / grid[0]) for place in range(grid[0] + 1)]
+    across, down = np.clip(across, 0, size[0]).round(1), np.clip(down, 0, size[1]).round(1)
+    return [
+        [float(across[x]), float(down[y]), float(across[x + 1]), float(down[y + 1])]
+        for y in range(grid[0])
+        for x in range(grid[1])
+    ]
+
+
+def _ramps(image_processor, size: tuple[int, int]) -> tuple[Tensor | None, tuple]:
+    """What the image processor makes of a picture whose red grows to the right and green downwards: its pixels (1, 3, H, W);
+    and for both directions the places (W,) or (H,) in the picture, NaN where there is none of it."""
+    ramp = np.zeros((size[1], size[0], 3), np.uint8)
+    ramp[..., 0] = np.round((np.arange(size[0]) + 0.5) / size[0] * LEVELS)[None]
+    ramp[..., 1] = np.round((np.arange(size[1]) + 0.5) / size[1] * LEVELS)[:, None]
+    ramp[..., 2] = MARK
+    pictures = [Image.fromarray(ramp), Image.new("RGB", size, "black"), Image.new("RGB", size, "white")]
+    # what encloses the picture is white in `reduced`, and whatever the processor pads with
+    read = [image_processor(reduced(picture), return_tensors="pt")["pixel_values"] for picture in pictures]
+    if any(value.shape != read[0].shape or value.dim() != 4 for value in read):
+        return None, ()
+    middle = read[0].shape[-2] // 2, read[0].shape[-1] // 2
+    dark, bright = (value[0, :, middle[0], middle[1]].double()[:, None, None] for value in read[1:])
+    if bool(((bright - dark).abs() < 1e-6).any()):
+        return None, ()
+    grey = ((read[0][0].double() - dark) / (bright - dark)).numpy()
+    inside = np.abs(grey[2] - MARK / LEVELS) < 2 / LEVELS
+    places = np.where(inside, grey[0], np.nan), np.where(inside, grey[1], np.nan)
+    with np.errstate(invalid="ignore"):
+        columns = np.array(
+            [np.nanmean(column) if inside[:, i].any() else np.nan for i, column in enumerate(places[0].T)]
+        )
+        rows = np.array([np.nanmean(row) if inside[i].any() else np.nan for i, row in enumerate(places[1])])
+    return read[0], (columns, rows)
+
+
+def _line(places: np.ndarray, extent: int):
+    """From a place among the encoder's pixels to one in the picture; None where that is no straight line."""
+    known = np.isfinite(places) & (places > 0.02) & (places < 0.98)  # at the ends resizing flattens a ramp
+    if known.sum() < 2:
+        return None
+    at = np.arange(len(places))[known] + 0.5
+    slope, start = np.polyfit(at, places[known], 1)
+    if np.abs(start + slope * at - places[known]).max() > LARGEST_RESIDUAL or slope <= 0:
+        return None
+    return lambda place: (start + slope * place) * extent
+
+
+@torch.inference_mode()
+def _grid(encoder, pixels: Tensor) -> tuple[int, int] | None:
+    """Rows and columns of the encoder's regions of `pixels` (1, 3, H, W); None where they are no grid."""
+    outputs = encoder(pixel_values=pixels.to(encoder.dtype), return_dict=True)
+    hidden = outputs.last_hidden_state
+    if hidden.dim() == 4:
+        return hidden.shape[2], hidden.shape[3]
+    patch = getattr(encoder.config, "patch_size", None)
+    if patch is None or getattr(encoder.config, "num_detection_tokens", None):
+        return None
+    height, width = (patch, patch) if isinstance(patch, int) else patch
+    grid = pixels.shape[-2] // height, pixels.shape[-1] // width
+    regions = region_features(outputs, pixels, encoder.config).shape[1]
+    return grid if grid[0] * grid[1] == regions else None
