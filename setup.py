@@ -27,7 +27,7 @@ setup(
     package_data={
         "modeling_mm_orient": ["py.typed"],
         "modeling_mm_orient.hub_configs": ["*.json"],
-        "modeling_mm_orient.runs": ["*.md"],
+        "modeling_mm_orient.runs": ["*.md", "templates/*.j2"],
     },
     entry_points={"console_scripts": ["mm-orient=modeling_mm_orient.cli:main"]},
     install_requires=[
@@ -38,6 +38,9 @@ setup(
         "evaluate>=0.4.6",
         "filelock>=3.16",  # one hand at a time on a memory and on a run
         "huggingface-hub>=1.33",
+        "jinja2>=3.1",  # reports and explanations as pages; torch brings it as well
+        "matplotlib>=3.9",  # their plots
+        "networkx>=3.4",  # communities and layout of relation graphs; torch brings it as well
         "numpy>=2.1",
         "pillow>=11.3",
         "pyarrow>=18",  # shards of features, Parquet in and out
@@ -58,10 +61,8 @@ setup(
         "task-features": ["nrclex>=4.1"],
         # prediction and extraction over many machines: its scheduler and retries are not ours to write again
         "ray": ["ray[data]>=2.60"],
-        # the plots of `mm-orient benchmark`; its tables need nothing
-        "plots": ["matplotlib>=3.9"],
         # the peers of benchmarks/speed
-        "bench": ["torch-geometric>=2.6", "faiss-cpu>=1.10", "matplotlib>=3.9"],  # the last for plots
+        "bench": ["torch-geometric>=2.6", "faiss-cpu>=1.10"],
         # the site of docs/: pages per command from the parser, API pages from docstrings
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.8", "mkdocstrings[python]>=1.0"],
         "test": [
@@ -69,7 +70,6 @@ setup(
             "pytest-xdist>=3.8",  # a test file per core: torch has one thread in tests
             "hypothesis>=6.140",  # properties of graphs and attention over random inputs
             "parameterized>=0.9",  # imported by transformers' common tests
-            "matplotlib>=3.9",  # plots are drawn in tests
             "peft>=0.18",  # adapters around the model
             "ruff>=0.17",  # lint and format
             "mypy>=2.4",  # types of what travels with a checkpoint

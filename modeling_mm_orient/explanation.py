@@ -187,7 +187,7 @@ def _ramps(image_processor, size: tuple[int, int]) -> tuple[Tensor | None, tuple
 
 def _line(places: np.ndarray, extent: int):
     """From a place among the encoder's pixels to one in the picture; None where that is no straight line."""
-    known = np.isfinite(places) & (places > 0.02) & (places < 0.98)  # at the ends resizing flattens a ramp
+    known = np.isfinite(places) & (places > 0.15) & (places < 0.85)  # at the ends resizing flattens a ramp
     if known.sum() < 2:
         return None
     at = np.arange(len(places))[known] + 0.5

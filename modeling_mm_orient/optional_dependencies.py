@@ -1,8 +1,6 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """Packages that add something but are never demanded: each is tried for here and nowhere else."""
 
-from importlib.util import find_spec
-
 try:
     import torch_scatter
 except Exception:  # a broken compiled wheel raises OSError, not ImportError
@@ -28,7 +26,6 @@ try:
 except Exception:
     nrclex = None
 
-MATPLOTLIB_AVAILABLE = find_spec("matplotlib") is not None  # imported where plots are drawn: it takes its time
 TORCH_SCATTER_AVAILABLE = torch_scatter is not None
 FAISS_AVAILABLE = faiss is not None
 TEXT_REMOVAL_AVAILABLE = rapidocr is not None and cv2 is not None

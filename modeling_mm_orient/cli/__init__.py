@@ -62,14 +62,14 @@ def _said(error: Exception) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    from . import benchmark, data, features, memory, training, using
+    from . import benchmark, data, features, looking, memory, training, using
 
     top = argparse.ArgumentParser(
         prog="mm-orient", description="Understand posts of a picture and a text, for many tasks at once."
     )
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     verbs = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for group in (training, using, benchmark, memory, data, features):
+    for group in (training, using, looking, benchmark, memory, data, features):
         group.add_verbs(verbs)
     return top
 

@@ -78,8 +78,11 @@ def _train(options) -> None:
         raise ValueError("name the label columns with --labels")
     settings = TrainingSettings(**preset["training"] | given(options, TrainingSettings))
 
+    from ..data.json_files import read_json
     from ..features.extraction import process_state
     from ..runs.card import metrics_table
+    from ..runs.report.writing import RunRecord, summary_of
+    from ..runs.run_folder import REPORT_FILE
     from ..runs.training import train
 
     config = _config_fields(options.set)
@@ -99,7 +102,10 @@ def _train(options) -> None:
     if process_state().is_main_process:
         for split, values in metrics.items():
             print(f"\n{split}\n\n{metrics_table(values)}")
-        print(f"\nsaved to {options.output}")
+        split = "test" if "test" in metrics else "validation"
+        tasks = read_json(f"{options.output}/config.json")["tasks"]
+        print(f"\n{summary_of(tasks, metrics[split], split, RunRecord.read(options.output))}")
+        print(f"\nsaved to {options.output}; to look at: {options.output}/{REPORT_FILE}")
 
 
 def _config_fields(assignments: list[str]) -> dict:

@@ -1,11 +1,11 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
-"""With a finished run: evaluate, predict, inspect-graph."""
+"""With a finished run: evaluate, predict."""
 
 from .options import add_data, add_feature_cache, add_json, add_run, add_verb, described_for_run, feature_cache_of
 
 
 def add_verbs(verbs) -> None:
-    """evaluate, predict, inspect-graph."""
+    """evaluate, predict."""
     verb = add_verb(
         verbs, "evaluate", _evaluate, "metrics of a run on a split", "mm-orient evaluate RUN --data FOLDER --split test"
     )
@@ -46,18 +46,6 @@ def add_verbs(verbs) -> None:
         help="leave this share of verdicts, those doubted most, to a person",
     )
 
-    verb = add_verb(
-        verbs,
-        "inspect-graph",
-        _inspect_graph,
-        "how dense a run's relation graphs are on some posts",
-        "mm-orient inspect-graph RUN --data FOLDER",
-    )
-    add_run(verb)
-    add_data(verb, labels=False)
-    verb.add_argument("--split", help="default: all posts")
-    add_json(verb, "write the statistics there")
-
 
 def _evaluate(options) -> None:
     from ..data.json_files import write_json
@@ -97,18 +85,3 @@ def _predict(options) -> None:
         abstain=options.abstain,
     )
     print(f"{count} posts predicted in {options.output}")
-
-
-def _inspect_graph(options) -> None:
-    from ..data.json_files import write_json
-    from ..runs.evaluation import inspect_graph
-    from ..runs.graph_inspection import as_json, statistics_table
-
-    data, batch_size = described_for_run(options)
-    statistics = inspect_graph(options.model, data, split=options.split, batch_size=batch_size)
-    print(statistics_table(statistics))
-    for modality, values in statistics.items():
-        if values is not None and (advice := values.advice()):
-            print(f"{modality}: {advice}")
-    if options.json:
-        write_json(options.json, as_json(statistics))

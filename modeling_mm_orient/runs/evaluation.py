@@ -2,19 +2,23 @@
 """What a finished run is worth on posts: its metrics, and the relation graphs that its verdicts rest on."""
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import datasets
 import torch
+from torch.utils.data import Subset
 
 from ..data.arrays import FeatureArrays
 from ..data.description import DataDescription
 from ..data.reading import read_posts, read_split
 from ..data.splits import SPLITS, assign_known_splits
 from ..features.inputs import encoded_sample, model_inputs, reads_pictures, sampled_embeds
+from ..names import MODALITIES
 from ..pictures import key_number, post_key
 from ..tasks import collate_labels
 from .graph_inspection import GraphStatistics, graph_statistics, look_up_statistics
+from .graph_picture import MOST_DRAWN, NEAREST, draw_graph, drawn_graph, relation_edges
 from .predictions import predict_logits, unlabelled
 from .run_folder import load_run, read_splits
 from .scoring import metrics_of_logits
@@ -47,9 +51,32 @@ def evaluate(
     Raises:
         ValueError: the data has no such split, or nothing is left.
     """
-    model, processor = load_run(run)
+    found = posts_to_evaluate(run, data, split=split, skip_bad_posts=skip_bad_posts, known=known)
+    model, posts, tasks = found.model, found.posts, found.model.config.tasks
     if int8_encoders:
         model.for_cpu(int8=True)
+    cache, arrays = None if int8_encoders else feature_cache, FeatureArrays(data.feature_arrays)
+    inputs, collator = model_inputs(model, found.processor, datasets.DatasetDict({split: posts}), tasks, cache, arrays)
+    logits, _ = predict_logits(model, inputs[split], collator, batch_size)
+    labels = collate_labels(list(posts.remove_columns("image")), tasks)
+    return metrics_of_logits(tasks, logits, labels)
+
+
+@dataclass
+class PostsToScore:
+    """A run and the posts it is judged by; `splits` are all that were read."""
+
+    model: object
+    processor: object
+    posts: datasets.Dataset
+    splits: dict[str, datasets.Dataset]
+
+
+def posts_to_evaluate(
+    run: str, data: DataDescription, *, split: str = "test", skip_bad_posts: bool = False, known: bool = False
+) -> PostsToScore:
+    """Load a run, and read the posts that `evaluate` scores; arguments and errors as there."""
+    model, processor = load_run(run)
     tasks = model.config.tasks
     data = replace(data, tasks=tasks, labels=data.labels or [task["name"] for task in tasks])
     with_pictures = reads_pictures(model.config.encoder_names)
@@ -58,12 +85,7 @@ def evaluate(
     else:
         splits = {split: read_split(data, split, skip_bad_posts=skip_bad_posts, check_images=with_pictures)[0]}
     in_memory = set() if model.relation_memory is None else set(model.relation_memory.keys.tolist())
-    posts = posts_to_score(splits, read_splits(run), in_memory, split, known)
-    cache, arrays = None if int8_encoders else feature_cache, FeatureArrays(data.feature_arrays)
-    inputs, collator = model_inputs(model, processor, datasets.DatasetDict({split: posts}), tasks, cache, arrays)
-    logits, _ = predict_logits(model, inputs[split], collator, batch_size)
-    labels = collate_labels(list(posts.remove_columns("image")), tasks)
-    return metrics_of_logits(tasks, logits, labels)
+    return PostsToScore(model, processor, posts_to_score(splits, read_splits(run), in_memory, split, known), splits)
 
 
 def posts_to_score(
@@ -117,6 +139,30 @@ def inspect_graph(
         modality: graph_statistics(rows, model.config.thresholds[modality], batch_size)
         for modality, rows in sampled_embeds(inputs, model, collator).items()
     }
+
+
+def draw_relations(run: str, data: DataDescription, path: str, *, split: str | None = None) -> str:
+    """Draw the relation graphs among some posts by a run's rule, of many a reproducible sample; returns a line on them.
+
+    A run that looks up so many nearest has few of them drawn: `graph_picture.NEAREST`.
+    """
+    model, processor = load_run(run)
+    _, inputs, collator = unlabelled(model, processor, data, split)
+    rows = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))[:MOST_DRAWN].sort().values
+    found = [posts for posts, _ in encoded_sample(Subset(inputs, rows.tolist()), model, collator)]
+    config, edges = model.config, {}
+    by_threshold = config.relation_scope == "batch" or config.memory_lookup != "top_k"
+    nearest = None if config.relation_scope == "batch" or config.memory_lookup == "threshold" else NEAREST
+    for modality in MODALITIES:
+        embeds = torch.cat([posts.embeds[modality].cpu() for posts in found])
+        present = torch.cat([posts.present[modality].cpu() for posts in found])
+        edges[modality] = relation_edges(
+            embeds, present, config.thresholds[modality] if by_threshold else None, nearest
+        )
+    graph = drawn_graph(edges["image"], edges["text"], len(rows))
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    draw_graph(graph, path)
+    return graph.statistics()
 
 
 def _memory_statistics(encoder, sample) -> dict[str, GraphStatistics | None]:

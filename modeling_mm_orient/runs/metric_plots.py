@@ -11,23 +11,30 @@ BEFORE, AFTER = "#9aa7b4", "#c8501e"
 
 
 def plot_metrics(metrics: dict, path) -> None:
-    """Write a PNG: a row per task with labels, its reliability and its error against coverage.
+    """Write `metrics_figure` as a PNG to `path`; nothing without a task with labels."""
+    figure = metrics_figure(metrics)
+    if figure is not None:
+        with whole_file(Path(path)) as partial:
+            figure.savefig(partial, dpi=DOTS_PER_INCH, format="png")
+
+
+def metrics_figure(metrics: dict):
+    """A figure with a row per task with labels, its reliability and its error against coverage; None without such a task.
 
     Args:
-        metrics: of one split, see `metrics_of_logits`. path: where to; nothing is written without such a task.
+        metrics: of one split, see `metrics_of_logits`.
     """
     from matplotlib.figure import Figure
 
     tasks = {name: found for name, found in metrics.items() if isinstance(found, dict) and "reliability" in found}
     if not tasks:
-        return
+        return None
     figure = Figure(figsize=(8.4, 3.4 * len(tasks)), layout="constrained")
     rows = figure.subplots(len(tasks), 2, squeeze=False)
     for (name, found), (left, right) in zip(tasks.items(), rows, strict=True):
         _reliability(left, name, found)
         _coverage(right, name, found)
-    with whole_file(Path(path)) as partial:
-        figure.savefig(partial, dpi=DOTS_PER_INCH, format="png")
+    return figure
 
 
 def _reliability(axis, name: str, found: dict) -> None:

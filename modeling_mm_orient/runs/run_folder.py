@@ -13,6 +13,9 @@ from .settings import TrainingSettings
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.json"
 METRICS_PLOT = "metrics.png"
+HISTORY_FILE = "history.json"  # the Trainer's log
+BASELINES_FILE = "baselines.json"  # see `single_baselines`
+REPORT_FILE = "report.html"
 SPLITS_FILE = "splits.json"  # post key -> the split that a post was in
 CHECKPOINTS = "checkpoints"
 

@@ -26,7 +26,6 @@ from ..features.cache import DEFAULT_FEATURE_CACHE
 from ..features.extraction import process_state
 from ..features.inputs import model_inputs, reads_pictures, sampled_embeds
 from ..memory_file import LARGE_MEMORY
-from ..optional_dependencies import MATPLOTLIB_AVAILABLE
 from ..tasks import LABEL_PREFIX, kind_of
 from .blending import fit_experts, hear, heard_posts
 from .card import model_card
@@ -36,9 +35,20 @@ from .hub import save_for_hub
 from .metric_plots import plot_metrics
 from .preset_files import load_preset
 from .presets import build_model, treat_as
-from .run_folder import CHECKPOINTS, METRICS_FILE, METRICS_PLOT, RUN_FILE, SPLITS_FILE
+from .report.contents import label_counts_by_split
+from .report.writing import RunRecord, judge, references_in, write_report
+from .run_folder import (
+    BASELINES_FILE,
+    CHECKPOINTS,
+    HISTORY_FILE,
+    METRICS_FILE,
+    METRICS_PLOT,
+    RUN_FILE,
+    SPLITS_FILE,
+)
 from .scoring import metrics_of_logits, task_metrics_function
 from .settings import TrainingSettings
+from .single_baselines import single_baselines
 from .trainer import EpochLines, EpochOfPosts, MMOrientTrainer, MMOrientTrainingArguments, RefreshRelationMemory
 
 logger = logging.getLogger(__name__)
@@ -86,18 +96,20 @@ def train(
     skip_bad_posts: bool = False,
     resume: bool = False,
     overwrite: bool = False,
+    with_report: bool = True,
 ) -> dict:
     """Check the data, train, keep the best epoch by mean macro-F1 on validation, evaluate on test, write a Hub-ready folder.
 
     Args:
         data: the posts.
         output: the run's folder. It ends up with model, processor and code, `run.json`, `metrics.json` and `README.md`, and
-            where matplotlib is installed `metrics.png`.
+            `metrics.png`.
         preset: from `load_preset`; None takes the tiny encoders, trained from scratch.
         settings: None takes the preset's.
         config: fields of `MMOrientConfig` that override the preset's.
         feature_cache: folder of the feature cache, used when all encoders are frozen; None encodes in every epoch.
         resume: go on from the last checkpoint of an interrupted run. overwrite: replace an existing run.
+        with_report: fit single baselines where all encoders are frozen, and write `report.html`.
 
     Returns:
         Metrics by split, `"validation"` and `"test"`, in the form of `multi_task_metrics`.
@@ -111,7 +123,11 @@ def train(
     with _only_training(folder):
         built = build(prepared, feature_cache, resume, overwrite)
         trainer = fit(prepared, built, resume)
-        return report(prepared, built, trainer)
+        metrics = report(prepared, built, trainer)
+        if with_report and process_state().is_main_process:
+            _write_report(prepared, built)
+        process_state().wait_for_everyone()
+        return metrics
 
 
 def prepare(
@@ -157,6 +173,7 @@ def build(prepared: Prepared, feature_cache: str | None, resume: bool, overwrite
         "training": asdict(settings),
         "feature_cache": feature_cache if _all_frozen(model.config) and not settings.augment_images else None,
         "splits": {split: len(rows) for split, rows in prepared.posts.items()},
+        "labels": label_counts_by_split(prepared.posts, prepared.tasks),
         "left_out": [asdict(problem) for problem in prepared.left_out],
     }
     if resume:
@@ -216,12 +233,26 @@ def report(prepared: Prepared, built: Built, trainer: MMOrientTrainer) -> dict:
         metrics[split] = metrics_of_logits(tasks, prediction.predictions, prediction.label_ids)
     if state.is_main_process:
         write_json(output / METRICS_FILE, metrics)
-        if MATPLOTLIB_AVAILABLE:
-            plot_metrics(metrics.get("test", metrics["validation"]), output / METRICS_PLOT)
+        write_json(output / HISTORY_FILE, {"log": trainer.state.log_history})
+        plot_metrics(metrics.get("test", metrics["validation"]), output / METRICS_PLOT)
         save_for_hub(built.model, built.processor, output, model_card(built.model.config, metrics, built.run))
         shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
     state.wait_for_everyone()
     return metrics
+
+
+def _write_report(prepared: Prepared, built: Built) -> None:
+    """Single baselines to compare with, and the page."""
+    model, output, posts = built.model, prepared.output, prepared.posts
+    baselines = {}
+    if _all_frozen(model.config):  # of encoders that learned from the labels no baseline is independent
+        asked = (built.references, prepared.tasks, prepared.settings.seed)
+        baselines = single_baselines(model, built.inputs, built.collator, *asked)
+        write_json(output / BASELINES_FILE, baselines)
+    split = "test" if "test" in posts else "validation"
+    judged = judge(model, built.inputs[split], built.collator, posts[split], {}, prepared.settings.batch_size)
+    judged.references = references_in(posts, judged.evidence)
+    write_report(output, output.resolve().name, model, judged, split, posts, RunRecord.read(str(output)))
 
 
 def _experts(prepared: Prepared, built: Built) -> tuple[list[dict], dict, dict]:

@@ -28,7 +28,6 @@ from .features import BenchmarkData, PostArrays, PostReader, config_of, content_
 from .methods import RIVAL, BenchmarkSettings, Method, check_fields
 from .noise import CellPredictor, noise_rows, stored_features
 from .own_methods import trained_outcome
-from .plots import check_plots
 from .tables import write_results
 
 logger = logging.getLogger(__name__)
@@ -58,10 +57,7 @@ def benchmark(
     Raises:
         ValueError: a method's field is wrong, the data has not all splits, or the name stands for another set.
         DataProblems: see `read_posts`. FileExistsError: another process is at work on the set.
-        ImportError: plots are wanted, and matplotlib is not there.
     """
-    if not settings.no_plots:
-        check_plots()
     check_set_name(name)
     check_fields(methods, config_of(preset))
     data = read_benchmark_data(description, preset, training, feature_cache, skip_bad_posts)

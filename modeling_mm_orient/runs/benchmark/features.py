@@ -175,7 +175,7 @@ class PostReader:
         return FeatureCache(self.feature_cache, self.encoder, self.processor)
 
     def _encoded(self, posts) -> PostArrays:
-        return _encoded(self.encoder, posts, self.collator, self.with_sequences)
+        return arrays_of(self.encoder, posts, self.collator, self.with_sequences)
 
     def _reduced(self, posts: PostArrays) -> PostArrays:
         for modality, reduce in self.reductions.items():
@@ -185,12 +185,14 @@ class PostReader:
 
 
 @torch.inference_mode()
-def _encoded(encoder, posts, collator, with_sequences: bool) -> PostArrays:
+def arrays_of(encoder, posts, collator, with_sequences: bool) -> PostArrays:
+    """Posts as the model takes them, with labels, as arrays; their keys are the first 15 letters of each."""
     parts = []
     for start in range(0, len(posts), BATCH):
         batch = collator([posts[row] for row in range(start, min(start + BATCH, len(posts)))])
         labels, extra = batch.pop("labels"), batch.pop("task_features", None)
-        batch.pop("post_keys", None)
+        numbers = batch.pop("post_keys", torch.ones(len(batch["has_image"]), dtype=torch.long))
+        keys = [f"{number - 1:015x}" for number in numbers.tolist()]
         encoded = encoder.encode_posts(**{name: value.to(encoder.device) for name, value in batch.items()})
         sequences = {}
         if with_sequences:
@@ -201,10 +203,10 @@ def _encoded(encoder, posts, collator, with_sequences: bool) -> PostArrays:
         embeds, present = (
             {name: value.cpu() for name, value in part.items()} for part in (encoded.embeds, encoded.present)
         )
-        parts.append(PostArrays([], embeds, present, labels, extra, sequences))
+        parts.append(PostArrays(keys, embeds, present, labels, extra, sequences))
     first = parts[0]
     return PostArrays(
-        [],
+        [key for part in parts for key in part.keys],
         *({name: torch.cat([part[name] for part in many]) for name in many[0]} for many in _columns(parts)),
         None if first.extra is None else torch.cat([part.extra for part in parts]),
         {name: _side_by_side([part.sequences[name] for part in parts]) for name in first.sequences},

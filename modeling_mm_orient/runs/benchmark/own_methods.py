@@ -34,6 +34,7 @@ def trained_outcome(data: BenchmarkData, method: Method, seed: int, folder: Path
         config=method.config,
         feature_cache=data.feature_cache,
         skip_bad_posts=data.skip_bad_posts,
+        with_report=False,
     )
     model, processor = load_run(str(folder))
     tasks = model.config.tasks

@@ -4,7 +4,6 @@
 import statistics
 from pathlib import Path
 
-from ...optional_dependencies import MATPLOTLIB_AVAILABLE
 from ...partial_files import whole_file
 from .baselines import Majority
 from .comparisons import Comparison, Results
@@ -16,15 +15,8 @@ DOTS_PER_INCH = 150
 LONGEST_NAME = 44
 
 
-def check_plots() -> None:
-    """Raise ImportError where plots cannot be drawn."""
-    if not MATPLOTLIB_AVAILABLE:
-        raise ImportError("plots need matplotlib (pip install modeling-mm-orient[plots]); --no-plots does without")
-
-
 def draw(results: Results, comparisons: dict[str | None, list[Comparison]], folder: Path) -> None:
     """Write `macro_f1.png`, a panel per set, and where there is something to compare `differences.png`."""
-    check_plots()
     sets = [name for name in results.sets if results.tasks(name)]
     if sets:
         _save(_scores(results, sets), folder / "macro_f1.png")

@@ -18,7 +18,7 @@ from .methods import BASELINE_NAMES
 from .networks import EPOCHS, PATIENCE
 from .noise import NoiseRow
 from .noise_tables import noise_report, plot_noise
-from .plots import check_plots, draw
+from .plots import draw
 from .statistics import AVERAGE, LEVEL, Difference
 
 NUMBERS = (
@@ -73,10 +73,8 @@ def write_results(bench: Path, bootstrap: int, plots: bool) -> str:
         bootstrap: resamples of the test posts. plots: draw them too.
 
     Raises:
-        ValueError: no cell is finished. ImportError: plots are wanted, and matplotlib is not there.
+        ValueError: no cell is finished.
     """
-    if plots:
-        check_plots()
     cells, sets = read_cells(bench), read_sets(bench)
     if not cells:
         raise ValueError(f"{bench} holds no finished cell of a benchmark")

@@ -1,0 +1,262 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""A verdict's evidence to look at: as HTML and as a picture."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..data.description import DataDescription
+from ..data.json_files import write_json
+from ..data.reading import read_split
+from ..explanation import PARTS, explain
+from ..partial_files import whole_file
+from ..pictures import read_image, reduced, undecoded
+from ..tasks import kind_of
+from .pages import page, picture_url, write_page
+from .run_folder import describe_data, load_run, read_run
+
+SHOWN_SIDE = 560  # pixels of the picture's longer side on a page
+INK, HEAT = "#2b6cb0", "Oranges"
+NAMES = {"picture": "without the picture", "text": "without the text", "neighbours": "without the neighbours"}
+
+
+@dataclass
+class Explanation:
+    """What `explain_post` found. `found` is that of `explanation.explain`, `thumbnails` id -> `{"picture", "text"}` of
+    reference posts. Notebooks show it."""
+
+    picture: Image.Image | None
+    found: dict
+    tasks: list[dict]
+    thumbnails: dict[str, dict]
+
+    def save(self, path) -> None:
+        """Write `.html`, `.png` or `.json`, whole or not at all. Raises ValueError for another ending."""
+        forms = {".html": self.save_html, ".png": self.save_png, ".json": self.save_json}
+        check_form(path)
+        forms[Path(path).suffix](path)
+
+    def save_html(self, path) -> None:
+        """A page that needs nothing else."""
+        write_page(path, self.html())
+
+    def save_json(self, path) -> None:
+        """The plain values."""
+        write_json(path, self.found)
+
+    def save_png(self, path) -> None:
+        """The same as one picture."""
+        figure = self.figure()
+        with whole_file(path) as partial:
+            figure.savefig(partial, dpi=150, format="png")
+
+    def html(self) -> str:
+        """The page's text."""
+        picture, found = self.picture, self.found
+        scale = 1.0 if picture is None else min(1.0, SHOWN_SIDE / max(picture.size))
+        return page(
+            "explanation.html.j2",
+            title="What a verdict rests on",
+            picture=picture_url(picture, SHOWN_SIDE),
+            size=None if picture is None else [round(side * scale) for side in picture.size],
+            regions=_regions(found["regions"], scale),
+            has_boxes=any(region["box"] for region in found["regions"] or ()),
+            words=_shaded(found),
+            rows=[_task_rows(task, found) for task in self.tasks],
+            experts=[_expert_rows(task, found) for task in self.tasks if found["experts"]],
+            columns=[part for part in PARTS if found["without"][part] is not None],
+            names=NAMES,
+            found=found,
+            thumbnails=self.thumbnails,
+        )
+
+    def _repr_html_(self) -> str:
+        return f'<iframe srcdoc="{_escaped(self.html())}" style="width:100%;height:40rem;border:0"></iframe>'
+
+    def figure(self):
+        """The same as a matplotlib figure: picture and words with attention, scores with and without each part."""
+        from matplotlib.figure import Figure
+
+        bars = _bars(self.tasks, self.found)
+        height = max(4.0, 0.34 * sum(len(rows) + 1.6 for _, rows in bars))
+        figure = Figure(figsize=(11, height), layout="constrained")
+        left, right = figure.subfigures(1, 2, width_ratios=[1, 1.35])
+        self._draw_post(left)
+        axes = right.subplots(len(bars), 1, squeeze=False, height_ratios=[len(rows) + 1.6 for _, rows in bars])[:, 0]
+        for axis, (name, rows) in zip(axes, bars, strict=True):
+            labels, values = zip(*rows, strict=True)
+            places = np.arange(len(rows))
+            axis.barh(places, values, color=[INK] + ["#9fb6cc"] * (len(rows) - 1), height=0.72)
+            axis.set_yticks(places, labels, fontsize=8)
+            axis.invert_yaxis()
+            axis.set_title(name, fontsize=9, loc="left")
+            axis.spines[["top", "right"]].set_visible(False)
+            axis.tick_params(axis="x", labelsize=7)
+            if min(values) >= 0 and max(values) <= 1:
+                axis.set_xlim(0, 1)
+        return figure
+
+    def _draw_post(self, figure) -> None:
+        import matplotlib
+        from matplotlib.patches import Rectangle
+
+        above, below = figure.subplots(2, 1, height_ratios=[3, 1.4])
+        for axis in (above, below):
+            axis.axis("off")
+        if self.picture is None:
+            above.text(0.5, 0.5, "no picture", ha="center", va="center", color="0.5")
+        else:
+            above.imshow(self.picture)
+            boxed = [region for region in self.found["regions"] or () if region["box"]]
+            most = max([region["attention"] for region in boxed], default=1) or 1
+            for region in boxed:
+                x, y, right, bottom = region["box"]
+                alpha = 0.75 * region["attention"] / most
+                above.add_patch(Rectangle((x, y), right - x, bottom - y, color="#ff6a00", alpha=alpha, linewidth=0))
+            above.set_title("HIMA's attention over regions and words", fontsize=9)
+        colours = matplotlib.colormaps[HEAT]
+        x, y, line = 0.0, 1.0, 52
+        for word, share in _shaded(self.found)[:60]:
+            if x + len(word) > line and x:
+                x, y = 0.0, y - 0.17
+            shown = word if len(word) <= line else f"{word[: line - 1]}…"
+            box = {"facecolor": colours(0.75 * share), "edgecolor": "none", "pad": 1.5}
+            shown = shown.replace("$", r"\$")
+            below.text(x / line, y, shown, fontsize=8, family="monospace", va="top", bbox=box)
+            x += len(shown) + 1.5
+
+
+def check_form(path) -> None:
+    """Raise ValueError unless an explanation can be written to `path`."""
+    if Path(path).suffix not in (".html", ".png", ".json"):
+        raise ValueError(f"{path}: an explanation is written to .html, .png or .json")
+
+
+def explain_post(
+    model,
+    processor,
+    post: dict,
+    neighbours: int = 5,
+    references: Callable[[list[str]], dict[str, dict]] | None = None,
+) -> Explanation:
+    """Explain one post's verdict.
+
+    Args:
+        model, processor: of a finished run. post: `image` (anything `read_image` takes) and `text`; either may be missing.
+        neighbours: reference posts per modality.
+        references: ids -> id -> `{"image", "text"}` of those that are known, to show them.
+
+    Raises:
+        ValueError: the picture cannot be read, or there is neither picture nor text.
+    """
+    image, text = post.get("image"), post.get("text")
+    if image is None and not (text and text.strip()):
+        raise ValueError("the post has neither an image nor a text")
+    picture = None if image is None else read_image(image, processor.max_image_pixels)
+    size = None if picture is None else picture.size
+    shown = None if picture is None else reduced(picture)
+    found = explain(model.eval(), processor, shown, text, neighbours, size)
+    ids = list(dict.fromkeys(post["id"] for posts in found["neighbours"].values() for post in posts))
+    known = references(ids) if references is not None and ids else {}
+    return Explanation(picture, found, model.config.tasks, {name: thumbnail_of(post) for name, post in known.items()})
+
+
+def explain_with_run(run: str, post: dict, data: str | None = None, neighbours: int = 5) -> Explanation:
+    """`explain_post` with a finished run; `data` is where its reference posts lie (default: where it learned from, if that
+    is still there)."""
+    model, processor = load_run(run)
+    description = read_run(run)
+    place = data or description.get("data", {}).get("data")
+    references = None
+    if place is not None and (data or Path(place).exists()):
+        references = posts_by_id(describe_data(description, place))
+    return explain_post(model, processor, post, neighbours, references)
+
+
+def posts_by_id(description: DataDescription) -> Callable[[list[str]], dict[str, dict]]:
+    """A function that finds posts of the data by their ids."""
+
+    def find(ids: Iterable[str]) -> dict[str, dict]:
+        posts = undecoded(read_split(description, None, skip_bad_posts=True, check_images=False)[0])
+        rows = {name: row for row, name in enumerate(posts["id"])}
+        return {name: posts[rows[name]] for name in ids if name in rows}
+
+    return find
+
+
+def thumbnail_of(post: dict) -> dict:
+    """A reference post as pages show it: a small picture and the text; what cannot be read is left out."""
+    try:
+        picture = None if post.get("image") is None else picture_url(reduced(read_image(post["image"])), 120)
+    except ValueError:
+        picture = None
+    return {"picture": picture, "text": post.get("text")}
+
+
+def _regions(regions: list[dict] | None, scale: float) -> list[dict]:
+    boxed = [region for region in regions or () if region["box"]]
+    most = max([region["attention"] for region in boxed], default=0) or 1
+    return [
+        {
+            "x": x * scale,
+            "y": y * scale,
+            "width": (right - x) * scale,
+            "height": (bottom - y) * scale,
+            "opacity": round(0.75 * region["attention"] / most, 3),
+            "attention": region["attention"],
+        }
+        for region in boxed
+        for x, y, right, bottom in [region["box"]]
+    ]
+
+
+def _shaded(found: dict) -> list[tuple[str, float]]:
+    """The words with their attention, the largest 1."""
+    most = max([word["attention"] for word in found["words"]], default=0) or 1
+    return [(word["word"], word["attention"] / most) for word in found["words"]]
+
+
+def _labels_of(task: dict, verdict) -> dict[str, float]:
+    return verdict if kind_of(task).is_classification else {task["name"]: verdict}
+
+
+def _task_rows(task: dict, found: dict) -> dict:
+    """A task's scores: with everything, and without each part."""
+    verdicts = {"all": found["verdict"]} | {part: found["without"][part] for part in PARTS}
+    verdicts = {name: _labels_of(task, said[task["name"]]) for name, said in verdicts.items() if said is not None}
+    labels = [
+        {"label": label, "scores": {name: said[label] for name, said in verdicts.items()}} for label in verdicts["all"]
+    ]
+    return {
+        "task": task["name"],
+        "decision": found["decisions"][task["name"]],
+        "labels": labels,
+        "is_probability": kind_of(task).is_classification,
+    }
+
+
+def _expert_rows(task: dict, found: dict) -> dict:
+    experts = found["experts"][task["name"]]
+    said = {name: _labels_of(task, expert["says"]) for name, expert in experts.items()}
+    return {"task": task["name"], "labels": list(next(iter(said.values()))), "experts": experts, "said": said}
+
+
+def _bars(tasks: list[dict], found: dict) -> list[tuple[str, list[tuple[str, float]]]]:
+    """Per task the score of what was decided (of several labels the likeliest), with and without each part."""
+    bars = []
+    for task in tasks:
+        scores = _task_rows(task, found)
+        decided = scores["decision"]
+        rows = {row["label"]: row["scores"] for row in scores["labels"]}
+        chosen = decided if decided in rows else max(rows, key=lambda label: rows[label]["all"])
+        named = {"all": "as it is"} | NAMES
+        title = f"{task['name']}: {chosen}" if scores["is_probability"] else task["name"]
+        bars.append((title, [(named[name], value) for name, value in rows[chosen].items()]))
+    return bars
+
+
+def _escaped(html: str) -> str:
+    return html.replace("&", "&amp;").replace('"', "&quot;")

@@ -1,0 +1,107 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""What simple methods come to on a run's own posts and embeddings (ours): the yardstick of its report.
+
+Logistic regression (of a value: ridge) on the text, on the picture and on both, and a vote of the nearest neighbours, each
+cross-fitted and with a decision rule fitted to posts left out, as the run itself.
+"""
+
+import logging
+
+import torch
+from torch import Tensor
+from torch.utils.data import Subset
+
+from ..names import MODALITIES
+from ..tasks import kind_of
+from .benchmark.baselines import NearestNeighbours
+from .benchmark.cross_fitting import cross_fitted, folds_of
+from .benchmark.features import PostArrays, arrays_of
+from .decisions import aims_of, fit_decisions
+from .linear_experts import fit_linear
+from .scoring import metrics_of_logits
+
+logger = logging.getLogger(__name__)
+
+LINEAR = {"text_only": ("text",), "image_only": ("image",), "logistic_regression": MODALITIES}
+MOST_POSTS = 5_000  # of training that they learn from, so that a report stays a matter of seconds
+NEIGHBOURS = 32
+
+
+def single_baselines(model, inputs: dict, collator, references, tasks: list[dict], seed: int) -> dict[str, dict]:
+    """Baseline -> split -> task -> its metrics that are numbers, and `"mean_macro_f1"`; of validation and, where there is
+    one, test. Empty where training posts are too few.
+
+    Args:
+        inputs: split -> posts as the model takes them. references: the training posts that are no paraphrases.
+    """
+    splits = [split for split in ("validation", "test") if split in inputs]
+    posts = {split: _arrays(model, inputs[split], collator) for split in splits}
+    posts["train"] = _arrays(model, _part_of(references, seed), collator)
+    if len(folds_of(posts["train"].keys).unique()) < 2:
+        logger.warning("no single baselines to compare with: %d training posts are too few", len(posts["train"]))
+        return {}
+    found = {name: _linear(tasks, posts, modalities) for name, modalities in LINEAR.items()}
+    knn = cross_fitted(NearestNeighbours(), {"test": posts["validation"], **posts}, tasks, {"k": NEIGHBOURS}, seed)
+    found[NearestNeighbours.name] = (knn.tasks, knn.logits)
+    return {
+        name: {split: _numbers(metrics_of_logits(rules, logits[split], posts[split].labels)) for split in splits}
+        for name, (rules, logits) in found.items()
+    }
+
+
+def best_single(baselines: dict[str, dict]) -> str | None:
+    """The baseline of the largest mean macro-F1 on validation; None without one."""
+    scores = {name: found["validation"]["mean_macro_f1"] for name, found in baselines.items()}
+    known = {name: score for name, score in scores.items() if score is not None}
+    return max(known, key=lambda name: known[name]) if known else None
+
+
+def _linear(tasks: list[dict], posts: dict[str, PostArrays], modalities: tuple[str, ...]):
+    """Tasks with their fitted rule, and split -> task -> logits."""
+    train, folds = posts["train"], folds_of(posts["train"].keys)
+    logits: dict[str, dict[str, Tensor]] = {split: {} for split in posts}
+    for task in tasks:
+        name, kind = task["name"], kind_of(task)
+        known = kind.known(train.labels[name])
+        for modality in modalities:
+            known = known & train.present[modality]
+        rows = known.nonzero()[:, 0]
+        if len(rows) < 2:  # nothing to learn from: every label is as likely
+            outputs = {split: torch.zeros(len(part), kind.num_outputs(task)) for split, part in posts.items()}
+        else:
+            fitted = fit_linear(task, _joined(train, modalities)[rows], train.labels[name][rows], folds[rows])
+            outputs = {s: _joined(part, modalities) @ fitted.weight.T + fitted.bias for s, part in posts.items()}
+            outputs["train"][rows] = fitted.left_out
+        for split, values in outputs.items():
+            logits[split][name] = kind.form(values)
+    said = {task["name"]: torch.cat([logits[s][task["name"]] for s in ("train", "validation")]) for task in tasks}
+    labels = {
+        task["name"]: torch.cat([posts[s].labels[task["name"]] for s in ("train", "validation")]) for task in tasks
+    }
+    return fit_decisions(tasks, said, labels, aims_of([], tasks)), logits
+
+
+def _joined(posts: PostArrays, modalities: tuple[str, ...]) -> Tensor:
+    return torch.cat([posts.embeds[modality] for modality in modalities], -1)
+
+
+def _numbers(metrics: dict) -> dict:
+    """The metrics of each task that are one number."""
+    mean = metrics.pop("mean_macro_f1")
+    numbers = {
+        task: {name: value for name, value in found.items() if isinstance(value, (int, float))}
+        for task, found in metrics.items()
+    }
+    return numbers | {"mean_macro_f1": mean}
+
+
+def _part_of(references, seed: int):
+    if len(references) <= MOST_POSTS:
+        return references
+    logger.info("single baselines learn from %d of %d training posts", MOST_POSTS, len(references))
+    rows = torch.randperm(len(references), generator=torch.Generator().manual_seed(seed))[:MOST_POSTS]
+    return Subset(references, sorted(rows.tolist()))
+
+
+def _arrays(model, posts, collator) -> PostArrays:
+    return arrays_of(model.base_model.eval(), posts, collator, with_sequences=False)
