@@ -16,7 +16,7 @@ from ..data.description import DataDescription
 from ..pipeline_mm_orient import MultimodalClassificationPipeline
 from .card import metrics_table
 from .preset_files import load_preset
-from .run_folder import load_run
+from .run_folder import REPORT_FILE, load_run
 from .settings import TrainingSettings
 from .training import train
 
@@ -137,7 +137,11 @@ def demo(output: str = "demo_run", seed: int = 0) -> dict:
     for name, description in inputs.items():
         settings = TrainingSettings(**preset["training"] | {"seed": seed})
         run = folder / name.replace(" ", "_")
-        metrics[name] = train(description, str(run), preset=preset, settings=settings, overwrite=True)["test"]
+        with_report = description is everything
+        trained = train(
+            description, str(run), preset=preset, settings=settings, overwrite=True, with_report=with_report
+        )
+        metrics[name] = trained["test"]
     model, processor = load_run(str(folder / "picture_and_text"))
     print(f"\nTest split, model on picture and text:\n\n{metrics_table(metrics['picture and text'])}")
     print("\nMacro-F1 by what the model reads:\n\n| task | majority | " + " | ".join(metrics) + " |")
@@ -159,7 +163,8 @@ def demo(output: str = "demo_run", seed: int = 0) -> dict:
         for task, scores in verdicts.items():
             best = max(scores, key=scores.get)
             print(f"    {task:13} {best} ({scores[best]:.2f}), labelled {row[task] or 'not at all'}")
-    print(f"\nSynthetic data: this shows that everything works, not how well it reads real memes. Kept in {folder}.")
+    print("\nSynthetic data: this shows that everything works, not how well it reads real memes.")
+    print(f"To look at: {folder / 'picture_and_text' / REPORT_FILE}")
     return metrics
 
 
