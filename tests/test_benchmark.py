@@ -126,9 +126,20 @@ def test_a_post_is_judged_by_a_model_that_has_not_seen_it(toy):
 
 
 def test_too_few_posts_for_folds(toy):
-    posts = toy | {"train": toy["train"].at(torch.tensor([0]))}
-    with pytest.raises(ValueError, match="1 training posts are too few"):
-        cross_fitted(BASELINES["majority"], posts, TASKS, {}, 0)
+    one = toy["train"].at(torch.tensor([0]))
+    with pytest.raises(ValueError, match="2 posts are too few"):
+        cross_fitted(BASELINES["majority"], toy | {"train": one, "validation": one}, TASKS, {}, 0)
+
+
+def test_validation_posts_are_learned_from_and_judged_by_who_left_them_out(toy):
+    nearest = BASELINES["knn"]
+    posts = toy | {"train": toy["train"].at(torch.arange(4)), "test": toy["validation"]}
+    outcome = cross_fitted(nearest, posts, TASKS, {"k": 16}, 0)
+    again = cross_fitted(nearest, posts | {"validation": toy["validation"].at(torch.tensor([0]))}, TASKS, {"k": 16}, 0)
+    name = TASKS[0]["name"]
+    # without the other validation posts a test post is judged otherwise; as a validation post it is not its own neighbour
+    assert not torch.allclose(outcome.logits["test"][name], again.logits["test"][name])
+    assert not torch.allclose(outcome.logits["validation"][name], outcome.logits["test"][name])
 
 
 def test_the_names_of_baselines_are_those_of_the_registry():

@@ -36,12 +36,12 @@ def single_baselines(model, inputs: dict, collator, references, tasks: list[dict
     """
     splits = [split for split in ("validation", "test") if split in inputs]
     posts = {split: _arrays(model, inputs[split], collator) for split in splits}
-    posts["train"] = _arrays(model, _part_of(references, seed), collator)
+    posts = {"test": posts["validation"]} | posts | {"train": _arrays(model, _part_of(references, seed), collator)}
     if len(folds_of(posts["train"].keys).unique()) < 2:
         logger.warning("no single baselines to compare with: %d training posts are too few", len(posts["train"]))
         return {}
     found = {name: _linear(tasks, posts, modalities) for name, modalities in LINEAR.items()}
-    knn = cross_fitted(NearestNeighbours(), {"test": posts["validation"], **posts}, tasks, {"k": NEIGHBOURS}, seed)
+    knn = cross_fitted(NearestNeighbours(), posts, tasks, {"k": NEIGHBOURS}, seed)
     found[NearestNeighbours.name] = (knn.tasks, knn.logits)
     return {
         name: {split: _numbers(metrics_of_logits(rules, logits[split], posts[split].labels)) for split in splits}
@@ -58,27 +58,24 @@ def best_single(baselines: dict[str, dict]) -> str | None:
 
 def _linear(tasks: list[dict], posts: dict[str, PostArrays], modalities: tuple[str, ...]):
     """Tasks with their fitted rule, and split -> task -> logits."""
-    train, folds = posts["train"], folds_of(posts["train"].keys)
-    logits: dict[str, dict[str, Tensor]] = {split: {} for split in posts}
+    learned = posts["train"].and_(posts["validation"])
+    folds, left_out, of_test = folds_of(learned.keys), {}, {}
     for task in tasks:
         name, kind = task["name"], kind_of(task)
-        known = kind.known(train.labels[name])
+        known = kind.known(learned.labels[name])
         for modality in modalities:
-            known = known & train.present[modality]
+            known = known & learned.present[modality]
         rows = known.nonzero()[:, 0]
         if len(rows) < 2:  # nothing to learn from: every label is as likely
-            outputs = {split: torch.zeros(len(part), kind.num_outputs(task)) for split, part in posts.items()}
+            outputs = [torch.zeros(len(part), kind.num_outputs(task)) for part in (learned, posts["test"])]
         else:
-            fitted = fit_linear(task, _joined(train, modalities)[rows], train.labels[name][rows], folds[rows])
-            outputs = {s: _joined(part, modalities) @ fitted.weight.T + fitted.bias for s, part in posts.items()}
-            outputs["train"][rows] = fitted.left_out
-        for split, values in outputs.items():
-            logits[split][name] = kind.form(values)
-    said = {task["name"]: torch.cat([logits[s][task["name"]] for s in ("train", "validation")]) for task in tasks}
-    labels = {
-        task["name"]: torch.cat([posts[s].labels[task["name"]] for s in ("train", "validation")]) for task in tasks
-    }
-    return fit_decisions(tasks, said, labels, aims_of([], tasks)), logits
+            fitted = fit_linear(task, _joined(learned, modalities)[rows], learned.labels[name][rows], folds[rows])
+            outputs = [_joined(part, modalities) @ fitted.weight.T + fitted.bias for part in (learned, posts["test"])]
+            outputs[0][rows] = fitted.left_out
+        left_out[name], of_test[name] = (kind.form(values) for values in outputs)
+    rules = fit_decisions(tasks, left_out, learned.labels, aims_of([], tasks))
+    of_validation = {name: values[len(posts["train"]) :] for name, values in left_out.items()}
+    return rules, {"validation": of_validation, "test": of_test}
 
 
 def _joined(posts: PostArrays, modalities: tuple[str, ...]) -> Tensor:

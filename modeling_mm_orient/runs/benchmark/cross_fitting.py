@@ -1,5 +1,6 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
-"""The one protocol of all baselines: a small search, five models that each leave a part of the training posts out, a rule.
+"""The one protocol of all baselines: a small search, five models that each leave a part of the training and validation posts
+out, a rule.
 
 Shapes: N posts, C labels of a task.
 """
@@ -60,35 +61,35 @@ def search(baseline: Baseline, posts: dict[str, PostArrays], tasks: list[dict]) 
 def cross_fitted(
     baseline: Baseline, posts: dict[str, PostArrays], tasks: list[dict], setting: dict, seed: int
 ) -> Outcome:
-    """Fit a model per fold to the other folds, and a rule to what they say of posts they have not learned from.
+    """Fit a model per fold of the training and validation posts to the other folds, and a rule to what they say of posts
+    they have not learned from.
 
-    Of a training post that is the model that left it out, of validation and test posts the mean of all models' log-
-    probabilities (of several labels log-odds, of a regression values).
+    Of a training or validation post that is the model that left it out, of a test post the mean of all models' log-
+    probabilities (of several labels log-odds, of a regression values). A network's epoch is chosen on what it leaves out.
 
     Args:
         posts: by split. setting: of `search`.
 
     Raises:
-        ValueError: there are too few training posts.
+        ValueError: there are too few posts.
     """
-    train, value = posts["train"], setting.get(baseline.hyper_parameter)
-    folds = folds_of(train.keys)
-    held_out, others, models = {}, {"validation": [], "test": []}, []
+    learned, value = posts["train"].and_(posts["validation"]), setting.get(baseline.hyper_parameter)
+    folds = folds_of(learned.keys)
+    held_out, of_test, models = {}, [], []
     for fold in folds.unique().tolist():
         inside, outside = (folds == fold).nonzero()[:, 0], (folds != fold).nonzero()[:, 0]
         if not len(outside):
-            raise ValueError(f"{len(train)} training posts are too few: all of them fall into one of {FOLDS} folds")
-        predict = baseline.fit(train.at(outside), posts["validation"], tasks, value, seed)
-        for row, logits in _rows(inside, predict(train.at(inside))):
+            raise ValueError(f"{len(learned)} posts are too few: all of them fall into one of {FOLDS} folds")
+        predict = baseline.fit(learned.at(outside), learned.at(inside), tasks, value, seed)
+        for row, logits in _rows(inside, predict(learned.at(inside))):
             held_out[row] = logits
         models.append(predict)
-        for split, found in others.items():
-            found.append(predict(posts[split]))
-    logits = {split: _mean(found) for split, found in others.items()}
-    out_of_fold = {
-        task["name"]: torch.stack([held_out[row][task["name"]] for row in range(len(train))]) for task in tasks
-    }
-    rules = _with_rule(baseline, tasks, out_of_fold, logits["validation"], posts)
+        of_test.append(predict(posts["test"]))
+    names = [task["name"] for task in tasks]
+    left_out = {name: torch.stack([held_out[row][name] for row in range(len(learned))]) for name in names}
+    rules = fit_decisions(tasks, left_out, learned.labels, aims_of([baseline.decides], tasks))
+    of_validation = {name: values[len(posts["train"]) :] for name, values in left_out.items()}
+    logits = {"validation": of_validation, "test": _mean(of_test)}
     return Outcome(rules, logits, setting, lambda others: _mean([predict(others) for predict in models]))
 
 
@@ -105,10 +106,3 @@ def _rows(places: Tensor, logits: dict[str, Tensor]):
 def _mean(found: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The mean over models. A constant that one adds to all logits of a post changes no probability, nor the mean's."""
     return {name: torch.stack([logits[name] for logits in found]).mean(0) for name in found[0]}
-
-
-def _with_rule(baseline: Baseline, tasks: list[dict], out_of_fold: dict, validation: dict, posts: dict) -> list[dict]:
-    names = [task["name"] for task in tasks]
-    logits = {name: torch.cat([out_of_fold[name], validation[name]]) for name in names}
-    labels = {name: torch.cat([posts[split].labels[name] for split in ("train", "validation")]) for name in names}
-    return fit_decisions(tasks, logits, labels, aims_of([baseline.decides], tasks))

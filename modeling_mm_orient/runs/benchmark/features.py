@@ -79,6 +79,16 @@ class PostArrays:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def and_(self, other: "PostArrays") -> "PostArrays":
+        """These posts, then the others."""
+        parts = (self, other)
+        return PostArrays(
+            self.keys + other.keys,
+            *({name: torch.cat([part[name] for part in many]) for name in many[0]} for many in _columns(parts)),
+            None if self.extra is None else torch.cat([self.extra, other.extra]),
+            {name: _side_by_side([part.sequences[name] for part in parts]) for name in self.sequences},
+        )
+
     def at(self, rows: Tensor) -> "PostArrays":
         """The posts at these positions."""
         return PostArrays(
