@@ -41,6 +41,7 @@ setup(
         "jinja2>=3.1",  # reports and explanations as pages; torch brings it as well
         "matplotlib>=3.9",  # their plots
         "networkx>=3.4",  # communities and layout of relation graphs; torch brings it as well
+        "pyyaml>=6",  # `--config` in YAML; transformers has it too
         "numpy>=2.1",
         "pillow>=11.3",
         "pyarrow>=18",  # shards of features, Parquet in and out
@@ -61,6 +62,8 @@ setup(
         "task-features": ["nrclex>=4.1"],
         # prediction and extraction over many machines: its scheduler and retries are not ours to write again
         "ray": ["ray[data]>=2.60"],
+        # where `train --report-to tensorboard trackio` writes to; any other reporter of transformers does too
+        "reporting": ["tensorboard>=2.19", "trackio>=0.5"],
         # the peers of benchmarks/speed
         "bench": ["torch-geometric>=2.6", "faiss-cpu>=1.10"],
         # the site of docs/: pages per command from the parser, API pages from docstrings
@@ -71,6 +74,7 @@ setup(
             "hypothesis>=6.140",  # properties of graphs and attention over random inputs
             "parameterized>=0.9",  # imported by transformers' common tests
             "peft>=0.18",  # adapters around the model
+            "tensorboard>=2.19",  # events of a run are read back
             "ruff>=0.17",  # lint and format
             "mypy>=2.4",  # types of what travels with a checkpoint
             "transformers[serving]>=5.19",  # a real OpenAI-compatible server for the paraphrases to ask

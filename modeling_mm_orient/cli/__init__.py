@@ -7,12 +7,13 @@ import sys
 import threading
 
 from .. import __version__
+from .config_file import Parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit status. Errors of the user's and of the machine's are one line, not a traceback."""
     try:
-        options = parser().parse_args(arguments)
+        options = parsed(arguments)
     except KeyboardInterrupt:
         print("mm-orient: interrupted", file=sys.stderr)
         return 130
@@ -60,13 +61,21 @@ def _said(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
+def parsed(arguments: list[str] | None) -> argparse.Namespace:
+    """The options of a command; what only the Trainer may know is in `others`."""
+    top = parser()
+    options, others = top.parse_known_args(arguments)
+    if others and not getattr(options, "others_are_the_trainers", False):
+        top.error(f"unrecognized arguments: {' '.join(others)}")
+    options.others = others
+    return options
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     from . import benchmark, data, features, looking, memory, training, using
 
-    top = argparse.ArgumentParser(
-        prog="mm-orient", description="Understand posts of a picture and a text, for many tasks at once."
-    )
+    top = Parser(prog="mm-orient", description="Understand posts of a picture and a text, for many tasks at once.")
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     verbs = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for group in (training, using, looking, benchmark, memory, data, features):

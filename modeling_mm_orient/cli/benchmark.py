@@ -20,7 +20,7 @@ from .options import (
 )
 
 # seeds are the benchmark's, and its features are stored: no encoder is trained, no picture changes from epoch to epoch
-NOT_OF_BENCHMARKS = ("seed", "augment_images", "encoder_learning_rate")
+NOT_OF_BENCHMARKS = ("seed", "augment_images", "encoder_learning_rate", "trainer")
 TRAINING = tuple(entry.name for entry in fields(TrainingSettings) if entry.name not in NOT_OF_BENCHMARKS)
 
 

@@ -32,6 +32,9 @@ def add_verb(
     verb = verbs.add_parser(
         name, help=text, description=text, epilog=example and f"example:\n  {example}", formatter_class=form
     )
+    verb.add_argument(
+        "--config", metavar="FILE", help="TOML or YAML of options by their names here; the command line counts more"
+    )
     verb.add_argument("--traceback", action="store_true", help="show the traceback of an error")
     verb.set_defaults(run=run, interrupted=interrupted)
     return verb
@@ -126,6 +129,49 @@ def add_model(verb: argparse.ArgumentParser) -> None:
         help=f"of {', '.join(STEPS)}; paper takes all (default: none); saved with the model's processor",
     )
     add_fields(verb, DataDescription, ("remove_overlaid_text", "read_missing_text"))
+
+
+class _TrainerHelp(argparse.Action):
+    """Print the Trainer's options, for which transformers is imported, and leave."""
+
+    def __call__(self, parser, *_):
+        from ..runs.trainer_options import help_text
+
+        print(help_text())
+        parser.exit()
+
+
+def add_trainer(verb: argparse.ArgumentParser) -> None:
+    """All other options are the Trainer's, and are read when the verb runs."""
+    text = (
+        "any other field of transformers' TrainingArguments, say --report-to tensorboard, --metric-for-best-model "
+        "offensive_macro_f1, --max-grad-norm 0.5 or --lr-scheduler-type cosine"
+    )
+    group = verb.add_argument_group("options of the Trainer", text)
+    group.add_argument("--help-trainer", action=_TrainerHelp, nargs=0, help="list them and exit")
+    verb.set_defaults(others_are_the_trainers=True)
+
+
+def with_trainer_options(settings: TrainingSettings, said: dict, options: argparse.Namespace) -> TrainingSettings:
+    """The settings with the Trainer's options among the arguments.
+
+    Args:
+        said: fields of `TrainingSettings` that options of ours say.
+
+    Raises:
+        ValueError: one is unknown, decided by us, wrong, or says otherwise than an option of ours.
+    """
+    if not options.others and not options.others_of_file:
+        return settings
+
+    from ..runs.trainer_options import OURS, trainer_settings
+
+    found = trainer_settings(options.others, options.others_of_file, options.config)
+    for name in found.keys() & said.keys():
+        theirs = next(other for other, ours in OURS.items() if ours == name)
+        if found[name] != said[name]:
+            raise ValueError(f"--{name.replace('_', '-')} and --{theirs.replace('_', '-')} are one: give one of them")
+    return replace(settings, **found | {"trainer": settings.trainer | found.get("trainer", {})})
 
 
 def add_preset(verb: argparse.ArgumentParser, text: str = "data sets of the presets, or .json files") -> None:

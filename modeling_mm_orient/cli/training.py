@@ -12,6 +12,7 @@ from .options import (
     add_feature_cache,
     add_fields,
     add_model,
+    add_trainer,
     add_verb,
     described,
     feature_cache_of,
@@ -19,9 +20,10 @@ from .options import (
     json_or_text,
     preset_of,
     preset_with_architecture,
+    with_trainer_options,
 )
 
-SETTINGS = tuple(entry.name for entry in fields(TrainingSettings))
+SETTINGS = tuple(entry.name for entry in fields(TrainingSettings) if entry.name != "trainer")
 
 
 def add_verbs(verbs) -> None:
@@ -48,6 +50,7 @@ def add_verbs(verbs) -> None:
     add_feature_cache(verb)
     verb.add_argument("--resume", action="store_true", help="go on with an interrupted run")
     verb.add_argument("--overwrite", action="store_true", help="replace an existing run")
+    add_trainer(verb)
 
     verb = add_verb(
         verbs,
@@ -76,7 +79,9 @@ def _train(options) -> None:
         preset |= {part: tiny[part] | preset[part] for part in ("config", "processor", "training")}
     if not data.labels:
         raise ValueError("name the label columns with --labels")
-    settings = TrainingSettings(**preset["training"] | given(options, TrainingSettings))
+    said = given(options, TrainingSettings)
+    settings = TrainingSettings(**preset["training"] | said)
+    settings = with_trainer_options(settings, said, options)
 
     from ..data.json_files import read_json
     from ..features.extraction import process_state

@@ -18,6 +18,7 @@ BASELINES_FILE = "baselines.json"  # see `single_baselines`
 REPORT_FILE = "report.html"
 SPLITS_FILE = "splits.json"  # post key -> the split that a post was in
 CHECKPOINTS = "checkpoints"
+EVENTS = "logs"  # of TensorBoard, where it is reported to
 
 
 def read_run(folder: str) -> dict:

@@ -10,6 +10,10 @@ import torch
 from ..tasks import kind_of, probabilities_of
 from .metrics import METRICS, errors_by_coverage
 
+# what changes from epoch to epoch; the majority's metrics are constants of the data
+OF_CLASSES = ("macro_f1", "weighted_f1", "accuracy", "auroc", "calibration_error")
+OF_NUMBERS = ("mse", "mae", "pearson")
+
 
 def metrics_of_logits(tasks: list[dict], logits: dict, labels: dict) -> dict:
     """`multi_task_metrics` of logits, task name -> (N, C) or (N,), tensors or arrays, by each task's rule; where it has a
@@ -54,7 +58,7 @@ def multi_task_metrics(tasks: list[dict], references: dict, scores: dict) -> dic
 
 
 def task_metrics_function(tasks: list[dict]):
-    """`compute_metrics` for any `Trainer`: every task's scalar metrics as `TASK_METRIC`, and `mean_macro_f1`.
+    """`compute_metrics` for any `Trainer`: every task's metrics of `epoch_metrics`, as far as they are defined.
 
     A run of regression tasks alone has no macro-F1: there `mean_macro_f1` is the negated mean squared error.
     """
@@ -65,12 +69,14 @@ def task_metrics_function(tasks: list[dict]):
         if mean is None:
             errors = [values["mse"] for values in metrics.values()]
             mean = -sum(errors) / max(1, len(errors))
-        flat = {
-            f"{task}_{name}": value
-            for task, values in metrics.items()
-            for name, value in values.items()
-            if isinstance(value, (int, float))
-        }
-        return flat | {"mean_macro_f1": mean}
+        flat = {f"{task}_{name}": value for task, values in metrics.items() for name, value in values.items()}
+        flat |= {"mean_macro_f1": mean}
+        return {name: flat[name] for name in epoch_metrics(tasks) if flat.get(name) is not None}
 
     return compute
+
+
+def epoch_metrics(tasks: list[dict]) -> list[str]:
+    """Names of what `task_metrics_function` computes: `TASK_METRIC` of every task, and `mean_macro_f1`."""
+    of_task = {task["name"]: OF_CLASSES if kind_of(task).is_classification else OF_NUMBERS for task in tasks}
+    return [f"{task}_{name}" for task, names in of_task.items() for name in names] + ["mean_macro_f1"]

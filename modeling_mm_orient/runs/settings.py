@@ -37,6 +37,7 @@ class TrainingSettings:
     )
     bf16: bool = described("train in bfloat16 autocast", False)
     seed: int = described("of weights, order and dropout", 0)
+    trainer: dict = described("further fields of transformers' TrainingArguments", factory=dict)
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "accumulation"):

@@ -6,12 +6,14 @@ import math
 import shutil
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 import datasets
 import torch
 from torch.utils.data import Subset
 from transformers import EarlyStoppingCallback, ProgressCallback, set_seed
+from transformers.integrations import TensorBoardCallback
 
 from ..data.arrays import FeatureArrays
 from ..data.augmentation import AugmentedPosts, ImageAugmentation
@@ -40,13 +42,14 @@ from .report.writing import RunRecord, judge, references_in, write_report
 from .run_folder import (
     BASELINES_FILE,
     CHECKPOINTS,
+    EVENTS,
     HISTORY_FILE,
     METRICS_FILE,
     METRICS_PLOT,
     RUN_FILE,
     SPLITS_FILE,
 )
-from .scoring import metrics_of_logits, task_metrics_function
+from .scoring import epoch_metrics, metrics_of_logits, task_metrics_function
 from .settings import TrainingSettings
 from .single_baselines import single_baselines
 from .trainer import EpochLines, EpochOfPosts, MMOrientTrainer, MMOrientTrainingArguments, RefreshRelationMemory
@@ -54,6 +57,7 @@ from .trainer import EpochLines, EpochOfPosts, MMOrientTrainer, MMOrientTraining
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".training.lock"
+LESS_IS_BETTER = ("loss", "mse", "mae", "calibration_error")
 
 
 @dataclass
@@ -140,6 +144,7 @@ def prepare(
 ) -> Prepared:
     """Read and check everything that can be wrong before anything expensive starts; arguments as in `train`."""
     settings = settings or TrainingSettings(**preset["training"])
+    arguments = training_arguments(output, settings, 1)  # whatever is wrong with them is told before data are read
     arrays = FeatureArrays(description.feature_arrays)
     roles = _encoder_roles(preset, arrays, description.paraphrases is not None)
     posts, tasks, left_out = read_posts(description, skip_bad_posts, reads_pictures(roles))
@@ -150,6 +155,11 @@ def prepare(
     if description.paraphrases is not None:
         posts = add_paraphrases(posts, description.paraphrases)
     aims_of(settings.decide or [], tasks)
+    best = arguments.metric_for_best_model.removeprefix("eval_")
+    if best not in (names := [*epoch_metrics(tasks), "loss"]):
+        nearest = get_close_matches(best, names, 1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(names)}"
+        raise ValueError(f"`metric_for_best_model` {best!r} is no metric of these tasks; {hint}")
     if settings.class_weights == "balanced":
         tasks = [
             task | {"class_weights": kind_of(task).balanced_weights(task, posts["train"][LABEL_PREFIX + task["name"]])}
@@ -209,8 +219,11 @@ def fit(prepared: Prepared, built: Built, resume: bool) -> MMOrientTrainer:
         compute_metrics=task_metrics_function(prepared.tasks),
         callbacks=callbacks + ([built.refresh] if built.refresh else []),
     )
-    trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(EpochLines)
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+            callback.logging_dir = str(prepared.output / EVENTS)  # its default goes with the checkpoints
+    if trainer.pop_callback(ProgressCallback) is not None:  # a notebook's bar, or none at all, stays as it is
+        trainer.add_callback(EpochLines)
     if isinstance(built.inputs["train"], AugmentedPosts):
         trainer.add_callback(EpochOfPosts(built.inputs["train"]))
     checkpoint = last_complete_checkpoint(prepared.output / CHECKPOINTS) if resume else None
@@ -276,31 +289,45 @@ def training_arguments(output: Path, settings: TrainingSettings, posts: int) -> 
     per_epoch = math.ceil(posts / together)
     # a step that warms up from 0 changes nothing: an epoch of such steps alone would be kept as the best, untrained
     warmup = min(int(settings.warmup * settings.epochs * per_epoch), per_epoch - 1)
-    return MMOrientTrainingArguments(
-        output_dir=str(output / CHECKPOINTS),
-        num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.accumulation,
-        learning_rate=settings.learning_rate,
-        encoder_learning_rate=settings.encoder_learning_rate,
-        weight_decay=settings.weight_decay,
-        warmup_steps=warmup,
-        bf16=settings.bf16,
-        use_cpu=settings.bf16 and not torch.accelerator.is_available(),  # else they refuse bfloat16 without a GPU
-        seed=settings.seed,
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        logging_strategy="epoch",
-        save_total_limit=1,
-        load_best_model_at_end=True,
-        restore_callback_states_from_checkpoint=True,  # patience is counted on where it was
-        metric_for_best_model="mean_macro_f1",
-        greater_is_better=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        report_to="none",
-    )
+    return MMOrientTrainingArguments(**_our_arguments(output, settings, warmup) | _their_arguments(settings.trainer))
+
+
+def _our_arguments(output: Path, settings: TrainingSettings, warmup: int) -> dict:
+    return {
+        "output_dir": str(output / CHECKPOINTS),
+        "num_train_epochs": settings.epochs,
+        "per_device_train_batch_size": settings.batch_size,
+        "per_device_eval_batch_size": settings.batch_size,
+        "gradient_accumulation_steps": settings.accumulation,
+        "learning_rate": settings.learning_rate,
+        "encoder_learning_rate": settings.encoder_learning_rate,
+        "weight_decay": settings.weight_decay,
+        "warmup_steps": warmup,
+        "bf16": settings.bf16,
+        "use_cpu": settings.bf16 and not torch.accelerator.is_available(),  # else they refuse bfloat16 without a GPU
+        "seed": settings.seed,
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "logging_strategy": "epoch",
+        "save_total_limit": 1,
+        "load_best_model_at_end": True,
+        "restore_callback_states_from_checkpoint": True,  # patience is counted on where it was
+        "metric_for_best_model": "mean_macro_f1",
+        "greater_is_better": True,
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "report_to": "none",
+    }
+
+
+def _their_arguments(said: dict) -> dict:
+    """What was said of the Trainer's, with what follows from it."""
+    follows = {}
+    if "logging_steps" in said:
+        follows["logging_strategy"] = "steps"
+    if (best := said.get("metric_for_best_model")) is not None:
+        follows["greater_is_better"] = not best.endswith(LESS_IS_BETTER)
+    return follows | said
 
 
 def _give_memory(model, processor, references) -> RefreshRelationMemory | None:
@@ -368,6 +395,9 @@ def _check_same_run(output: Path, run: dict) -> None:
     if not (output / RUN_FILE).exists():
         return
     before = read_json(output / RUN_FILE)
+    # a setting that is younger than the run had its default
+    before |= {"data": asdict(DataDescription(**before["data"]))}
+    before |= {"training": asdict(TrainingSettings(**before["training"]))}
     for part, free in (("data", ()), ("splits", ()), ("training", ("epochs", "patience"))):
         for name in before[part].keys() | run[part].keys():
             old, new = before[part].get(name), run[part].get(name)
