@@ -63,7 +63,7 @@ setup(
         # prediction and extraction over many machines: its scheduler and retries are not ours to write again
         "ray": ["ray[data]>=2.60"],
         # where `train --report-to tensorboard trackio` writes to; any other reporter of transformers does too
-        "reporting": ["tensorboard>=2.19", "trackio>=0.5"],
+        "reporting": ["tensorboard>=2.19", "trackio>=0.0.6"],
         # the peers of benchmarks/speed
         "bench": ["torch-geometric>=2.6", "faiss-cpu>=1.10"],
         # the site of docs/: pages per command from the parser, API pages from docstrings

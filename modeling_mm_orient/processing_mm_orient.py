@@ -15,6 +15,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 
+from .numeric_columns import check_columns, standardised
 from .pictures import IMAGE_SOURCES, MAX_IMAGE_PIXELS, read_image, reduced
 from .task_features import check_sources, task_features
 from .text_cleaning import clean_text
@@ -47,6 +48,8 @@ class MMOrientProcessor(ProcessorMixin):
         text_reader, inpainter: names of `text_removal.READERS` and `INPAINTERS` (default `"rapidocr"` and `"opencv"`, both
             optional packages), or functions of your own; a processor with these is not saved.
         task_features: what `task_features` are made of, see `task_features.check_sources` (default nothing).
+        numeric_columns: numbers that come after them, with their statistics, see `numeric_columns.check_columns` (ours;
+            default none).
     """
 
     valid_processor_kwargs = MMOrientProcessorKwargs
@@ -66,6 +69,7 @@ class MMOrientProcessor(ProcessorMixin):
         text_reader: str | Callable = "rapidocr",
         inpainter: str | Callable = "opencv",
         task_features: list[dict] | tuple[dict, ...] = (),
+        numeric_columns: list[dict] | tuple[dict, ...] = (),
         **kwargs,
     ):
         parts = {"image_processor": image_processor, "tokenizer": tokenizer}
@@ -90,6 +94,7 @@ class MMOrientProcessor(ProcessorMixin):
         self.text_reader = registered(text_reader, READERS, "text_reader")
         self.inpainter = registered(inpainter, INPAINTERS, "inpainter")
         self.task_features = check_sources(task_features)
+        self.numeric_columns = check_columns(numeric_columns)
 
     @classmethod
     def from_encoders_pretrained(
@@ -129,19 +134,20 @@ class MMOrientProcessor(ProcessorMixin):
                 kwargs.setdefault("joint_padding", "max_length")
         return cls(**parts, **kwargs)
 
-    def __call__(self, images=None, text=None, **kwargs) -> BatchFeature:
+    def __call__(self, images=None, text=None, numbers=None, **kwargs) -> BatchFeature:
         """Prepare a batch of posts, or one post.
 
         Args:
             images: a picture or a list with one entry per post, None for a post without; anything `read_image` takes,
                 or arrays and tensors as image processors take them. Or a batch of a data set, with `image` and `text`.
             text: a string or a list with one entry per post; None or a text of white space alone means no text.
+            numbers: what the `numeric_columns` say of each post, see `numeric_columns.standardised`; None says nothing.
             kwargs: `return_tensors`, and what tokenizers and image processors take (`text_kwargs`, `images_kwargs`).
 
         Returns:
             `pixel_values`, `input_ids` (B, T), `attention_mask`, ... for the encoders there are, those of the joint
-            encoder with the prefix `joint_`; `has_image` and `has_text` (B,) bool; with task features, `task_features`
-            (B, F). The inputs of a modality that no post of the batch has are left out.
+            encoder with the prefix `joint_`; `has_image` and `has_text` (B,) bool; with task features or numeric columns,
+            `task_features` (B, F). The inputs of a modality that no post of the batch has are left out.
 
         Raises:
             ValueError: lengths differ, a post has neither picture nor text, or a picture cannot be read.
@@ -182,6 +188,13 @@ class MMOrientProcessor(ProcessorMixin):
         if self.task_features:
             device = "cuda" if torch.cuda.is_available() else "cpu"
             data["task_features"] = task_features(text, self.task_features, device).tolist()
+        if numbers is not None and (len(numbers) != len(text) or not self.numeric_columns):
+            columns = f"{len(text)} posts" if self.numeric_columns else "a processor without numeric columns"
+            raise ValueError(f"`numbers` has {len(numbers)} entries for {columns}")
+        if self.numeric_columns:
+            rows = standardised([None] * len(text) if numbers is None else numbers, self.numeric_columns).tolist()
+            before = data.get("task_features") or [[]] * len(text)
+            data["task_features"] = [old + new for old, new in zip(before, rows, strict=True)]
         return BatchFeature(data, tensor_type=return_tensors)
 
     def read_picture(self, source, image_sources=IMAGE_SOURCES) -> Image.Image:
@@ -204,13 +217,16 @@ class MMOrientProcessor(ProcessorMixin):
         if self.joint_processor is not None:
             for part in (self.joint_processor.image_processor, self.joint_processor.tokenizer):
                 names += _joint(dict.fromkeys(part.model_input_names))
-        extra = ["task_features"] if self.task_features else []
+        extra = ["task_features"] if self.task_features or self.numeric_columns else []
         return [*dict.fromkeys(names), "has_image", "has_text", *extra]
 
     def to_dict(self) -> dict:
         joint = None if self.joint_processor is None else JOINT_FOLDER
         own = {"text_reader": _name_of(self.text_reader), "inpainter": _name_of(self.inpainter)}
-        return super().to_dict() | {"parts": self.get_attributes(), "joint_processor": joint} | own
+        settings = super().to_dict()
+        if not self.numeric_columns:
+            settings.pop("numeric_columns", None)
+        return settings | {"parts": self.get_attributes(), "joint_processor": joint} | own
 
     def save_pretrained(self, save_directory, **kwargs):
         for name, choice in (("text_reader", self.text_reader), ("inpainter", self.inpainter)):

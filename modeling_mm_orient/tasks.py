@@ -23,7 +23,8 @@ FITTED = (
 LABEL_PREFIX = "label."  # of a task's column in a data set of posts: a task may bear the name of anything of ours
 # what a post may hold that is no label, whatever its tasks are called
 NOT_LABELS = (
-    "id", "image", "text", "row", "post_key", "image_embeds", "text_embeds", "region_features", "region_mask",
+    "id", "image", "text", "numbers", "more_images",
+    "row", "post_key", "image_embeds", "text_embeds", "region_features", "region_mask",
     "token_features", "token_mask", "task_features", "has_image", "has_text", "post_keys",
 )  # fmt: skip
 LEAST_SHARE = 1e-4  # of a label among neighbours: log-probabilities of experts are averaged

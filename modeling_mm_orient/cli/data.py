@@ -3,7 +3,7 @@
 
 import os
 
-from ..data.description import ChatModel
+from ..data.description import ChatModel, DataDescription
 from ..runs.preset_files import load_preset
 from .options import add_data, add_fields, add_json, add_preset, add_verb, described, given
 
@@ -19,6 +19,7 @@ def add_verbs(verbs) -> None:
     )
     add_data(verb)
     add_preset(verb)
+    add_fields(verb, DataDescription, ("numeric_columns",))
     verb.add_argument("--no-images", action="store_true", help="do not open the pictures")
     add_json(verb, "write the account there, every row of it")
 

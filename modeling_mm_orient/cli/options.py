@@ -20,7 +20,16 @@ from ..text_cleaning import PAPER_STEPS, STEPS
 
 COLUMNS = ("text_column", "image_column")
 NOT_OF_PRESETS = {"data", "allow_outside", "feature_arrays", "paraphrases"}  # places are said by who calls
-OF_DATA = ("labels_file", *COLUMNS, "id_column", "split_column", "split_seed", "encoding", "feature_arrays")
+OF_DATA = (
+    "labels_file",
+    *COLUMNS,
+    "join_texts",
+    "id_column",
+    "split_column",
+    "split_seed",
+    "encoding",
+    "feature_arrays",
+)
 NO_COLUMN = "none"  # of --image-column and --text-column
 
 
@@ -95,7 +104,7 @@ def add_data(verb: argparse.ArgumentParser, labels: bool = True, required: bool 
         required=required,
         help="folder of pictures with a CSV, TSV, JSONL or Parquet table; a saved DatasetDict; or a Hub data set",
     )
-    add_fields(verb, DataDescription, ("labels", *OF_DATA) if labels else OF_DATA)
+    add_fields(verb, DataDescription, ("labels", "regression", *OF_DATA) if labels else OF_DATA)
     add_outside(verb)
     verb.add_argument("--skip-bad-posts", action="store_true", help="leave out posts with problems, and report them")
 
@@ -223,7 +232,8 @@ def described(options: argparse.Namespace, preset: dict) -> DataDescription:
     checked(DataDescription, preset["data"], "the preset's part 'data'")
     if places := NOT_OF_PRESETS & set(preset["data"]):
         raise ValueError(f"the preset's part 'data' has {sorted(places)[0]!r}, a place: that is an argument's to say")
-    return replace(DataDescription(options.data), **preset["data"] | data_changes(options))
+    said = replace(DataDescription(options.data), **preset["data"] | data_changes(options))
+    return said.with_numbers_as_tasks()
 
 
 def described_for_run(options: argparse.Namespace) -> tuple[DataDescription, int]:

@@ -40,7 +40,7 @@ def add_verbs(verbs) -> None:
     verb.add_argument("--output", required=True, metavar="RUN", help="folder for the trained model")
     add_model(verb)
     add_fields(verb, TrainingSettings, SETTINGS)
-    add_fields(verb, DataDescription, ("paraphrases",))
+    add_fields(verb, DataDescription, ("paraphrases", "numeric_columns"))
     verb.add_argument(
         "--train-encoders", nargs="+", choices=ENCODER_NAMES, help="encoders to fine-tune (default: none)"
     )
@@ -78,7 +78,7 @@ def _train(options) -> None:
         tiny = load_preset("tiny")
         preset |= {part: tiny[part] | preset[part] for part in ("config", "processor", "training")}
     if not data.labels:
-        raise ValueError("name the label columns with --labels")
+        raise ValueError("name the label columns with --labels or --regression")
     said = given(options, TrainingSettings)
     settings = TrainingSettings(**preset["training"] | said)
     settings = with_trainer_options(settings, said, options)

@@ -38,7 +38,8 @@ def complete_columns(
         ValueError: a named column is not there; several bear usual names; or there are pictures and no column names them.
     """
     columns = list(columns)
-    named = [*_label_columns(description), description.id_column, description.split_column]
+    named = [*_label_columns(description), *description.numeric_columns]
+    named += [description.id_column, description.split_column]
     changes = {}
     if _is_default(description, "image_column") and DEFAULTS["image_column"] not in columns:
         found = [name for name in pictures if name not in named] or _usual(
@@ -65,7 +66,7 @@ def missing_columns(description: DataDescription, columns: Iterable[str]) -> lis
     missing = [name for name in wanted_columns(description) if name not in columns]
     has_text = any(name in columns for name in description.text_columns)
     if description.image_column in columns or has_text:
-        needed = {*_label_columns(description), *description.required_columns}
+        needed = {*_label_columns(description), *description.numeric_columns, *description.required_columns}
         defaults = {DEFAULTS["text_column"], DEFAULTS["image_column"]} - needed
         missing = [name for name in missing if name not in defaults]
     return [name for name in missing if not (has_text and name in description.text_columns)]
@@ -73,7 +74,7 @@ def missing_columns(description: DataDescription, columns: Iterable[str]) -> lis
 
 def wanted_columns(description: DataDescription) -> list[str]:
     """All columns that the description names."""
-    names = _label_columns(description)
+    names = [*_label_columns(description), *description.numeric_columns]
     names += [description.image_column, description.id_column, description.split_column, *description.text_columns]
     return [*dict.fromkeys(name for name in names if name)]
 
@@ -101,7 +102,7 @@ def listed(names: list[str]) -> str:
 
 
 def _label_columns(description: DataDescription) -> list[str]:
-    return [description.label_columns.get(label, label) for label in description.labels or []]
+    return [column for label in description.labels or [] for column in description.columns_of(label)]
 
 
 def _is_default(description: DataDescription, name: str) -> bool:

@@ -2,7 +2,7 @@
 """Where the posts are and which columns matter, and who rewrites their texts; imports nothing heavy, the command line is
 made from it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .fields import described
 
@@ -24,13 +24,18 @@ class DataDescription:
     """
 
     data: str
-    labels: list[str] | None = described("label columns, one task each", metavar="COLUMN")
+    labels: list[str] | None = described(
+        "label columns, one task each; TASK=COLUMN,COLUMN,... makes one task of several columns of 0 and 1",
+        metavar="COLUMN",
+    )
+    regression: list[str] | None = described("label columns that are numbers, whole ones too", metavar="COLUMN")
     labels_file: str | None = described(
         "table inside the folder (default: the one that has the columns)", metavar="FILE"
     )
     text_column: str | list[str] = described(
         "of several the first filled one counts; none for pictures alone", "text", metavar="COLUMN"
     )
+    join_texts: bool = described("of several text columns all, each after its name: 'title: ...', 'body: ...'", False)
     image_column: str | None = described(
         "the pictures, or their file names; none for texts alone", "image", metavar="COLUMN"
     )
@@ -62,10 +67,42 @@ class DataDescription:
         metavar="FEATURE=FILE",
     )
     paraphrases: str | None = described("of mm-orient paraphrase: more training posts", metavar="FILE")
+    numeric_columns: list[str] = described(
+        "numbers that say something of a post (likes, shares): standardised task features",
+        factory=list,
+        metavar="COLUMN",
+    )
+    label_groups: dict[str, list[str]] = described("task name -> columns of 0 and 1, one label each", factory=dict)
+
+    def __post_init__(self):
+        for name in self.labels or []:
+            task, is_group, columns = name.partition("=")
+            if is_group:
+                self.label_groups = self.label_groups | {task: _group(name, task, columns)}
+        if self.labels is not None:
+            self.labels = [name.partition("=")[0] for name in self.labels]
+            if twice := [name for name in self.labels if self.labels.count(name) > 1]:
+                raise ValueError(f"the task {twice[0]!r} is named twice among the labels")
 
     @property
     def text_columns(self) -> list[str]:
         return [self.text_column] if isinstance(self.text_column, str) else list(self.text_column or [])
+
+    def columns_of(self, task: str) -> list[str]:
+        """The columns that a task's labels stand in."""
+        return self.label_groups.get(task) or [self.label_columns.get(task, task)]
+
+    def with_numbers_as_tasks(self) -> "DataDescription":
+        """What `regression` names is among the labels too."""
+        more = [name for name in self.regression or [] if name not in (self.labels or [])]
+        return replace(self, labels=[*(self.labels or []), *more]) if more else self
+
+
+def _group(said: str, task: str, columns: str) -> list[str]:
+    names = [name.strip() for name in columns.split(",")]
+    if not task or not all(names) or len(set(names)) < len(names) or len(names) < 2:
+        raise ValueError(f"labels {said!r}: several columns of one task are TASK=COLUMN,COLUMN,...")
+    return names
 
 
 @dataclass

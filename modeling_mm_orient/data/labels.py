@@ -20,6 +20,7 @@ MISSING_VALUES = ("", "nan")  # not "none": that is a class in some data sets
 # of posts, predictions and metrics
 RESERVED_TASK_NAMES = ("id", "image", "text", "split", "row", "post_key", "mean_macro_f1", "neighbours", "problem")
 MOST_CLASSES = 50
+ZERO_OR_ONE = {"0": 0.0, "0.0": 0.0, "false": 0.0, "no": 0.0, "1": 1.0, "1.0": 1.0, "true": 1.0, "yes": 1.0}
 LARGEST = float(np.finfo(np.float32).max)
 PLAIN_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?", re.ASCII)
 NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?", re.ASCII)
@@ -51,7 +52,14 @@ def read_labels(
         raise ValueError(f"a task cannot be called {name!r}; rename the column")
     mapping = description.label_maps.get(name, {})
     known = {task["name"]: task for task in description.tasks or []}.get(name)
+    if columns := description.label_groups.get(name):
+        return _read_group(name, columns, known, posts, problems)
     of_source = None if mapping else declared.get(description.label_columns.get(name, name))
+    if name in (description.regression or ()):
+        if known is not None and kind_of(known) is not REGRESSION:
+            raise ValueError(f"the task {name!r} of the model is no regression")
+        of_source = {"kind": REGRESSION.name}
+        _read_cells(name, mapping, posts, problems)
     if of_source is None:
         _read_cells(name, mapping, posts, problems)
     column = label_column(name)
@@ -61,7 +69,7 @@ def read_labels(
     kind = kind_of(task)
     if kind is REGRESSION:
         task["labels"] = []
-        _convert(posts, name, _finite, "a number", problems)
+        _convert(posts, name, finite, "a number", problems)
         return task
     label_of = _label_reader([part for value in values for part in _parts(value)])
     if "labels" not in task:
@@ -94,8 +102,8 @@ def label_counts(task: dict, posts: datasets.DatasetDict) -> dict[str, int]:
     kind = kind_of(task)
     if not kind.is_classification:
         return {"known": len(values)}
-    labels = kind.collate(task, values)
-    return kind.counts(task, [kind.label(task, label) for label in labels])
+    found = [kind.label(task, label) for label in kind.collate(task, values)]
+    return kind.counts(task, [label for label in found if label is not None])
 
 
 def untrainable(tasks: list[dict], posts: list[dict]) -> list[Problem]:
@@ -113,6 +121,25 @@ def untrainable(tasks: list[dict], posts: list[dict]) -> list[Problem]:
                 Problem(f"column {task['name']!r}", "single class", f"{what} in training: nothing to learn")
             )
     return problems
+
+
+def _read_group(name: str, columns: list[str], known: dict | None, posts: list[dict], problems: list[Problem]) -> dict:
+    """Several columns of 0 and 1 as the labels of one task: NaN where a cell says nothing, None where none does."""
+    task = {"name": name} | (known or {"kind": MULTI_LABEL.name, "labels": list(columns)})
+    if kind_of(task) is not MULTI_LABEL or set(task["labels"]) != set(columns):
+        said = ", ".join(task["labels"]) or "none"
+        raise ValueError(f"the task {name!r} has the labels {said}, and the columns are {', '.join(columns)}")
+    for post in posts:
+        cells = dict(zip(columns, post[label_column(name)], strict=True))
+        values = []
+        for label in task["labels"]:
+            value = cells[label]
+            said = None if is_missing(value) else ZERO_OR_ONE.get(str(value).strip().lower())
+            if said is None and not is_missing(value):
+                problems.append(Problem(post["where"], "unknown label", f"{label} is {shown(value)}, not 0 or 1"))
+            values.append(float("nan") if said is None else said)
+        post[label_column(name)] = None if all(value != value for value in values) else values
+    return task
 
 
 def _read_cells(name: str, mapping: dict, posts: list[dict], problems: list[Problem]) -> None:
@@ -154,7 +181,8 @@ def _convert(posts: list[dict], name: str, convert: Callable, expected: str, pro
                 post[column] = None
 
 
-def _finite(value) -> float:
+def finite(value) -> float:
+    """A number that single precision holds; ValueError, TypeError or OverflowError for any other value."""
     number = float(value)
     if not abs(number) <= LARGEST:  # in single precision, which the model has
         raise ValueError(f"{number} is no number")

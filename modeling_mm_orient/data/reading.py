@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from .arrays import FeatureArrays
 from .columns import complete_split
 from .description import DataDescription
-from .labels import feature_of, is_missing, label_column, label_counts, read_labels, untrainable
+from .labels import feature_of, finite, is_missing, label_column, label_counts, read_labels, untrainable
 from .picture_files import PictureRefused, image_finder, image_problems, picture_name
 from .problems import DataProblems, Problem, readable, shown
 from .sources import Source, open_rows
@@ -82,6 +82,9 @@ def _checked(
     posts, problems = _posts(description, rows, source.inside)
     pictures, texts = (sum(post[name] is not None for post in posts) for name in ("image", "text"))
     logger.info("%d posts: %d with a picture, %d with a text", len(posts), pictures, texts)
+    for place, name in enumerate(description.numeric_columns):
+        if missing := sum(post["numbers"][place] != post["numbers"][place] for post in posts):
+            logger.info("%d of %d posts say nothing in the column %r", missing, len(posts), name)
     problems += [Problem(posts[row]["where"], "not a number", what) for row, what in arrays.problems()]
     tasks = []
     if description.labels:
@@ -218,7 +221,8 @@ def _posts(description: DataDescription, rows: list[Row], inside: list[str]) -> 
         seen.setdefault(post["id"], post)
         post["split"] = row.values.get(description.split_column or "__split__")
         for label in description.labels or []:
-            post[label_column(label)] = row.values.get(description.label_columns.get(label, label))
+            cells = [row.values.get(column) for column in description.columns_of(label)]
+            post[label_column(label)] = cells if label in description.label_groups else cells[0]
         posts.append(post)
     if renamed:
         logger.info("%d posts stand in several parts of the data: their ids there are PART/ID", renamed)
@@ -236,7 +240,7 @@ def read_post(description: DataDescription, find_image, index: int, row: Row) ->
     """
     problems = [] if row.problem is None else [Problem(row.where, "malformed row", row.problem)]
     image = row.values.get(description.image_column)
-    text = next((t for t in (row.values.get(c) for c in description.text_columns) if not is_missing(t)), None)
+    texts = {name: row.values[name] for name in description.text_columns if not is_missing(row.values.get(name))}
     name = row.values.get(description.id_column or "id")
     if is_missing(name):
         name = picture_name(image, Path(description.data)) or None
@@ -246,15 +250,34 @@ def read_post(description: DataDescription, find_image, index: int, row: Row) ->
     post = {"where": row.where, "row": index, "numbered": name is None, "text": None, "image": None}
     post["id"] = str(index) if name is None else readable(str(name))
     try:
-        post["text"] = None if text is None else _text_of(text)
+        texts = {name: _text_of(value) for name, value in texts.items()}
+        if texts and description.join_texts:
+            post["text"] = "\n".join(f"{name}: {text.strip()}" for name, text in texts.items())
+        elif texts:
+            post["text"] = next(iter(texts.values()))
         post["image"] = None if is_missing(image) else find_image(image)
     except PictureRefused as refused:
         problems.append(Problem(row.where, refused.kind, str(refused)))
     except ValueError as error:
         problems.append(Problem(row.where, "malformed row", str(error)))
+    post["numbers"] = _numbers(description, row, problems)
     if post["image"] is None and post["text"] is None and not problems:
         problems.append(Problem(row.where, "empty post", "neither an image nor a text"))
     return post, problems
+
+
+def _numbers(description: DataDescription, row: Row, problems: list[Problem]) -> list[float]:
+    """What stands in the numeric columns, NaN where nothing does."""
+    numbers = []
+    for name in description.numeric_columns:
+        value, number = row.values.get(name), float("nan")
+        if not is_missing(value):
+            try:
+                number = finite(value)
+            except (TypeError, ValueError, OverflowError):
+                problems.append(Problem(row.where, "not a number", f"{name} is {shown(value)}, not a number"))
+        numbers.append(number)
+    return numbers
 
 
 def _text_of(value) -> str:
@@ -280,6 +303,8 @@ def _as_datasets(posts: list[dict], tasks: list[dict], with_rows: bool = False) 
     features = {"id": datasets.Value("string"), "image": datasets.Image(decode=False), "text": datasets.Value("string")}
     if with_rows:
         features["row"] = datasets.Value("int64")
+    if any(post["numbers"] for post in posts):
+        features["numbers"] = datasets.Sequence(datasets.Value("float32"))
     features |= {label_column(task["name"]): feature_of(task) for task in tasks}
     features = datasets.Features(features)
     names = {post["split"]: None for post in posts}

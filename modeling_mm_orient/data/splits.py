@@ -129,7 +129,7 @@ def _labels_of(post: dict, labels: list[str]) -> list[tuple]:
     for name in labels:
         value = post.get(label_column(name))
         if isinstance(value, list):
-            found += [(name, number) for number, present in enumerate(value) if present]
+            found += [(name, number) for number, present in enumerate(value) if present == 1]
         elif isinstance(value, int):
             found.append((name, value))
     return found

@@ -7,13 +7,14 @@ Use with `TrainingArguments(remove_unused_columns=False)`. Shapes: B posts, L re
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ..numeric_columns import standardised
 from ..pictures import key_number, post_key
 from ..tasks import collate_labels
 
@@ -49,26 +50,32 @@ class PostCollator:
         batch = {}
         if self.processor.get_attributes() or self.processor.joint_processor is not None:
             images, texts = [post.get("image") for post in posts], [post.get("text") for post in posts]
-            batch = dict(self.processor(images=images, text=texts, return_tensors="pt"))
+            numbers = [post.get("numbers") for post in posts] if self.processor.numeric_columns else None
+            batch = dict(self.processor(images=images, text=texts, numbers=numbers, return_tensors="pt"))
         # a picture that was changed on the way is still the same post
         batch["post_keys"] = torch.tensor([key_number(post.get("post_key") or post_key(post)) for post in posts])
-        return batch | _features(posts) | _labels(posts, self.tasks if self.labels else None)
+        features = _features(posts)
+        if "task_features" in features or "task_features" not in batch:
+            features = _with_numbers(features, posts, self.processor.numeric_columns)
+        return batch | features | _labels(posts, self.tasks if self.labels else None)
 
 
 @dataclass
 class FeatureCollator:
     """Stored features (`image_embeds` (D,), `text_embeds`, `region_features` (R, D), `token_features` (T, D),
     `task_features`, `has_image`, `has_text`, default True, `post_key` as `post_key` gives it, and task columns) to model
-    inputs, float32 and padded."""
+    inputs, float32 and padded; `numbers` stand among the task features as `numeric_columns` of a processor say."""
 
     tasks: list[dict]
     labels: bool = True
+    numeric_columns: list[dict] = field(default_factory=list)
 
     def __call__(self, posts: list[dict]) -> dict:
         batch = {name: torch.ones(len(posts), dtype=torch.bool) for name in ("has_image", "has_text")}
         if posts[0].get("post_key") is not None:
             batch["post_keys"] = torch.tensor([key_number(post["post_key"]) for post in posts])
-        return batch | _features(posts) | _labels(posts, self.tasks if self.labels else None)
+        features = _with_numbers(_features(posts), posts, self.numeric_columns)
+        return batch | features | _labels(posts, self.tasks if self.labels else None)
 
 
 class ReadAheadLoader(DataLoader):
@@ -105,6 +112,14 @@ def _features(posts: list[dict]) -> dict:
         if name in posts[0]:
             batch[name] = torch.tensor([bool(post[name]) for post in posts])
     return batch
+
+
+def _with_numbers(batch: dict, posts: list[dict], columns: list[dict]) -> dict:
+    if not columns:
+        return batch
+    numbers = standardised([post.get("numbers") for post in posts], columns)
+    before = [batch["task_features"]] if "task_features" in batch else []
+    return batch | {"task_features": torch.cat([*before, numbers], -1)}
 
 
 def _labels(posts: list[dict], tasks: list[dict] | None) -> dict:

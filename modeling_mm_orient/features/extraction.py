@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
@@ -65,7 +65,7 @@ class Shard:
 @dataclass
 class PreparedBatch:
     """A batch on its way from a worker: `inputs` of the encoders for the posts that can be read, and about each of these
-    its position in the shard, id, key, treated text and place in the data."""
+    its position in the shard, id, key, treated text, numbers and place in the data."""
 
     shard: str
     last: bool
@@ -76,6 +76,7 @@ class PreparedBatch:
     texts: list[str]
     places: list[str]
     problems: list[Problem]
+    numbers: list[list[float] | None] = field(default_factory=list)
 
 
 def encoder_fingerprint(model, processor) -> str:
@@ -88,7 +89,9 @@ def encoder_fingerprint(model, processor) -> str:
     digest.update(model.config.embedding_pooling.encode())
     for part in (processor, processor.joint_processor):
         if part is not None:
-            digest.update(json.dumps(part.to_dict(), sort_keys=True, default=str).encode())
+            settings = part.to_dict()
+            settings.pop("numeric_columns", None)  # they change no stored feature
+            digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
             vocabulary = part.tokenizer.get_vocab() if part.tokenizer is not None else {}
             digest.update(json.dumps(sorted(vocabulary.items())).encode())
     return digest.hexdigest()[:32]
@@ -257,7 +260,7 @@ class ShardBatches(IterableDataset):
     def __init__(self, shards: Iterable[Shard], processor, batch_size: int):
         self.shards, self.processor, self.batch_size = shards, processor, batch_size
         self.bare = copy.copy(processor)  # for posts that are treated already
-        self.bare.text_cleaning, self.bare.task_features = [], []
+        self.bare.text_cleaning, self.bare.task_features, self.bare.numeric_columns = [], [], []
         self.bare.remove_overlaid_text = self.bare.read_missing_text = False
 
     def __iter__(self) -> Iterator[PreparedBatch]:
@@ -296,6 +299,7 @@ class ShardBatches(IterableDataset):
             batch.positions.append(position)
             batch.ids.append(str(post.get("id")))
             batch.keys.append(key)
+            batch.numbers.append(post.get("numbers"))
             batch.places.append(shard.places[position])
         if images:
             batch.inputs = dict(self.bare(images=images, text=batch.texts, return_tensors="pt"))
@@ -345,7 +349,7 @@ def _take_out(batch: PreparedBatch, sound: torch.Tensor) -> torch.Tensor:
         what = "the encoders give features that are no finite numbers"
         batch.problems.append(Problem(batch.places[row], "unreadable post", what))
     kept = sound.nonzero().flatten()
-    for name in ("positions", "ids", "keys", "texts", "places"):
+    for name in ("positions", "ids", "keys", "texts", "places", "numbers"):
         values = getattr(batch, name)
         values[:] = [values[row] for row in kept.tolist()]
     return kept
@@ -384,14 +388,14 @@ def feature_table(parts: list[dict[str, list]]) -> pa.Table:
     columns = {name: [value for part in parts for value in part[name]] for name in ("position", *COLUMNS)}
     order = np.argsort(columns["position"], kind="stable")
     arrays = []
-    for field in COLUMNS.arrow_schema:
-        values = [columns[field.name][row] for row in order]
-        if field.name in (*VECTORS, *SEQUENCES):
+    for entry in COLUMNS.arrow_schema:
+        values = [columns[entry.name][row] for row in order]
+        if entry.name in (*VECTORS, *SEQUENCES):
             ends = np.cumsum([0, *map(len, values)], dtype=np.int32)
             flat = np.concatenate([np.zeros(0, np.float16), *values])
-            arrays.append(pa.ListArray.from_arrays(pa.array(ends), pa.array(flat)).cast(field.type))
+            arrays.append(pa.ListArray.from_arrays(pa.array(ends), pa.array(flat)).cast(entry.type))
         else:
-            arrays.append(pa.array(values, type=field.type))
+            arrays.append(pa.array(values, type=entry.type))
     return pa.Table.from_arrays(arrays, schema=COLUMNS.arrow_schema)
 
 

@@ -36,6 +36,7 @@ def model_inputs(
     inputs, collator = posts, PostCollator(processor, tasks)
     if feature_cache is not None and names:
         inputs, collator = _stored_features(model.base_model, processor, posts, feature_cache), FeatureCollator(tasks)
+        collator.numeric_columns = processor.numeric_columns
     if arrays:
         inputs = {split: ArrayPosts(rows, arrays, names) for split, rows in inputs.items()}
     return inputs, collator

@@ -79,6 +79,7 @@ def posts_to_evaluate(
     model, processor = load_run(run)
     tasks = model.config.tasks
     data = replace(data, tasks=tasks, labels=data.labels or [task["name"] for task in tasks])
+    data.numeric_columns = [column["name"] for column in processor.numeric_columns]
     with_pictures = reads_pictures(model.config.encoder_names)
     if split in SPLITS:
         splits = read_posts(data, skip_bad_posts, with_pictures, training=False, split_at_random=False)[0]

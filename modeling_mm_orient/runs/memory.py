@@ -149,7 +149,7 @@ def _reference_inputs(
 ):
     """Posts for the memory: their stored features where there is a cache, or pictures and texts."""
     tasks = model.config.tasks
-    data = replace(data, tasks=tasks, split_column=data.split_column if split else None)
+    data = replace(data, tasks=tasks, split_column=data.split_column if split else None, numeric_columns=[])
     with_pictures = reads_pictures(model.config.encoder_names)
     reading = {"skip_bad_posts": skip_bad_posts, "check_images": with_pictures}
     posts, _ = read_split(data, split, **reading, of_run=read_splits(run) if split else None)

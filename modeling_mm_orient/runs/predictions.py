@@ -104,6 +104,7 @@ def predict(
 def unlabelled(model, processor, data: DataDescription, split: str | None, skip_bad_posts: bool = False):
     """The posts of a split, or all, what of them the model reads, and the collator for that; labels are not looked at."""
     data = replace(data, labels=None, split_column=data.split_column if split else None)
+    data.numeric_columns = [column["name"] for column in processor.numeric_columns]
     with_pictures = reads_pictures(model.config.encoder_names)
     posts = read_split(data, split, skip_bad_posts=skip_bad_posts, check_images=with_pictures)[0]
     arrays = FeatureArrays(data.feature_arrays)

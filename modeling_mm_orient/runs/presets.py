@@ -16,13 +16,16 @@ ENCODER_CONFIGS = {"joint_config", "text_config", "vision_config"}
 SPECIAL_TOKENS = ["[PAD]", "[CLS]", "[SEP]"]
 
 
-def build_model(preset: dict, tasks: list[dict], texts: list[str], **config_fields):
+def build_model(
+    preset: dict, tasks: list[dict], texts: list[str], numeric_columns: list[dict] | None = None, **config_fields
+):
     """Model and processor of a preset.
 
     Args:
         preset: from `load_preset`, its `encoders` possibly changed.
         tasks: task descriptions.
         texts: training texts, for the vocabulary of a text encoder that is trained from scratch.
+        numeric_columns: of the processor, see `numeric_columns.fitted_columns`.
         config_fields: fields of `MMOrientConfig` that override the preset's.
 
     Returns:
@@ -31,18 +34,24 @@ def build_model(preset: dict, tasks: list[dict], texts: list[str], **config_fiel
     encoders = {role: source for role, source in preset["encoders"].items() if source}
     sources = check_sources([{"name": name} | entry for name, entry in preset["task_features"].items()])
     fields = preset["config"] | config_fields | {"tasks": tasks}
-    if sources:
-        fields |= {"task_features": feature_sizes(sources), "task_feature_dim": None}
+    sizes = feature_sizes(sources)
+    if numeric_columns:
+        if width := not sizes and fields.get("task_feature_dim"):
+            sizes = [{"name": "task_features", "size": width}]
+        sizes = [*sizes, {"name": "numbers", "size": 2 * len(numeric_columns)}]
+    if sizes:
+        fields |= {"task_features": sizes, "task_feature_dim": None}
+    reads = {"task_features": sources, "numeric_columns": numeric_columns or []}
     if encoders:
         given = ENCODER_CONFIGS | ({"region_feature_dim"} if "vision" in encoders else set())
         fields = {name: value for name, value in fields.items() if name not in given}
         revisions = preset["revisions"]
-        processor = MMOrientProcessor.from_encoders_pretrained(**encoders, revision=revisions, task_features=sources)
+        processor = MMOrientProcessor.from_encoders_pretrained(**encoders, revision=revisions, **reads)
         model = MMOrientForMultiTaskClassification.from_encoders_pretrained(**encoders, revision=revisions, **fields)
         return model, processor
     if not preset["processor"]:  # everything comes as arrays
         fields = {name: value for name, value in fields.items() if name not in ENCODER_CONFIGS}
-        return MMOrientForMultiTaskClassification(MMOrientConfig(**fields)), MMOrientProcessor(task_features=sources)
+        return MMOrientForMultiTaskClassification(MMOrientConfig(**fields)), MMOrientProcessor(**reads)
     tokenizer = train_tokenizer(texts, preset["processor"]["vocabulary_size"])
     size = preset["processor"]["image_size"]
     fields.setdefault("frozen_encoders", [])  # random weights are there to be trained
@@ -54,7 +63,7 @@ def build_model(preset: dict, tasks: list[dict], texts: list[str], **config_fiel
         ViTImageProcessorPil(size={"height": size, "width": size}, image_mean=[0.5] * 3, image_std=[0.5] * 3),
         tokenizer,
         max_tokens=preset["processor"]["max_tokens"],
-        task_features=sources,
+        **reads,
     )
     return MMOrientForMultiTaskClassification(MMOrientConfig(**fields)), processor
 

@@ -37,6 +37,7 @@ from ..features.extraction import (
     encoder_fingerprint,
     feature_table,
 )
+from ..numeric_columns import standardised
 from ..partial_files import own_partial
 from ..task_features import task_features
 from .predictions import prediction_lines, prediction_row, prediction_schema
@@ -101,7 +102,7 @@ def extract_with_ray(
 
     Returns, raises: as `predict_with_ray`.
     """
-    description = replace(description, data=_folder(posts), labels=None, split_column=None)
+    description = replace(description, data=_folder(posts), labels=None, split_column=None, numeric_columns=[])
     if description.feature_arrays:
         raise ValueError("--feature-arrays are features already; a job extracts them from posts")
     # workers stand elsewhere
@@ -119,6 +120,9 @@ def predict_batch(model, processor, batch: PreparedBatch) -> pa.Table:
     sources, inputs = processor.task_features, {name: value.to(model.device) for name, value in batch.inputs.items()}
     if sources:
         inputs["task_features"] = task_features(batch.texts, sources, model.device)
+    if processor.numeric_columns:
+        numbers = standardised(batch.numbers, processor.numeric_columns).to(model.device)
+        inputs["task_features"] = torch.cat([inputs["task_features"], numbers], -1) if sources else numbers
     tasks, logits = model.config.tasks, {name: values.cpu() for name, values in model(**inputs).logits.items()}
     rows = [prediction_row(line, tasks) for line in prediction_lines(batch.ids, logits, tasks)]
     in_order = [row for _, row in sorted(zip(batch.positions, rows, strict=True), key=lambda pair: pair[0])]
@@ -296,7 +300,8 @@ def _columns_and_rows(
     pictures = picture_columns(found.schema)
     beside = Path(posts).is_dir()  # a lone file may lie anywhere
     description = complete_columns(description, there, posts, pictures, lambda: beside and any_picture_below(folder))
-    read = [name for name in (*description.text_columns, description.image_column) if name in there]
+    wanted = (*description.text_columns, description.image_column, *description.numeric_columns)
+    read = [name for name in wanted if name in there]
     return description, list(dict.fromkeys([name, *read])), count
 
 

@@ -28,6 +28,7 @@ from ..features.cache import DEFAULT_FEATURE_CACHE
 from ..features.extraction import process_state
 from ..features.inputs import model_inputs, reads_pictures, sampled_embeds
 from ..memory_file import LARGE_MEMORY
+from ..numeric_columns import fitted_columns
 from ..tasks import LABEL_PREFIX, kind_of
 from .blending import fit_experts, hear, heard_posts
 from .card import model_card
@@ -174,7 +175,11 @@ def build(prepared: Prepared, feature_cache: str | None, resume: bool, overwrite
     settings, output, state = prepared.settings, prepared.output, process_state()
     set_seed(settings.seed)
     texts = [text for text in prepared.posts["train"]["text"] if text]
-    model, processor = build_model(prepared.preset, prepared.tasks, texts, **prepared.config)
+    columns = []
+    if names := prepared.description.numeric_columns:
+        rows = prepared.posts["train"].select(range(prepared.originals))["numbers"]
+        columns = fitted_columns(names, list(rows))
+    model, processor = build_model(prepared.preset, prepared.tasks, texts, columns, **prepared.config)
     treat_as(processor, prepared.description)
     if settings.threshold_quantile is not None and not _all_frozen(model.config):
         raise ValueError("`threshold_quantile` needs frozen encoders: while they are trained, similarities move")
