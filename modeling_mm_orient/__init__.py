@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from .modeling_mm_orient import MMOrientForMultiTaskClassification, MMOrientModel
     from .pipeline_mm_orient import MultimodalClassificationPipeline
     from .processing_mm_orient import MMOrientProcessor
+    from .runs.classifier import MMOrientClassifier
     from .runs.hub import save_for_hub
 
 __version__ = "0.2.0"
 
 _ROOMS = {
     "FeatureCollator": "features.collation",
+    "MMOrientClassifier": "runs.classifier",
     "MMOrientConfig": "configuration_mm_orient",
     "MMOrientForMultiTaskClassification": "modeling_mm_orient",
     "MMOrientModel": "modeling_mm_orient",
@@ -30,6 +32,7 @@ _ROOMS = {
 
 __all__ = [
     "FeatureCollator",
+    "MMOrientClassifier",
     "MMOrientConfig",
     "MMOrientForMultiTaskClassification",
     "MMOrientModel",

@@ -14,7 +14,7 @@ from typing import get_args, get_origin, get_type_hints
 from ..data.description import DataDescription
 from ..data.fields import checked
 from ..names import CLASSIFIER_OUTPUTS, ENCODER_NAMES
-from ..runs.preset_files import load_preset, preset_names
+from ..runs.preset_files import load_preset, preset_names, with_architecture, with_encoders
 from ..runs.settings import TrainingSettings
 from ..text_cleaning import PAPER_STEPS, STEPS
 
@@ -247,13 +247,8 @@ def described_for_run(options: argparse.Namespace) -> tuple[DataDescription, int
 
 def preset_of(options: argparse.Namespace) -> dict:
     """The preset, with the options' encoders and task features."""
-    preset = load_preset(*options.preset)
     encoders = {"joint": options.joint_encoder, "text": options.text_encoder, "vision": options.vision_encoder}
-    for name, source in encoders.items():
-        if source:
-            preset["encoders"][name] = None if source == "none" else source
-            if options.revision:
-                preset["revisions"][name] = options.revision
+    preset = with_encoders(load_preset(*options.preset), encoders, options.revision)
     sources = pairs(options.task_features, "--task-features", "NAME=SOURCE")
     preset["task_features"] |= {name: _task_feature_source(source) for name, source in sources.items()}
     checked(TrainingSettings, preset["training"], "the preset's part 'training'")
@@ -262,11 +257,7 @@ def preset_of(options: argparse.Namespace) -> dict:
 
 def preset_with_architecture(options: argparse.Namespace) -> dict:
     """`preset_of`; where no preset says an architecture, that of `modern` and how it is trained."""
-    preset = preset_of(options)
-    if not preset["config"]:
-        modern = load_preset("modern")
-        preset |= {part: modern[part] | preset[part] for part in ("config", "training")}
-    return preset
+    return with_architecture(preset_of(options))
 
 
 def pairs(values: list[str], option: str, form: str) -> dict[str, str]:

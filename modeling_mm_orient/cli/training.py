@@ -5,7 +5,7 @@ from dataclasses import fields
 
 from ..data.description import DataDescription
 from ..names import ENCODER_NAMES
-from ..runs.preset_files import load_preset
+from ..runs.preset_files import is_from_scratch, with_architecture, with_tiny_encoders
 from ..runs.settings import TrainingSettings
 from .options import (
     add_data,
@@ -19,7 +19,6 @@ from .options import (
     given,
     json_or_text,
     preset_of,
-    preset_with_architecture,
     with_trainer_options,
 )
 
@@ -72,11 +71,10 @@ def _train(options) -> None:
     preset = preset_of(options)
     data = described(options, preset)
     if preset["encoders"] or data.feature_arrays:
-        preset = preset_with_architecture(options)
-    if not preset["encoders"] and not preset["processor"] and not data.feature_arrays:
+        preset = with_architecture(preset)
+    if is_from_scratch(preset) and not data.feature_arrays:
         print("no encoder named: training the tiny ones from scratch; --preset modern takes pretrained encoders")
-        tiny = load_preset("tiny")
-        preset |= {part: tiny[part] | preset[part] for part in ("config", "processor", "training")}
+        preset = with_tiny_encoders(preset)
     if not data.labels:
         raise ValueError("name the label columns with --labels or --regression")
     said = given(options, TrainingSettings)

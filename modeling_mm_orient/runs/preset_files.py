@@ -25,6 +25,36 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in preset_folder().glob("*.json"))
 
 
+def with_encoders(preset: dict, encoders: dict[str, str | None], revision: str | None = None) -> dict:
+    """The preset with those encoders that are named: role -> Hub id or path, or `"none"`; all at one revision."""
+    named = {role: source for role, source in encoders.items() if source}
+    chosen = {role: None if source == "none" else source for role, source in named.items()}
+    revisions = dict.fromkeys(named, revision) if revision else {}
+    return preset | {
+        "encoders": preset["encoders"] | chosen,
+        "revisions": preset["revisions"] | revisions,
+    }
+
+
+def with_architecture(preset: dict) -> dict:
+    """The preset; where it says no architecture, with that of `modern` and how it is trained."""
+    if preset["config"]:
+        return preset
+    modern = load_preset("modern")
+    return preset | {part: modern[part] | preset[part] for part in ("config", "training")}
+
+
+def is_from_scratch(preset: dict) -> bool:
+    """Whether it names no encoder and none to be made."""
+    return not preset["encoders"] and not preset["processor"]
+
+
+def with_tiny_encoders(preset: dict) -> dict:
+    """The preset with the encoders of `tiny`, which are trained from scratch."""
+    tiny = load_preset("tiny")
+    return preset | {part: tiny[part] | preset[part] for part in ("config", "processor", "training")}
+
+
 def load_preset(*names: str) -> dict:
     """The parts of one or several presets, by name or path; of the same entry the last preset's counts.
 

@@ -86,6 +86,24 @@ def trainer_settings(arguments: list[str], of_file: dict[str, list[str]] | None 
     return ours | ({"trainer": values} if values else {})
 
 
+def trainer_fields(values: dict) -> dict:
+    """Fields of `TrainingArguments` as fields of `TrainingSettings`: ours by the Trainer's name, and the rest as `trainer`.
+
+    Raises:
+        ValueError: one is unknown, or decided by us.
+    """
+    names = {entry.name for entry in fields(MMOrientTrainingArguments)}
+    for name in values:
+        if reason := DECIDED.get(name):
+            raise ValueError(f"`{name}` is not yours to say: {reason}")
+        if name not in names:
+            nearest = get_close_matches(name, names | SAME, 1)
+            raise ValueError(f"there is no setting `{name}`" + (f"; did you mean `{nearest[0]}`?" if nearest else ""))
+    ours = {OURS[name]: _whole(name, value) for name, value in values.items() if name in OURS}
+    theirs = {name: value for name, value in values.items() if name not in OURS}
+    return ours | ({"trainer": theirs} if theirs else {})
+
+
 def help_text() -> str:
     """What the Trainer's options are."""
     return _parser().format_help()

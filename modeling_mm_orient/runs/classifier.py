@@ -1,0 +1,254 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""`MMOrientClassifier`: from a data frame, a data set or a folder to a model, by the code below the command line.
+
+classifier = MMOrientClassifier(text_encoder="TEXT", vision_encoder="VISION", epochs=5)
+classifier.fit(frame, labels=["offensive", "emotions=joy,sadness"], text="caption", image="file")
+classifier.predict(new)
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pandas
+from huggingface_hub import snapshot_download
+
+from ..data.columns import IMAGE_NAMES
+from ..data.description import DataDescription
+from ..data.json_files import read_json
+from ..features.cache import DEFAULT_FEATURE_CACHE
+from ..partial_files import own_partial
+from .evaluation import evaluate
+from .posts_in_memory import write_posts
+from .predictions import predict_logits, prediction_lines, prediction_row, unlabelled
+from .preset_files import is_from_scratch, load_preset, with_architecture, with_encoders, with_tiny_encoders
+from .run_folder import METRICS_FILE, describe_data, load_run, read_run
+from .settings import TrainingSettings
+from .trainer_options import trainer_fields
+from .training import train
+
+SETTINGS = {entry.name for entry in fields(TrainingSettings)} - {"trainer"}
+
+
+class MMOrientClassifier:
+    """A classifier of posts of picture and text, for one task or several; a run's folder is its memory.
+
+    Data are a `pandas.DataFrame`, a list of dicts, a `datasets.Dataset` or `DatasetDict`, or a folder or Hub id as `--data`
+    takes them. Pictures in a frame are paths (relative to `root`), PIL images or bytes.
+
+    Args:
+        folder: of the run; None (default) takes a temporary one, which goes with the object unless `save` keeps it.
+        preset: names of presets (default none: that of `modern` where encoders are named, else tiny ones from scratch).
+        joint_encoder, text_encoder, vision_encoder: Hub ids or paths. revision: of their repositories.
+        config: fields of `MMOrientConfig`.
+        feature_cache: folder of stored features of frozen encoders; None encodes in every epoch.
+        settings: fields of `TrainingSettings` (`epochs`, `batch_size`, `learning_rate`, ...) and of transformers'
+            `TrainingArguments` (`report_to`, `max_grad_norm`, ...).
+
+    Attributes:
+        folder: the run's.
+
+    Raises:
+        ValueError: an argument is unknown or wrong.
+    """
+
+    def __init__(
+        self,
+        folder=None,
+        *,
+        preset: str | Sequence[str] = (),
+        joint_encoder: str | None = None,
+        text_encoder: str | None = None,
+        vision_encoder: str | None = None,
+        revision: str | None = None,
+        config: dict | None = None,
+        feature_cache: str | None = DEFAULT_FEATURE_CACHE,
+        **settings,
+    ):
+        self._temporary = tempfile.TemporaryDirectory(prefix="mm_orient_") if folder is None else None
+        self.folder = Path(self._temporary.name) / "run" if self._temporary else Path(folder)
+        encoders = {"joint": joint_encoder, "text": text_encoder, "vision": vision_encoder}
+        names = [preset] if isinstance(preset, str) else preset
+        chosen = with_encoders(load_preset(*names), encoders, revision)
+        chosen = with_architecture(chosen) if chosen["encoders"] else chosen
+        self._preset = with_tiny_encoders(chosen) if is_from_scratch(chosen) else chosen
+        ours = {name: value for name, value in settings.items() if name in SETTINGS}
+        theirs = trainer_fields({name: value for name, value in settings.items() if name not in SETTINGS})
+        self._settings = TrainingSettings(**self._preset["training"] | ours | theirs)
+        self._config, self._feature_cache, self._loaded = config or {}, feature_cache, None
+
+    def fit(
+        self,
+        data,
+        labels: str | Sequence[str] = (),
+        *,
+        regression: str | Sequence[str] = (),
+        text: str | Sequence[str] | None = None,
+        image: str | Sequence[str] | None = None,
+        numeric: Sequence[str] = (),
+        root=None,
+        overwrite: bool = False,
+        skip_bad_posts: bool = False,
+        **description,
+    ) -> "MMOrientClassifier":
+        """Check the data, train, and keep the best epoch, as `mm-orient train` does.
+
+        Args:
+            labels: columns, one task each; `"emotions=joy,sadness"` is one task of several columns of 0 and 1.
+            regression: columns that are numbers. numeric: columns of numbers that say something of a post.
+            text: column of the texts, or several, joined under their names (default: found as on the command line).
+            image: column of the pictures (default: likewise).
+            root: folder of a frame's pictures (default: the working directory).
+            overwrite: replace a run that is in the folder.
+            description: further fields of `DataDescription` (`split_column`, `id_column`, `allow_outside`, ...). Without
+                splits in the data they are drawn, by content.
+
+        Raises:
+            DataProblems: every problem of the data at once. ValueError: an argument is wrong.
+        """
+        columns = _columns(text, image) | description
+        columns |= {"labels": _listed(labels) or None, "regression": _listed(regression) or None}
+        with write_posts(data, columns.get("image_column") or IMAGE_NAMES, root) as place:
+            said = {"numeric_columns": _listed(numeric)} | self._preset["data"] | columns | place
+            posts = DataDescription(**said).with_numbers_as_tasks()
+            if not posts.labels:
+                raise ValueError("name the label columns: `labels=[...]` or `regression=[...]`")
+            train(
+                posts,
+                str(self.folder),
+                preset=self._preset,
+                settings=self._settings,
+                config=self._config,
+                feature_cache=self._feature_cache,
+                skip_bad_posts=skip_bad_posts,
+                overwrite=overwrite or self._temporary is not None,
+            )
+        self._loaded = None
+        return self
+
+    def predict(self, data, *, root=None, batch_size: int | None = None, **description) -> pandas.DataFrame:
+        """What is decided of each post: a column per task, with a label, a list of labels or a value.
+
+        Args:
+            data: posts, or one as a dict. root, description: as in `fit`, where they differ from there.
+            batch_size: posts per pass (default: as trained).
+
+        Returns:
+            A row per post in its order, by the index of a frame; else by the posts' ids.
+        """
+        tasks, index, lines = self._lines(data, root, batch_size, description)
+        rows = [prediction_row(line, tasks) for line in lines]
+        return pandas.DataFrame(rows, index=index)[[task["name"] for task in tasks]]
+
+    def predict_proba(self, data, *, root=None, batch_size: int | None = None, **description) -> pandas.DataFrame:
+        """Probabilities, a column per `TASK:LABEL`, and the value of a regression under its name; else as `predict`."""
+        tasks, index, lines = self._lines(data, root, batch_size, description)
+        frame = pandas.DataFrame([prediction_row(line, tasks) for line in lines], index=index)
+        columns = [[f"{task['name']}:{label}" for label in task["labels"]] or [task["name"]] for task in tasks]
+        return frame[[name for names in columns for name in names]]
+
+    def evaluate(self, data, *, split: str = "test", root=None, batch_size: int | None = None, **description) -> dict:
+        """Metrics on posts that the model has not learned from, as `mm-orient evaluate` gives them."""
+        with self._described(data, root, description) as (posts, size):
+            return evaluate(str(self.folder), posts, split=split, batch_size=batch_size or size)
+
+    @property
+    def metrics(self) -> dict:
+        """Of validation and test, as training left them: split -> task -> metrics."""
+        return read_json(self.folder / METRICS_FILE)
+
+    @property
+    def model(self):
+        """`MMOrientForMultiTaskClassification`."""
+        return self._run()[0]
+
+    @property
+    def processor(self):
+        """`MMOrientProcessor`."""
+        return self._run()[1]
+
+    def explain(self, post: Mapping, *, neighbours: int = 3):
+        """Why a post (`{"image", "text"}`) got its verdict: shown in a notebook, saved by `save_html` and `save_png`."""
+        from .explanation import explain_post
+
+        return explain_post(self.model, self.processor, post, neighbours=neighbours)
+
+    def save(self, folder) -> Path:
+        """Keep the run in a folder of its own, which must not be there; complete or not at all."""
+        read_run(str(self.folder))
+        target = Path(folder)
+        if target.exists():
+            raise FileExistsError(f"{target} is there already; choose another folder")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = own_partial(target)
+        shutil.copytree(self.folder, partial)
+        partial.rename(target)
+        return target
+
+    @classmethod
+    def load(cls, folder_or_id, *, revision: str | None = None) -> "MMOrientClassifier":
+        """A run or a checkpoint from its folder, or from the Hub.
+
+        Raises:
+            FileNotFoundError: the folder holds none.
+        """
+        folder = Path(folder_or_id)
+        if not folder.is_dir():
+            folder = Path(snapshot_download(str(folder_or_id), revision=revision))
+        read_run(str(folder))
+        return cls(folder)
+
+    def push(self, repo_id: str, *, private: bool = False):
+        """Push the run to the Hub, as `mm-orient push` does."""
+        from .push import push_run
+
+        return push_run(str(self.folder), repo_id, private=private)
+
+    def _run(self):
+        if self._loaded is None:
+            self._loaded = load_run(str(self.folder))
+        return self._loaded
+
+    @contextmanager
+    def _described(self, data, root, description: dict) -> Iterator[tuple[DataDescription, int]]:
+        run = read_run(str(self.folder))
+        size = run.get("training", {}).get("batch_size", 32)
+        changes = _columns(description.pop("text", None), description.pop("image", None)) | description
+        before = run.get("data", {})
+        for name, usual in (("text_column", "text"), ("image_column", "image")):
+            there = [*data] if isinstance(data, (pandas.DataFrame, Mapping)) else []
+            if name not in changes and usual in there and not {*_listed(before.get(name) or usual)} & {*there}:
+                changes[name] = usual  # a post by itself is a dict of these
+        pictures = changes.get("image_column") or before.get("image_column") or IMAGE_NAMES
+        with write_posts(data, pictures, root) as place:
+            yield describe_data(run, **changes | place), size
+
+    def _lines(self, data, root, batch_size: int | None, description: dict):
+        """The tasks, what names the posts, and a line of predictions per post."""
+        model, processor = self._run()
+        with self._described(data, root, description) as (said, size):
+            posts, inputs, collator = unlabelled(model, processor, replace(said, labels=None), None)
+            logits, _ = predict_logits(model, inputs, collator, batch_size or size)
+        index = data.index if isinstance(data, pandas.DataFrame) else posts["id"]
+        tasks = model.config.tasks
+        return tasks, list(index), prediction_lines(posts["id"], logits, tasks)
+
+
+def _columns(text, image) -> dict:
+    """Fields of `DataDescription` of the columns of texts and pictures, where they are said."""
+    changes = {}
+    if text is not None:
+        several = not isinstance(text, str) and len(text) > 1
+        changes["text_column"] = text if isinstance(text, str) else list(text)
+        changes["join_texts"] = several
+    if image is not None:
+        changes["image_column"] = image if isinstance(image, str) else list(image)
+    said = [name for column in (text, image) if column is not None for name in _listed(column)]
+    return changes | ({"required_columns": said} if said else {})
+
+
+def _listed(names: str | Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)

@@ -1,0 +1,116 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""Posts that somebody holds in Python, as data that the readers read: written to a folder that is removed afterwards."""
+
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import datasets
+import pandas
+import pyarrow
+import pyarrow.parquet
+from PIL import Image
+
+from ..data.picture_files import URL
+from ..pictures import undecoded
+
+TABLE = "posts.parquet"
+PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
+ID = "id"
+
+
+@contextmanager
+def write_posts(data, pictures: str | Iterable[str], root=None) -> Iterator[dict]:
+    """The fields `data`, and where pictures may lie `allow_outside`, of a `DataDescription` of such posts.
+
+    Args:
+        data: a `pandas.DataFrame`, a list of dicts, one dict, a `datasets.Dataset` or `DatasetDict`; the path of a folder or
+            a Hub id stays what it is.
+        pictures: columns of a frame that hold pictures: paths, PIL images or bytes.
+        root: folder of a frame's pictures (default: the working directory).
+
+    Raises:
+        ValueError, TypeError: they are none, or have a value that no table can hold.
+    """
+    if isinstance(data, (str, os.PathLike)):
+        yield {"data": str(data)}
+        return
+    with tempfile.TemporaryDirectory(prefix="mm_orient_posts_") as folder:
+        if isinstance(data, (datasets.Dataset, datasets.DatasetDict)):
+            _save(data, folder)
+            yield {"data": folder}
+        else:
+            base = Path(root or ".").absolute()
+            names = {pictures} if isinstance(pictures, str) else set(pictures)
+            outside = _write_table(_rows(data), names, base, Path(folder) / TABLE)
+            yield {"data": folder, "allow_outside": [str(base), *outside]}
+
+
+def _save(data, folder: str) -> None:
+    parts = data if isinstance(data, datasets.DatasetDict) else {"": data}
+    saved = {name: undecoded(part) for name, part in parts.items()}
+    if isinstance(data, datasets.DatasetDict):
+        datasets.DatasetDict(saved).save_to_disk(folder)
+    else:
+        saved[""].save_to_disk(folder)
+
+
+def _rows(data) -> list[dict]:
+    if isinstance(data, pandas.DataFrame):
+        return data.to_dict("records")
+    rows = [data] if isinstance(data, Mapping) else data
+    if not isinstance(rows, (list, tuple)) or not all(isinstance(row, Mapping) for row in rows):
+        raise TypeError(f"posts are a data frame, a list of dicts, a data set or a folder, not {type(data).__name__}")
+    return [dict(row) for row in rows]
+
+
+def _write_table(rows: list[dict], pictures: set[str], base: Path, path: Path) -> list[str]:
+    """Returns the folders in which pictures lie that were given by absolute paths: a caller's own word allows them."""
+    if not rows:
+        raise ValueError("there are no posts")
+    columns, outside = {}, set()
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row.get(name) for row in rows]
+        if name in pictures or str(name).lower() in pictures:
+            outside |= {str(Path(value).parent) for value in values if _is_path(value) and os.path.isabs(value)}
+            values = [_picture(value, base) for value in values]
+        columns[str(name)] = values
+    if ID not in columns:  # a frame's rows are told apart by their order
+        columns[ID] = [str(number) for number in range(len(rows))]
+    arrays = {}
+    for name, values in columns.items():
+        try:
+            arrays[name] = pyarrow.array(values, from_pandas=True)
+        except (pyarrow.ArrowException, TypeError):
+            arrays[name] = pyarrow.array([_as_text(value) for value in values])
+    pyarrow.parquet.write_table(pyarrow.table(arrays), path)
+    return sorted(outside)
+
+
+def _picture(value, base: Path):
+    """A picture as the readers take it: `{"path", "bytes"}`, or a list of them."""
+    if isinstance(value, (list, tuple)):
+        return [_picture(part, base) for part in value]
+    if isinstance(value, Image.Image):
+        buffer = io.BytesIO()
+        value.save(buffer, "PNG") if value.mode in PNG_MODES else value.convert("RGB").save(buffer, "PNG")
+        return {"path": None, "bytes": buffer.getvalue()}
+    if isinstance(value, (bytes, bytearray)):
+        return {"path": None, "bytes": bytes(value)}
+    if _is_path(value) and str(value).strip():
+        return {"path": str(value) if URL.match(str(value)) else str(base / value), "bytes": None}
+    return value if isinstance(value, dict) else None
+
+
+def _is_path(value) -> bool:
+    return isinstance(value, (str, os.PathLike))
+
+
+def _as_text(value) -> str | None:
+    if value is None or value != value:
+        return None
+    return json.dumps(value) if isinstance(value, (list, dict)) else str(value)

@@ -1,0 +1,103 @@
+"""`MMOrientClassifier`: ten lines from what somebody holds in Python to a model."""
+
+import datasets
+import pandas
+import pytest
+from PIL import Image
+
+from modeling_mm_orient import MMOrientClassifier
+from modeling_mm_orient.cli import main
+from modeling_mm_orient.data.problems import DataProblems
+
+from .helpers import as_bytes, picture, write_folder
+
+COLOURS = ["red", "blue"]
+
+
+def frame(count: int = 24, **columns) -> pandas.DataFrame:
+    rows = [{"caption": f"a {COLOURS[i % 2]} thing {i}", "mood": COLOURS[i % 2], "likes": i, "joy": i % 2,
+             "fear": i // 2 % 2} for i in range(count)]  # fmt: skip
+    return pandas.DataFrame(rows, index=[f"row {i}" for i in range(count)]).assign(**columns)
+
+
+def classifier(folder=None, **settings) -> MMOrientClassifier:
+    return MMOrientClassifier(folder, epochs=1, batch_size=8, **settings)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    pictures = [picture(size=(9, 9), colour=i) for i in range(24)]
+    return classifier().fit(
+        frame(photo=pictures), ["mood", "emotions=joy,fear"], regression="likes", text="caption", image="photo"
+    )
+
+
+def test_verdicts_are_frames_in_the_order_of_the_posts(fitted):
+    new = frame(3, photo=[as_bytes(picture()), None, picture("RGBA")])
+    decided, probable = fitted.predict(new), fitted.predict_proba(new)
+    assert list(decided.index) == list(probable.index) == ["row 0", "row 1", "row 2"]
+    assert list(decided.columns) == ["mood", "emotions", "likes"] and set(decided["mood"]) <= set(COLOURS)
+    assert list(probable.columns) == ["mood:blue", "mood:red", "emotions:joy", "emotions:fear", "likes"]
+    assert probable[["mood:blue", "mood:red"]].sum(axis=1).tolist() == pytest.approx([1] * 3, abs=1e-5)
+    assert fitted.predict({"text": "a red thing", "image": picture()}).shape == (1, 3)
+    assert fitted.predict([{"caption": "a red thing", "photo": None}] * 2).shape == (2, 3)
+
+
+def test_it_measures_saves_and_loads(fitted, tmp_path):
+    assert set(fitted.metrics) == {"validation", "test"}
+    known = fitted.evaluate(frame(photo=[picture(size=(9, 9), colour=i) for i in range(24)]))
+    assert known["mood"]["posts"] == fitted.metrics["test"]["mood"]["posts"]
+    kept = MMOrientClassifier.load(fitted.save(tmp_path / "kept"))
+    new = frame(3, photo=None)
+    pandas.testing.assert_frame_equal(kept.predict_proba(new), fitted.predict_proba(new))
+    with pytest.raises(FileExistsError, match="choose another folder"):
+        fitted.save(tmp_path / "kept")
+    with pytest.raises(FileExistsError, match="finished run"):
+        kept.fit(frame(), "mood", text="caption")
+    assert main(["predict", str(tmp_path / "kept"), "--data", str(write_folder(tmp_path / "x", [{"caption": "a"}])),
+                 "--output", str(tmp_path / "x.csv"), "--image-column", "none"]) == 0  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["paths", "absolute", "dataset", "dict", "folder"])
+def test_posts_in_every_form(tmp_path, form):
+    (tmp_path / "photos").mkdir()
+    names = [f"photos/{i}.png" for i in range(20)]
+    for i, name in enumerate(names):
+        Image.new("RGB", (6, 6), COLOURS[i % 2]).save(tmp_path / name)
+    table = frame(20, image=names)
+    absolute = [str(tmp_path / name) for name in names]
+    whole = datasets.Dataset.from_pandas(table.assign(image=absolute)).cast_column("image", datasets.Image())
+    write_folder(tmp_path / "folder", [row | {"image": None} for row in table.to_dict("records")], pictures=False)
+    data = {
+        "paths": table,
+        "absolute": table.assign(image=absolute),
+        "dataset": whole,
+        "dict": datasets.DatasetDict(train=whole.select(range(14)), validation=whole.select(range(14, 20))),
+        "folder": tmp_path / "folder",
+    }[form]
+    made = classifier(tmp_path / "run").fit(data, "mood", text=["caption", "mood"], root=tmp_path)
+    assert made.processor is not None and (tmp_path / "run" / "model.safetensors").exists()
+    assert len(made.predict(data, root=tmp_path)) == 20
+    assert made.metrics["validation"]["mood"]["posts"] == (6 if form == "dict" else 2)
+
+
+def test_what_is_wrong_is_told(tmp_path):
+    with pytest.raises(ValueError, match="did you mean `epochs`"):
+        MMOrientClassifier(epoch=3)
+    with pytest.raises(ValueError, match="`eval_strategy` is not yours to say"):
+        MMOrientClassifier(eval_strategy="no")
+    with pytest.raises(ValueError, match="name the label columns"):
+        classifier().fit(frame(), text="caption")
+    with pytest.raises(TypeError, match="not int"):
+        classifier().fit(3, "mood")
+    with pytest.raises(ValueError, match="captoin; its columns are caption"):
+        classifier().fit(frame(), "mood", text="captoin")
+    with pytest.raises(DataProblems, match=r"gone\.png' does not exist"):
+        classifier().fit(frame(image="gone.png"), "mood", text="caption", root=tmp_path)
+    with pytest.raises(FileNotFoundError, match="no finished run"):
+        classifier(tmp_path / "none").predict(frame())
+
+
+def test_the_trainers_settings_are_settings(tmp_path):
+    made = MMOrientClassifier(tmp_path / "run", num_train_epochs=2, max_grad_norm=0.5)
+    assert made._settings.epochs == 2 and made._settings.trainer == {"max_grad_norm": 0.5}
