@@ -56,13 +56,17 @@ def test_a_group_that_is_none_is_refused(folder, said):
 
 
 def test_whole_numbers_are_numbers_where_asked(folder):
-    description = describe(folder, labels=["joy"], regression=["likes"], text_column="title").with_numbers_as_tasks()
+    description = describe(
+        folder, labels=["joy"], regression_columns=["likes"], text_column="title"
+    ).with_numbers_as_tasks()
     posts, tasks, _ = read_posts(description)
     assert [task["kind"] for task in tasks] == ["single_label", "regression"]
     assert posts["train"]["label.likes"][:3] == [0, 10, 20]
     rows = [*ROWS, ROWS[0] | {"image": "", "likes": "many"}]
     with pytest.raises(DataProblems, match="likes is 'many', not a number"):
-        read_posts(describe(write_folder(folder, rows), labels=["likes"], regression=["likes"], text_column="title"))
+        read_posts(
+            describe(write_folder(folder, rows), labels=["likes"], regression_columns=["likes"], text_column="title")
+        )
 
 
 def test_several_texts_stand_under_their_names_or_the_first_counts(folder):

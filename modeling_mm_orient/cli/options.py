@@ -104,15 +104,22 @@ def add_data(verb: argparse.ArgumentParser, labels: bool = True, required: bool 
         required=required,
         help="folder of pictures with a CSV, TSV, JSONL or Parquet table; a saved DatasetDict; or a Hub data set",
     )
-    add_fields(verb, DataDescription, ("labels", "regression", *OF_DATA) if labels else OF_DATA)
+    add_fields(verb, DataDescription, ("labels", *OF_DATA) if labels else OF_DATA)
+    if labels:
+        _add_by_hand(verb, "--regression", "regression_columns", nargs="+")
     add_outside(verb)
     verb.add_argument("--skip-bad-posts", action="store_true", help="leave out posts with problems, and report them")
 
 
 def add_outside(verb: argparse.ArgumentParser) -> None:
     """--allow-outside, several times."""
-    entry = next(entry for entry in fields(DataDescription) if entry.name == "allow_outside")
-    verb.add_argument("--allow-outside", action="append", metavar="FOLDER", help=entry.metadata["help"])
+    _add_by_hand(verb, "--allow-outside", "allow_outside", action="append")
+
+
+def _add_by_hand(verb: argparse.ArgumentParser, option: str, name: str, **form) -> None:
+    """A field of `DataDescription` as an option of another form or name."""
+    entry = next(entry for entry in fields(DataDescription) if entry.name == name)
+    verb.add_argument(option, dest=name, metavar=entry.metadata["metavar"], help=entry.metadata["help"], **form)
 
 
 def add_model(verb: argparse.ArgumentParser) -> None:

@@ -28,7 +28,7 @@ class DataDescription:
         "label columns, one task each; TASK=COLUMN,COLUMN,... makes one task of several columns of 0 and 1",
         metavar="COLUMN",
     )
-    regression: list[str] | None = described("label columns that are numbers, whole ones too", metavar="COLUMN")
+    regression_columns: list[str] | None = described("label columns that are numbers, whole ones too", metavar="COLUMN")
     labels_file: str | None = described(
         "table inside the folder (default: the one that has the columns)", metavar="FILE"
     )
@@ -93,8 +93,8 @@ class DataDescription:
         return self.label_groups.get(task) or [self.label_columns.get(task, task)]
 
     def with_numbers_as_tasks(self) -> "DataDescription":
-        """What `regression` names is among the labels too."""
-        more = [name for name in self.regression or [] if name not in (self.labels or [])]
+        """What `regression_columns` names is among the labels too."""
+        more = [name for name in self.regression_columns or [] if name not in (self.labels or [])]
         return replace(self, labels=[*(self.labels or []), *more]) if more else self
 
 

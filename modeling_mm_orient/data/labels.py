@@ -55,7 +55,7 @@ def read_labels(
     if columns := description.label_groups.get(name):
         return _read_group(name, columns, known, posts, problems)
     of_source = None if mapping else declared.get(description.label_columns.get(name, name))
-    if name in (description.regression or ()):
+    if name in (description.regression_columns or ()):
         if known is not None and kind_of(known) is not REGRESSION:
             raise ValueError(f"the task {name!r} of the model is no regression")
         of_source = {"kind": REGRESSION.name}

@@ -110,7 +110,7 @@ class MMOrientClassifier:
             DataProblems: every problem of the data at once. ValueError: an argument is wrong.
         """
         columns = _columns(text, image) | description
-        columns |= {"labels": _listed(labels) or None, "regression": _listed(regression) or None}
+        columns |= {"labels": _listed(labels) or None, "regression_columns": _listed(regression) or None}
         with write_posts(data, columns.get("image_column") or IMAGE_NAMES, root) as place:
             said = {"numeric_columns": _listed(numeric)} | self._preset["data"] | columns | place
             posts = DataDescription(**said).with_numbers_as_tasks()
