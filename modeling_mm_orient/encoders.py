@@ -155,7 +155,35 @@ def joint_embedding(outputs) -> Tensor:
 
 
 def read_images(inputs: PostInputs, encoders: dict[str, PreTrainedModel]) -> Reading:
-    """The picture side of a batch through the encoders that it has inputs for."""
+    """The picture side of a batch through the encoders that it has inputs for; of several pictures of a post as one."""
+    if inputs.picture_counts is None:
+        return _read_pictures(inputs, encoders)
+    counts = inputs.picture_counts.clamp(min=1)  # a post without one has a blank one, which is masked later
+    flat = {}
+    for name in ("pixel_values", "pixel_mask", "joint_pixel_values"):
+        if (value := getattr(inputs, name)) is not None:
+            if len(value) != len(counts):
+                raise ValueError(f"`{name}` must have {len(counts)} posts as `picture_counts` has, got {len(value)}")
+            flat[name] = value[torch.arange(value.shape[1], device=value.device) < counts[:, None]]
+    reading = _read_pictures(PostInputs(**flat), encoders)
+    sizes = counts.tolist()
+
+    def averaged(rows: Tensor | None) -> Tensor | None:
+        return None if rows is None else torch.stack([part.mean(0) for part in rows.split(sizes)])
+
+    def side_by_side(rows: Tensor) -> Tensor:
+        parts = [part.flatten(0, 1) for part in rows.split(sizes)]
+        return nn.utils.rnn.pad_sequence(parts, batch_first=True)
+
+    embeds, pooled = averaged(reading.embeds), averaged(reading.pooler_output)
+    if reading.sequence is None:
+        return Reading(embeds, inputs.region_features, inputs.region_mask, None)
+    there = torch.ones_like(reading.sequence[..., 0], dtype=torch.bool) if reading.mask is None else reading.mask
+    embeds = inputs.image_embeds if embeds is None else embeds
+    return Reading(embeds, side_by_side(reading.sequence), side_by_side(there), pooled)
+
+
+def _read_pictures(inputs: PostInputs, encoders: dict[str, PreTrainedModel]) -> Reading:
     embeds, regions, mask, pooled = inputs.image_embeds, inputs.region_features, inputs.region_mask, None
     if inputs.pixel_values is not None:
         encoder = _encoder(encoders, "vision", "pixel_values")

@@ -42,6 +42,8 @@ class PostInputs:
             attention; default True.
         post_keys: (B,) int64, a number for each post's content (`key_number`), 0 where unknown. In training with a
             relation memory it leaves the post itself and its duplicates out of its neighbours.
+        picture_counts: (B,) int64, where a post has several pictures (ours): pixels and their masks are then (B, K, ...), of
+            which so many are there. Their regions are those of one picture, their embeddings averaged.
     """
 
     pixel_values: Tensor | None = None
@@ -62,6 +64,7 @@ class PostInputs:
     has_image: Tensor | None = None
     has_text: Tensor | None = None
     post_keys: Tensor | None = None
+    picture_counts: Tensor | None = None
 
 
 INPUT_NAMES = tuple(field.name for field in fields(PostInputs))

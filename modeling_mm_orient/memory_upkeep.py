@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from .encoders import PostFeatures
 from .names import MODALITIES
-from .pictures import key_number, post_key, undecoded
+from .pictures import key_number, pictures_of, post_key, undecoded
 from .relation_graph import edge_weights_of, listed_cosines
 from .relation_layers import ReferencePosts
 from .relation_memory import RelationMemory
@@ -136,7 +136,7 @@ def _embeds_and_presence(posts: list[dict], encode, processor) -> tuple[dict[str
         return {m: torch.stack(rows[m]).float() for m in MODALITIES}, {m: torch.tensor(here[m]) for m in MODALITIES}
     if processor is None:
         raise ValueError("posts of pictures and texts need a `processor`; without one they must have `image_embeds`")
-    images, texts = [post.get("image") for post in posts], [post.get("text") for post in posts]
+    images, texts = [pictures_of(post) for post in posts], [post.get("text") for post in posts]
     inputs = dict(processor(images=images, text=texts, return_tensors="pt"))
     inputs.pop("task_features", None)
     for name in ("region_features", "token_features"):

@@ -105,14 +105,21 @@ def format_of(prefix: bytes) -> str | None:
     return None
 
 
+def pictures_of(post: dict) -> list:
+    """The pictures of a post: its `image`, one (anything `read_image` takes) or a list, and those in `more_images`."""
+    image = post.get("image")
+    first = list(image) if isinstance(image, (list, tuple)) else [image]
+    return [picture for picture in [*first, *(post.get("more_images") or ())] if picture is not None]
+
+
 def post_key(post: dict) -> str:
-    """Key of a post's content, its `image` (anything `read_image` takes) and its `text`: a SHA-256 in hexadecimal.
+    """Key of a post's content, its pictures (see `pictures_of`) and its `text`: a SHA-256 in hexadecimal.
 
     A picture counts by its file's bytes; one that is open already, by its pixels.
     """
     digest = hashlib.sha256()
-    if post.get("image") is not None:
-        digest.update(b"image" + hashlib.sha256(_image_content(post["image"])).digest())
+    for image in pictures_of(post):
+        digest.update(b"image" + hashlib.sha256(_image_content(image)).digest())
     if post.get("text"):
         digest.update(b"text" + post["text"].encode("utf-8", "surrogatepass"))
     return digest.hexdigest()

@@ -139,14 +139,16 @@ class MMOrientProcessor(ProcessorMixin):
 
         Args:
             images: a picture or a list with one entry per post, None for a post without; anything `read_image` takes,
-                or arrays and tensors as image processors take them. Or a batch of a data set, with `image` and `text`.
+                or arrays and tensors as image processors take them; or a list of them (ours). Or a batch of a data set,
+                with `image` and `text`.
             text: a string or a list with one entry per post; None or a text of white space alone means no text.
             numbers: what the `numeric_columns` say of each post, see `numeric_columns.standardised`; None says nothing.
             kwargs: `return_tensors`, and what tokenizers and image processors take (`text_kwargs`, `images_kwargs`).
 
         Returns:
             `pixel_values`, `input_ids` (B, T), `attention_mask`, ... for the encoders there are, those of the joint
-            encoder with the prefix `joint_`; `has_image` and `has_text` (B,) bool; with task features or numeric columns,
+            encoder with the prefix `joint_`; where a post has several pictures, pixels are (B, K, ...) and `picture_counts`
+            (B,) says how many; `has_image` and `has_text` (B,) bool; with task features or numeric columns,
             `task_features` (B, F). The inputs of a modality that no post of the batch has are left out.
 
         Raises:
@@ -166,7 +168,8 @@ class MMOrientProcessor(ProcessorMixin):
         data: dict = {}
         reads_pictures = self.image_processor is not None or self.joint_processor is not None
         if reads_pictures and any(image is not None for image in images):
-            pictures = self._pictures(images)
+            counts = [len(image) if isinstance(image, list) else int(image is not None) for image in images]
+            pictures = self._pictures(_flat(images))
             if self.image_processor is not None:
                 data |= _prepared_alone(self.image_processor, pictures, images_kwargs)
             if self.joint_processor is not None:
@@ -174,6 +177,8 @@ class MMOrientProcessor(ProcessorMixin):
                 # both encoders may well be of one kind: then its pictures are resized once
                 prepared = data and not images_kwargs and _alike(prepare, self.image_processor)
                 data |= _joint(dict(data) if prepared else _prepared_alone(prepare, pictures, {}))
+            if max(counts) > 1:
+                data = {name: _by_post(name, rows, counts) for name, rows in data.items()} | {"picture_counts": counts}
         if any(text):
             if self.tokenizer is not None:
                 options: dict = {"max_length": self.max_tokens, "return_attention_mask": True}
@@ -291,17 +296,21 @@ class MMOrientProcessor(ProcessorMixin):
         for index, image in enumerate(images):
             if image is None or (text[index] and not self.remove_overlaid_text):
                 continue
-            picture = self._picture(index, image)
-            try:
-                regions = read_text(picture, self.text_reader)
-            except ImportError:
-                raise
-            except Exception as error:  # an engine's own trouble with one picture
-                raise ValueError(f"`images[{index}]`: its text cannot be read: {error}") from error
+            treated, found = [], []
+            for picture in image if isinstance(image, list) else [image]:
+                picture = self._picture(index, picture)
+                try:
+                    regions = read_text(picture, self.text_reader)
+                except ImportError:
+                    raise
+                except Exception as error:  # an engine's own trouble with one picture
+                    raise ValueError(f"`images[{index}]`: its text cannot be read: {error}") from error
+                found.append(joined_text(regions))
+                treated.append(remove_text(picture, regions, self.inpainter) if self.remove_overlaid_text else picture)
             if self.read_missing_text and not text[index]:
-                text[index] = clean_text(joined_text(regions), self.text_cleaning)
+                text[index] = clean_text(" ".join(words for words in found if words), self.text_cleaning)
             if self.remove_overlaid_text:
-                images[index] = remove_text(picture, regions, self.inpainter)
+                images[index] = treated if isinstance(image, list) else treated[0]
         return images, text
 
     def _picture(self, index: int, image) -> Image.Image:
@@ -327,12 +336,31 @@ def _as_list(images) -> list:
     if hasattr(images, "shape"):
         return list(images) if len(images.shape) == 4 else [images]
     images = list(images)
-    nested = [isinstance(image, (list, tuple)) for image in images]
-    if any(nested):
-        if not all(nested) or any(len(image) != 1 for image in images):
-            raise ValueError("`images` must have one picture per post")
-        images = [image[0] for image in images]
-    return images
+    return [_one_or_several(image) for image in images]
+
+
+def _one_or_several(image):
+    """A post's pictures: None, one, or a list of several."""
+    if not isinstance(image, (list, tuple)):
+        return image
+    found = [picture for picture in image if picture is not None]
+    return found if len(found) > 1 else (found or [None])[0]
+
+
+def _flat(images: list) -> list:
+    return [picture for image in images for picture in (image if isinstance(image, list) else [image])]
+
+
+def _by_post(name: str, rows, counts: list[int]) -> list[np.ndarray]:
+    """Rows of pictures as rows of posts (K, ...), zeros behind a post's own; `counts` 0 has one blank picture."""
+    if name.removeprefix("joint_") not in ("pixel_values", "pixel_mask"):
+        raise ValueError(f"this image processor gives `{name}`, which is not known for several pictures of a post")
+    most, found, start = max(counts), [], 0
+    for count in (max(1, count) for count in counts):
+        own = np.stack([np.asarray(row) for row in rows[start : start + count]])
+        found.append(np.concatenate([own, np.zeros((most - count, *own.shape[1:]), own.dtype)]))
+        start += count
+    return found
 
 
 def _prepared_alone(image_processor, pictures: list, options: dict) -> dict:

@@ -75,12 +75,10 @@ def test_pictures_beside_a_table_that_names_none_are_not_ignored(tmp_path):
     assert posts_of(table(tmp_path / "e", [{"text": "a"}], pictures=0))["text"] == ["a"]  # nothing is ignored there
 
 
-def test_lists_of_pictures_are_refused(tmp_path):
+def test_lists_of_pictures_are_those_of_a_post(tmp_path):
     folder = table(tmp_path / "d", [{"file_names": ["0.png", "1.png"], "text": "a"}], name="metadata.jsonl")
-    with pytest.raises(ValueError, match="holds lists of pictures, and a post has one"):
-        posts_of(folder)
-    with pytest.raises(DataProblems, match=r"metadata\.jsonl:1: image is a list"):
-        posts_of(folder, image_column="file_names")
+    post = posts_of(folder)[0]
+    assert post["image"]["path"].endswith("0.png") and post["more_images"][0]["path"].endswith("1.png")
 
 
 def test_columns_of_pictures_by_their_type(tmp_path):

@@ -224,8 +224,8 @@ def data_changes(options: argparse.Namespace) -> dict:
         changes["feature_arrays"] = pairs(changes["feature_arrays"], "--feature-arrays", "FEATURE=FILE")
     if isinstance(columns := changes.get("text_column"), list) and len(columns) == 1:
         changes["text_column"] = [] if columns[0] == NO_COLUMN else columns[0]
-    if changes.get("image_column") == NO_COLUMN:
-        changes["image_column"] = None
+    if isinstance(columns := changes.get("image_column"), list) and len(columns) == 1:
+        changes["image_column"] = None if columns[0] == NO_COLUMN else columns[0]
     said = [column for name in COLUMNS for column in _listed(changes.get(name))]
     return changes | ({"required_columns": said} if said else {})
 

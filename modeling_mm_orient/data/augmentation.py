@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..pictures import post_key, read_image
+from ..pictures import pictures_of, post_key, read_image
 
 
 @dataclass(frozen=True)
@@ -83,5 +83,6 @@ class AugmentedPosts(torch.utils.data.Dataset):
         post = dict(self.posts[index])
         if post.get("image") is not None:
             key = post.get("post_key") or post_key(post)
-            post |= {"image": self.augmentation(read_image(post["image"]), index, self.epoch), "post_key": key}
+            changed = [self.augmentation(read_image(picture), index, self.epoch) for picture in pictures_of(post)]
+            post |= {"image": changed[0], "more_images": changed[1:], "post_key": key}
         return post

@@ -12,10 +12,20 @@ from .splits import SPLIT_NAMES
 
 logger = logging.getLogger(__name__)
 
-IMAGE_NAMES = ("image", "file_name", "image_name", "image_path", "img", "filename", "path", "picture")
+IMAGE_NAMES = (
+    "image",
+    "file_name",
+    "image_name",
+    "image_path",
+    "img",
+    "filename",
+    "path",
+    "picture",
+    "images",
+    "file_names",
+)
 TEXT_NAMES = ("text", "caption", "sentence", "tweet_text", "title", "comment")
 SPLIT_COLUMN = "split"
-LISTS_OF_PICTURES = "file_names"
 DEFAULTS = {entry.name: entry.default for entry in fields(DataDescription)}
 MOST_SHOWN = 30
 
@@ -49,7 +59,7 @@ def complete_columns(
         if not found:
             _refuse_unread_pictures(description, columns, where, has_pictures)
     if _is_default(description, "text_column") and DEFAULTS["text_column"] not in columns:
-        found = _usual(TEXT_NAMES, columns, named, [changes.get("image_column", description.image_column)])
+        found = _usual(TEXT_NAMES, columns, named, _names(changes.get("image_column", description.image_column)))
         changes["text_column"] = _the_one(found, where, "texts", "--text-column") or description.text_column
     changes = {name: value for name, value in changes.items() if value != getattr(description, name)}
     for name, value in changes.items():
@@ -65,7 +75,7 @@ def missing_columns(description: DataDescription, columns: Iterable[str]) -> lis
     columns = set(columns)
     missing = [name for name in wanted_columns(description) if name not in columns]
     has_text = any(name in columns for name in description.text_columns)
-    if description.image_column in columns or has_text:
+    if any(name in columns for name in description.image_columns) or has_text:
         needed = {*_label_columns(description), *description.numeric_columns, *description.required_columns}
         defaults = {DEFAULTS["text_column"], DEFAULTS["image_column"]} - needed
         missing = [name for name in missing if name not in defaults]
@@ -75,7 +85,7 @@ def missing_columns(description: DataDescription, columns: Iterable[str]) -> lis
 def wanted_columns(description: DataDescription) -> list[str]:
     """All columns that the description names."""
     names = [*_label_columns(description), *description.numeric_columns]
-    names += [description.image_column, description.id_column, description.split_column, *description.text_columns]
+    names += [*description.image_columns, description.id_column, description.split_column, *description.text_columns]
     return [*dict.fromkeys(name for name in names if name)]
 
 
@@ -109,6 +119,10 @@ def _is_default(description: DataDescription, name: str) -> bool:
     return getattr(description, name) == DEFAULTS[name] and DEFAULTS[name] not in description.required_columns
 
 
+def _names(columns: str | list[str] | None) -> list[str]:
+    return [columns] if isinstance(columns, str) else columns or []
+
+
 def _usual(names: tuple[str, ...], columns: list[str], *taken: Iterable[str]) -> list[str]:
     used = {name for part in taken for name in part}
     return [name for name in columns if isinstance(name, str) and name.lower() in names and name not in used]
@@ -123,10 +137,6 @@ def _the_one(found: list[str], where: str, what: str, option: str) -> str | None
 def _refuse_unread_pictures(
     description: DataDescription, columns: list[str], where: str, has_pictures: Callable
 ) -> None:
-    if LISTS_OF_PICTURES in columns:
-        raise ValueError(
-            f"{where}: {LISTS_OF_PICTURES!r} holds lists of pictures, and a post has one: give a row to each"
-        )
     if {"region_features", "image_embeds"} & set(description.feature_arrays) or not has_pictures():
         return
     raise ValueError(

@@ -36,8 +36,10 @@ class DataDescription:
         "of several the first filled one counts; none for pictures alone", "text", metavar="COLUMN"
     )
     join_texts: bool = described("of several text columns all, each after its name: 'title: ...', 'body: ...'", False)
-    image_column: str | None = described(
-        "the pictures, or their file names; none for texts alone", "image", metavar="COLUMN"
+    image_column: str | list[str] | None = described(
+        "the pictures, or their file names, one or a list; several columns are pictures of one post; none for texts alone",
+        "image",
+        metavar="COLUMN",
     )
     id_column: str | None = described("default: id, or the picture's name", metavar="COLUMN")
     split_column: str | None = described(
@@ -87,6 +89,10 @@ class DataDescription:
     @property
     def text_columns(self) -> list[str]:
         return [self.text_column] if isinstance(self.text_column, str) else list(self.text_column or [])
+
+    @property
+    def image_columns(self) -> list[str]:
+        return [self.image_column] if isinstance(self.image_column, str) else list(self.image_column or [])
 
     def columns_of(self, task: str) -> list[str]:
         """The columns that a task's labels stand in."""

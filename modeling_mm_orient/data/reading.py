@@ -5,6 +5,7 @@ The schema: `id` string, `image` Image (undecoded; null for none), `text` string
 `label.TASK`, a ClassLabel (null where missing), a list of 0/1 or a float.
 """
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ from pathlib import Path
 import datasets
 from tqdm.auto import tqdm
 
+from ..pictures import pictures_of
 from .arrays import FeatureArrays
 from .columns import complete_split
 from .description import DataDescription
@@ -173,6 +175,8 @@ def account_for_rows(description: DataDescription, check_images: bool = True) ->
 
 def without_pictures(posts: datasets.Dataset) -> datasets.Dataset:
     """The posts as if none had a picture."""
+    if "more_images" in posts.column_names:
+        posts = posts.remove_columns("more_images")
     nothing = datasets.Dataset.from_dict(
         {"image": [None] * len(posts)}, features=datasets.Features({"image": posts.features["image"]})
     )
@@ -182,7 +186,8 @@ def without_pictures(posts: datasets.Dataset) -> datasets.Dataset:
 def stream_posts(
     description: DataDescription, wanted: Callable[[int], bool] = lambda index: True
 ) -> Iterator[tuple[str, dict, str | None]]:
-    """Posts one by one in bounded memory, however many there are: where each stands, `{"id", "image", "text"}`, and what is
+    """Posts one by one in bounded memory, however many there are: where each stands, `{"id", "image", "more_images", "text",
+    "numbers"}`, and what is
     wrong with its row, or None.
 
     Labels and splits are not looked at, pictures not opened, ids not compared.
@@ -199,7 +204,8 @@ def stream_posts(
         if not wanted(index):
             continue
         post, problems = read_post(source.description, find_image, index, row)
-        yield row.where, {name: post[name] for name in ("id", "image", "text")}, problems[0].what if problems else None
+        content = {name: post[name] for name in ("id", "image", "more_images", "text", "numbers")}
+        yield row.where, content, problems[0].what if problems else None
 
 
 def _posts(description: DataDescription, rows: list[Row], inside: list[str]) -> tuple[list[dict], list[Problem]]:
@@ -239,15 +245,16 @@ def read_post(description: DataDescription, find_image, index: int, row: Row) ->
         index: the row's number, the id of a post that has no other.
     """
     problems = [] if row.problem is None else [Problem(row.where, "malformed row", row.problem)]
-    image = row.values.get(description.image_column)
+    images = [value for name in description.image_columns for value in _listed_pictures(row.values.get(name))]
     texts = {name: row.values[name] for name in description.text_columns if not is_missing(row.values.get(name))}
     name = row.values.get(description.id_column or "id")
     if is_missing(name):
-        name = picture_name(image, Path(description.data)) or None
+        name = picture_name(images[0], Path(description.data)) or None if images else None
     elif not isinstance(name, (str, int, float)):
         problems.append(Problem(row.where, "malformed row", f"the id is {shown(name)}, no text or number"))
         name = None
     post = {"where": row.where, "row": index, "numbered": name is None, "text": None, "image": None}
+    post["more_images"] = []
     post["id"] = str(index) if name is None else readable(str(name))
     try:
         texts = {name: _text_of(value) for name, value in texts.items()}
@@ -255,7 +262,8 @@ def read_post(description: DataDescription, find_image, index: int, row: Row) ->
             post["text"] = "\n".join(f"{name}: {text.strip()}" for name, text in texts.items())
         elif texts:
             post["text"] = next(iter(texts.values()))
-        post["image"] = None if is_missing(image) else find_image(image)
+        found = [picture for picture in map(find_image, images) if picture is not None]
+        post["image"], post["more_images"] = (found or [None])[0], found[1:]
     except PictureRefused as refused:
         problems.append(Problem(row.where, refused.kind, str(refused)))
     except ValueError as error:
@@ -264,6 +272,17 @@ def read_post(description: DataDescription, find_image, index: int, row: Row) ->
     if post["image"] is None and post["text"] is None and not problems:
         problems.append(Problem(row.where, "empty post", "neither an image nor a text"))
     return post, problems
+
+
+def _listed_pictures(value) -> list:
+    """What a cell names: nothing, a picture, or those of a list (in CSV a JSON list)."""
+    if isinstance(value, str) and value.strip().startswith("[") and value.strip().endswith("]"):
+        try:
+            value = json.loads(value)
+        except ValueError:  # a file may be called anything
+            return [value]
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return [picture for picture in values if not is_missing(picture)]
 
 
 def _numbers(description: DataDescription, row: Row, problems: list[Problem]) -> list[float]:
@@ -290,11 +309,9 @@ def _text_of(value) -> str:
 
 
 def _check_images(posts: list[dict], problems: list[Problem]) -> None:
-    with_image = [post for post in posts if post["image"] is not None]
-    found = tqdm(
-        image_problems([post["image"] for post in with_image]), "checking images", len(with_image), leave=False
-    )
-    for post, problem in zip(with_image, found, strict=True):
+    pictures = [(post, picture) for post in posts for picture in pictures_of(post)]
+    found = tqdm(image_problems([picture for _, picture in pictures]), "checking images", len(pictures), leave=False)
+    for (post, _), problem in zip(pictures, found, strict=True):
         if problem is not None:
             problems.append(Problem(post["where"], *problem))
 
@@ -303,6 +320,8 @@ def _as_datasets(posts: list[dict], tasks: list[dict], with_rows: bool = False) 
     features = {"id": datasets.Value("string"), "image": datasets.Image(decode=False), "text": datasets.Value("string")}
     if with_rows:
         features["row"] = datasets.Value("int64")
+    if any(post["more_images"] for post in posts):
+        features["more_images"] = datasets.Sequence(datasets.Image(decode=False))
     if any(post["numbers"] for post in posts):
         features["numbers"] = datasets.Sequence(datasets.Value("float32"))
     features |= {label_column(task["name"]): feature_of(task) for task in tasks}

@@ -24,7 +24,7 @@ from .tables import TABLE_SUFFIXES, Row, first_problem, table_columns, table_row
 logger = logging.getLogger(__name__)
 
 READ_BY_READERS = (*TABLE_SUFFIXES, ".json", ".txt")
-PICTURE_TYPES = re.compile(r"binary|large_binary|struct<.*bytes: ?(large_)?binary.*>")
+PICTURE_TYPES = re.compile(r"binary|large_binary|struct<.*bytes: ?(large_)?binary.*>|list<.*binary.*>")
 
 
 @dataclass
@@ -64,10 +64,15 @@ def open_rows(description: DataDescription) -> Source:
     if tables:
         return Source(map(without_halves, _rows_of_tables(path, tables, description)), description)
     if description.labels:
-        rows, declared, columns = class_folder_rows(path, description.image_column or "image")
+        rows, declared, columns = class_folder_rows(path, _first_picture(description))
         return Source(rows, complete_columns(description, columns, description.data), declared)
     names = [str(picture.relative_to(path)) for picture in pictures_below(path, report=True)]
-    return Source((Row(readable(name), {description.image_column or "image": name}) for name in names), description)
+    return Source((Row(readable(name), {_first_picture(description): name}) for name in names), description)
+
+
+def _first_picture(description: DataDescription) -> str:
+    """The column that a post's first picture stands in."""
+    return (description.image_columns or ["image"])[0]
 
 
 def _saved(path: Path):
@@ -147,7 +152,8 @@ def _of_datasets(splits, description: DataDescription) -> Source:
     declared, completed = {}, None
     for split, dataset in splits.items():
         where = f"split {split!r} of {description.data}"
-        pictures = [name for name, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
+        parts = {name: getattr(feature, "feature", feature) for name, feature in dataset.features.items()}
+        pictures = [name for name, feature in parts.items() if isinstance(feature, datasets.Image)]
         found = complete_columns(description, dataset.column_names, where, pictures)
         completed = completed or found
         if found != completed:
@@ -174,9 +180,7 @@ def _rows_of_split(dataset: datasets.Dataset, split: str, wanted: set[str]) -> I
         if isinstance(feature, datasets.Image):
             dataset = dataset.cast_column(name, datasets.Image(decode=False))
         elif isinstance(getattr(feature, "feature", None), datasets.Image):
-            raise ValueError(
-                f"{name!r} of split {split!r} holds lists of pictures, and a post has one: give a row to each"
-            )
+            dataset = dataset.cast_column(name, datasets.Sequence(datasets.Image(decode=False)))
     for index, values in enumerate(dataset):
         for name, found in classes.items():
             value = values[name]
@@ -274,12 +278,9 @@ def _columns_with_splits(folder: Path, table: Path, description: DataDescription
     splits = _splits_file(folder, description)
     if not description.split_column or description.split_column in columns or splits is None:
         return columns
-    found = table_columns(splits) if description.image_column in columns else []
-    return (
-        [*columns, description.split_column]
-        if {description.image_column, description.split_column} <= set(found)
-        else columns
-    )
+    key = _first_picture(description)
+    found = table_columns(splits) if key in columns else []
+    return [*columns, description.split_column] if {key, description.split_column} <= set(found) else columns
 
 
 def _splits_file(folder: Path, description: DataDescription) -> Path | None:
@@ -290,7 +291,7 @@ def _splits_file(folder: Path, description: DataDescription) -> Path | None:
 
 def _join_splits(folder: Path, description: DataDescription, rows: Iterable[Row]) -> Iterator[Row]:
     """The rows; a split that they lack is taken from splits.csv beside them, joined on the image column."""
-    column, key, splits = description.split_column, description.image_column, _splits_file(folder, description)
+    column, key, splits = description.split_column, _first_picture(description), _splits_file(folder, description)
     known = None
     for row in rows:
         if column and column not in row.values and splits is not None:

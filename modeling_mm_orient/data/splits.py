@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-from ..pictures import post_key
+from ..pictures import pictures_of, post_key
 from .description import DataDescription
 from .labels import is_missing, label_column
 from .problems import Problem, shown
@@ -141,19 +141,19 @@ def _duplicates(posts: list[dict]) -> list[list[int]]:
     for row, post in enumerate(posts):
         if post["text"] and post["text"].strip():
             by_content["text", " ".join(post["text"].split()).casefold()].append(row)
-        if (size := _size(post["image"])) is not None:
-            by_size[size].append(row)
-    for rows in by_size.values():
-        if len(rows) > 1:
-            for row in rows:
-                if (content := _content(posts[row]["image"])) is not None:
+        for image in pictures_of(post):
+            if (size := _size(image)) is not None:
+                by_size[size].append((row, image))
+    for found in by_size.values():
+        if len(found) > 1:
+            for row, image in found:
+                if (content := _content(image)) is not None:
                     by_content["image", content].append(row)
-    return [rows for rows in by_content.values() if len(rows) > 1]
+    groups = [list(dict.fromkeys(rows)) for rows in by_content.values()]
+    return [rows for rows in groups if len(rows) > 1]
 
 
-def _size(image: dict | None) -> int | None:
-    if image is None:
-        return None
+def _size(image: dict) -> int | None:
     if image.get("bytes") is not None:
         return len(image["bytes"])
     try:

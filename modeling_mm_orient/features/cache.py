@@ -107,7 +107,8 @@ class CachedPosts(torch.utils.data.Dataset):
     """Posts with their stored features in place of picture and text."""
 
     def __init__(self, posts, keys: list[str], cache: FeatureCache):
-        self.posts, self.keys, self.cache = posts.remove_columns(["image", "text"]), keys, cache
+        content = [name for name in ("image", "more_images", "text") if name in posts.column_names]
+        self.posts, self.keys, self.cache = posts.remove_columns(content), keys, cache
 
     def __len__(self) -> int:
         return len(self.keys)

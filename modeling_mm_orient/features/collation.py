@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..numeric_columns import standardised
-from ..pictures import key_number, post_key
+from ..pictures import key_number, pictures_of, post_key
 from ..tasks import collate_labels
 
 
@@ -49,7 +49,7 @@ class PostCollator:
     def __call__(self, posts: list[dict]) -> dict:
         batch = {}
         if self.processor.get_attributes() or self.processor.joint_processor is not None:
-            images, texts = [post.get("image") for post in posts], [post.get("text") for post in posts]
+            images, texts = [pictures_of(post) for post in posts], [post.get("text") for post in posts]
             numbers = [post.get("numbers") for post in posts] if self.processor.numeric_columns else None
             batch = dict(self.processor(images=images, text=texts, numbers=numbers, return_tensors="pt"))
         # a picture that was changed on the way is still the same post

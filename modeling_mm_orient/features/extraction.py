@@ -31,7 +31,7 @@ from ..data.json_files import write_json
 from ..data.problems import Problem
 from ..data.reading import stream_posts
 from ..partial_files import whole_file
-from ..pictures import post_key
+from ..pictures import pictures_of, post_key
 from ..task_features import task_features
 
 FORMAT = 2  # of the shards; part of the fingerprint
@@ -207,7 +207,8 @@ class DataShards:
         digest = hashlib.sha256(str(number).encode())
         for where, post, problem in rows:
             digest.update(json.dumps([where, post["id"], post["text"], problem]).encode())
-            digest.update(_image_state(post["image"]))
+            for image in [post["image"], *post.get("more_images", ())]:
+                digest.update(_image_state(image))
         name = f"rows-{digest.hexdigest()[:32]}.arrow"
         if name not in self.done:
             places, posts, problems = zip(*rows, strict=True) if self.with_posts else ((), (), ())
@@ -285,8 +286,8 @@ class ShardBatches(IterableDataset):
                 if problem is not None:
                     raise ValueError(problem)
                 # read one by one: no large picture waits for others in full size
-                image = None if post["image"] is None else self.processor.read_picture(post["image"])
-                treated, text = self.processor.treat([image], [post["text"]])
+                pictures = [self.processor.read_picture(picture) for picture in pictures_of(post)]
+                treated, text = self.processor.treat([pictures], [post["text"]])
                 key = post.get("post_key") or post_key(post)
             except ImportError:  # an engine that is not installed is no post's fault
                 raise

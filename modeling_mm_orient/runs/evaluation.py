@@ -16,7 +16,7 @@ from ..data.splits import SPLITS, assign_known_splits
 from ..features.inputs import encoded_sample, model_inputs, reads_pictures, sampled_embeds
 from ..names import MODALITIES
 from ..pictures import key_number, post_key
-from ..tasks import collate_labels
+from ..tasks import LABEL_PREFIX, collate_labels
 from .graph_inspection import GraphStatistics, graph_statistics, look_up_statistics
 from .graph_picture import MOST_DRAWN, NEAREST, draw_graph, drawn_graph, relation_edges
 from .predictions import predict_logits, unlabelled
@@ -58,7 +58,8 @@ def evaluate(
     cache, arrays = None if int8_encoders else feature_cache, FeatureArrays(data.feature_arrays)
     inputs, collator = model_inputs(model, found.processor, datasets.DatasetDict({split: posts}), tasks, cache, arrays)
     logits, _ = predict_logits(model, inputs[split], collator, batch_size)
-    labels = collate_labels(list(posts.remove_columns("image")), tasks)
+    labelled = posts.select_columns([name for name in posts.column_names if name.startswith(LABEL_PREFIX)])
+    labels = collate_labels(list(labelled), tasks)
     return metrics_of_logits(tasks, logits, labels)
 
 

@@ -76,7 +76,8 @@ def _write_table(rows: list[dict], pictures: set[str], base: Path, path: Path) -
     for name in dict.fromkeys(name for row in rows for name in row):
         values = [row.get(name) for row in rows]
         if name in pictures or str(name).lower() in pictures:
-            outside |= {str(Path(value).parent) for value in values if _is_path(value) and os.path.isabs(value)}
+            each = [part for value in values for part in (value if isinstance(value, (list, tuple)) else [value])]
+            outside |= {str(Path(part).parent) for part in each if _is_path(part) and os.path.isabs(part)}
             values = [_picture(value, base) for value in values]
         columns[str(name)] = values
     if ID not in columns:  # a frame's rows are told apart by their order

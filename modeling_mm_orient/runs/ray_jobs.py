@@ -300,7 +300,7 @@ def _columns_and_rows(
     pictures = picture_columns(found.schema)
     beside = Path(posts).is_dir()  # a lone file may lie anywhere
     description = complete_columns(description, there, posts, pictures, lambda: beside and any_picture_below(folder))
-    wanted = (*description.text_columns, description.image_column, *description.numeric_columns)
+    wanted = (*description.text_columns, *description.image_columns, *description.numeric_columns)
     read = [name for name in wanted if name in there]
     return description, list(dict.fromkeys([name, *read])), count
 
@@ -312,8 +312,11 @@ def _modalities(files: list[str], description: DataDescription) -> dict[str, int
     filled = [field(name).is_valid() & (field(name).cast("string") != "") for name in texts]
     with_text = found.count_rows(filter=functools.reduce(operator.or_, filled)) if filled else 0
     with_picture = 0
-    if description.image_column in found.schema.names:
-        with_picture = sum(_filled_rows(file, description.image_column) for file in files)
+    pictures = [name for name in description.image_columns if name in found.schema.names]
+    if len(pictures) == 1:
+        with_picture = sum(_filled_rows(file, pictures[0]) for file in files)
+    elif pictures:
+        with_picture = found.count_rows(filter=functools.reduce(operator.or_, [field(n).is_valid() for n in pictures]))
     return {"with_picture": with_picture, "with_text": with_text}
 
 
