@@ -102,7 +102,8 @@ def add_data(verb: argparse.ArgumentParser, labels: bool = True, required: bool 
     verb.add_argument(
         "--data",
         required=required,
-        help="folder of pictures with a CSV, TSV, JSONL or Parquet table; a saved DatasetDict; or a Hub data set",
+        help="folder of pictures with a CSV, TSV, JSONL or Parquet table, or of WebDataset's .tar shards; a saved "
+        "DatasetDict; or a Hub data set",
     )
     add_fields(verb, DataDescription, ("labels", *OF_DATA) if labels else OF_DATA)
     if labels:

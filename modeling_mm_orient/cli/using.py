@@ -37,6 +37,9 @@ def add_verbs(verbs) -> None:
         metavar="N",
         help="with each post, N posts of the relation memory per modality",
     )
+    verb.add_argument(
+        "--streaming", action="store_true", help="read, check and predict posts as they come, in bounded memory"
+    )
     verb.add_argument("--int8-encoders", action="store_true", help="encoders in 8 bits: faster on a CPU")
     verb.add_argument(
         "--abstain",
@@ -83,5 +86,6 @@ def _predict(options) -> None:
         neighbours=options.neighbours,
         int8_encoders=options.int8_encoders,
         abstain=options.abstain,
+        streaming=options.streaming,
     )
     print(f"{count} posts predicted in {options.output}")

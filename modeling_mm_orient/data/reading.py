@@ -184,7 +184,7 @@ def without_pictures(posts: datasets.Dataset) -> datasets.Dataset:
 
 
 def stream_posts(
-    description: DataDescription, wanted: Callable[[int], bool] = lambda index: True
+    description: DataDescription, wanted: Callable[[int], bool] = lambda index: True, from_hub: bool = False
 ) -> Iterator[tuple[str, dict, str | None]]:
     """Posts one by one in bounded memory, however many there are: where each stands, `{"id", "image", "more_images", "text",
     "numbers"}`, and what is
@@ -194,11 +194,12 @@ def stream_posts(
 
     Args:
         wanted: function of a row's number, from 0; rows that it says False to are read over.
+        from_hub: whether a data set of the Hub is read from there as it comes.
 
     Raises:
         FileNotFoundError, ValueError: no such data, table or column.
     """
-    source = open_rows(replace(description, labels=None, split_column=None))
+    source = open_rows(replace(description, labels=None, split_column=None), from_hub)
     find_image = image_finder(Path(description.data), [*description.allow_outside, *source.inside])
     for index, row in enumerate(source.rows):
         if not wanted(index):

@@ -20,6 +20,7 @@ from .problems import readable
 from .published_tables import READERS
 from .splits import SPLITS_FILE, split_called
 from .tables import TABLE_SUFFIXES, Row, first_problem, table_columns, table_rows, without_halves
+from .tar_shards import shard_columns, shard_rows, tar_shards
 
 logger = logging.getLogger(__name__)
 
@@ -43,15 +44,18 @@ class Source:
     inside: list[str] = field(default_factory=list)
 
 
-def open_rows(description: DataDescription) -> Source:
+def open_rows(description: DataDescription, streaming: bool = False) -> Source:
     """The rows of the data, and its description with what its columns are called.
+
+    Args:
+        streaming: of a data set of the Hub read rows as they come, instead of downloading it first; others come so anyway.
 
     Raises:
         FileNotFoundError, ValueError: no such data, table or column.
     """
     path = Path(description.data)
     if not path.exists():
-        return _of_hub(description)
+        return _of_hub(description, streaming)
     if path.is_file():
         raise ValueError(f"{path} is a file; give the folder, and the file's name as the labels file")
     if (path / "dataset_dict.json").exists():
@@ -63,6 +67,9 @@ def open_rows(description: DataDescription) -> Source:
     tables, description = _find_tables(path, description)
     if tables:
         return Source(map(without_halves, _rows_of_tables(path, tables, description)), description)
+    if shards := tar_shards(path, description.allow_outside):
+        description = complete_columns(description, shard_columns(shards), description.data)
+        return Source(map(without_halves, shard_rows(path, shards)), description)
     if description.labels:
         rows, declared, columns = class_folder_rows(path, _first_picture(description))
         return Source(rows, complete_columns(description, columns, description.data), declared)
@@ -83,12 +90,12 @@ def _saved(path: Path):
         raise ValueError(f"{path}: no sound saved data set ({type(error).__name__}: {error})") from error
 
 
-def _of_hub(description: DataDescription) -> Source:
+def _of_hub(description: DataDescription, streaming: bool) -> Source:
     name = description.data
     if Path(name).is_absolute() or name.count("/") > 1 or name.startswith("."):
         raise FileNotFoundError(f"{name}: no such folder")
     try:
-        splits = datasets.load_dataset(name)
+        splits = datasets.load_dataset(name, streaming=streaming)
     except (OSError, datasets.exceptions.DatasetsError) as error:
         raise ValueError(f"{name}: no such folder, and no data set of that name: {error}") from error
     source = _of_datasets(splits, description)
@@ -152,6 +159,8 @@ def _of_datasets(splits, description: DataDescription) -> Source:
     declared, completed = {}, None
     for split, dataset in splits.items():
         where = f"split {split!r} of {description.data}"
+        if dataset.features is None:
+            raise ValueError(f"{where} does not say what its columns are: read it without streaming")
         parts = {name: getattr(feature, "feature", feature) for name, feature in dataset.features.items()}
         pictures = [name for name, feature in parts.items() if isinstance(feature, datasets.Image)]
         found = complete_columns(description, dataset.column_names, where, pictures)

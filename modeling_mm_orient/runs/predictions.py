@@ -9,9 +9,11 @@ Shapes: N posts, C labels of a task.
 
 import csv
 import json
+import logging
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import datasets
@@ -23,13 +25,21 @@ from tqdm.auto import tqdm
 
 from ..data.arrays import FeatureArrays
 from ..data.description import DataDescription
-from ..data.reading import read_split
+from ..data.picture_files import image_problems
+from ..data.problems import DataProblems, Problem
+from ..data.reading import read_split, stream_posts
+from ..features.collation import PostCollator
 from ..features.inputs import model_inputs, reads_pictures
 from ..partial_files import whole_file
+from ..pictures import pictures_of
 from ..pipeline_mm_orient import neighbours_of
 from ..tasks import check_abstention, kind_of, predictions_by_task, tasks_left_to_a_person
 from .run_folder import load_run
 
+logger = logging.getLogger(__name__)
+
+ROWS_OF_A_GROUP = 100_000  # of a Parquet file
+STREAMED_POSTS = 256  # that are held at a time
 NUMBER = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+)?")
 
 
@@ -66,6 +76,7 @@ def predict(
     neighbours: int = 0,
     int8_encoders: bool = False,
     abstain: float = 0.0,
+    streaming: bool = False,
 ) -> int:
     """Predict posts without looking at labels, and write `.jsonl`, `.csv` or `.parquet` to `output`, complete or not at all.
 
@@ -75,6 +86,7 @@ def predict(
         int8_encoders: faster on a CPU, see `for_cpu`.
         abstain: leave this share of each task's verdicts, those doubted most, to a person: a table's cell is empty then, and
             a line has the task's name under `"abstained"`.
+        streaming: read, check and predict posts as they come, in bounded memory, those of the Hub from there.
 
     Returns:
         The number of posts.
@@ -90,15 +102,76 @@ def predict(
     check_abstention(model.config.tasks, abstain)
     if int8_encoders:
         model.for_cpu(int8=True)
-    posts, inputs, collator = unlabelled(model, processor, data, split, skip_bad_posts)
-    logits, evidence = predict_logits(model, inputs, collator, batch_size, neighbours)
+    asked = batch_size, neighbours, abstain
+    if streaming:
+        if split is not None or data.feature_arrays:
+            raise ValueError("streaming takes all posts, without a split and without feature arrays")
+        lines = _lines_of_stream(model, processor, data, skip_bad_posts, *asked)
+    else:
+        posts, inputs, collator = unlabelled(model, processor, data, split, skip_bad_posts)
+        lines = _lines(model, posts["id"], inputs, collator, *asked)
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = prediction_lines(posts["id"], logits, model.config.tasks, abstain)
+    counted = _Counted(lines)
+    with whole_file(path) as partial:
+        WRITERS[path.suffix](partial, counted, model.config.tasks)
+    return counted.count
+
+
+class _Counted:
+    """Lines as they come, and how many there were."""
+
+    def __init__(self, lines: Iterable[dict]):
+        self.lines, self.count = lines, 0
+
+    def __iter__(self) -> Iterator[dict]:
+        for line in self.lines:
+            self.count += 1
+            yield line
+
+
+def _lines(model, ids, inputs, collator, batch_size: int, neighbours: int, abstain: float) -> Iterator[dict]:
+    logits, evidence = predict_logits(model, inputs, collator, batch_size, neighbours)
+    lines = prediction_lines(ids, logits, model.config.tasks, abstain)
     if neighbours:
         lines = (line | {"neighbours": found} for line, found in zip(lines, evidence, strict=True))
-    with whole_file(path) as partial:
-        WRITERS[path.suffix](partial, lines, model.config.tasks)
-    return len(posts)
+    yield from lines
+
+
+def _lines_of_stream(
+    model, processor, data: DataDescription, skip_bad_posts: bool, batch_size: int, *asked
+) -> Iterator[dict]:
+    """Lines of posts, some batches of them at a time; batches are those of a whole pass."""
+    data = replace(data, numeric_columns=[column["name"] for column in processor.numeric_columns])
+    with_pictures = reads_pictures(model.config.encoder_names)
+    collator, left_out = PostCollator(processor, [], labels=False), 0
+    stream = stream_posts(data, from_hub=True)
+    sound, at_a_time = [], batch_size * max(1, STREAMED_POSTS // batch_size)
+
+    def lines(posts: list[dict]) -> Iterator[dict]:
+        inputs = posts if with_pictures else [post | {"image": None, "more_images": []} for post in posts]
+        yield from _lines(model, [post["id"] for post in posts], inputs, collator, batch_size, *asked)
+
+    while rows := list(islice(stream, at_a_time)):
+        problems = [Problem(where, "malformed row", what) for where, _, what in rows if what is not None]
+        kept = [(where, post) for where, post, what in rows if what is None]
+        if with_pictures:
+            pictures = [(where, picture) for where, post in kept for picture in pictures_of(post)]
+            found = image_problems([picture for _, picture in pictures])
+            problems += [Problem(w, *p) for (w, _), p in zip(pictures, found, strict=True) if p is not None]
+        bad = {problem.where for problem in problems}
+        if bad and not skip_bad_posts:
+            raise DataProblems(problems)
+        if bad:
+            left_out += len(bad)
+            logger.warning("%d post(s) left out: %s", len(bad), DataProblems(problems))
+        sound += [post for where, post in kept if where not in bad]
+        while len(sound) >= at_a_time:
+            yield from lines(sound[:at_a_time])
+            sound = sound[at_a_time:]
+    if sound:
+        yield from lines(sound)
+    if left_out:
+        logger.warning("%d posts left out in all", left_out)
 
 
 def unlabelled(model, processor, data: DataDescription, split: str | None, skip_bad_posts: bool = False):
@@ -171,8 +244,10 @@ def _write_jsonl(path: Path, lines: Iterable[dict], tasks: list[dict]) -> None:
 
 
 def _write_parquet(path: Path, lines: Iterable[dict], tasks: list[dict]) -> None:
-    rows = [prediction_row(line, tasks) for line in lines]
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, prediction_schema(tasks)), path)
+    lines, schema = iter(lines), prediction_schema(tasks)
+    with pyarrow.parquet.ParquetWriter(path, schema) as writer:
+        while rows := [prediction_row(line, tasks) for line in islice(lines, ROWS_OF_A_GROUP)]:
+            writer.write_table(pyarrow.Table.from_pylist(rows, schema))
 
 
 WRITERS = {".jsonl": _write_jsonl, ".csv": _write_csv, ".parquet": _write_parquet}

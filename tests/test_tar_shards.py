@@ -1,0 +1,168 @@
+"""WebDataset's shards as data, and predictions of posts as they come."""
+
+import csv
+import io
+import json
+import tarfile
+
+import datasets
+import pyarrow.parquet
+import pytest
+
+from modeling_mm_orient.cli import main
+from modeling_mm_orient.data import sources
+from modeling_mm_orient.data.description import DataDescription
+from modeling_mm_orient.data.problems import DataProblems
+from modeling_mm_orient.data.reading import read_posts, read_split
+from modeling_mm_orient.runs import predictions
+
+from .helpers import as_bytes, picture, save_run
+
+
+def write_shard(path, posts: dict[str, dict]):
+    """A .tar of files `KEY.KIND`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for key, files in posts.items():
+            for kind, content in files.items():
+                content = content if isinstance(content, bytes) else str(content).encode()
+                entry = tarfile.TarInfo(f"{key}.{kind}")
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def posts(first: int, count: int) -> dict[str, dict]:
+    return {
+        f"sub/{i:03}": {
+            "jpg": as_bytes(picture(colour=i), "JPEG"),
+            "txt": f"words {i}",
+            "json": json.dumps({"mood": "ab"[i % 2], "likes": i}),
+        }
+        for i in range(first, first + count)
+    }
+
+
+def shards(folder):
+    write_shard(folder / "train-000.tar", posts(0, 8))
+    write_shard(folder / "train-001.tar", posts(8, 4))
+    write_shard(folder / "val-000.tar", posts(12, 4))
+    write_shard(folder / "test-000.tar", posts(16, 4))
+    return folder
+
+
+def test_posts_of_shards(tmp_path, caplog):
+    folder = shards(tmp_path / "wds")
+    write_shard(folder / "val-001.tar", {"x.y": {"extra.npy": b"1"}, "z": {"0.png": as_bytes(picture()), "1.png": as_bytes(
+        picture(colour=9)), "json": '{"id": "own", "mood": "a"}', "cls": "3"}})  # fmt: skip
+    with pytest.raises(DataProblems, match=r"val-001\.tar:x: neither an image nor a text"):
+        read_posts(DataDescription(str(folder), labels=["mood"]))
+    splits, tasks, _ = read_posts(DataDescription(str(folder), labels=["mood"]), skip_bad_posts=True)
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 12, "validation": 5, "test": 4}
+    assert tasks[0]["labels"] == ["a", "b"] and splits["train"]["id"][:2] == ["sub/000", "sub/001"]
+    assert splits["train"]["text"][0] == "words 0" and splits["train"][0]["image"]["bytes"]
+    own = splits["validation"][4]
+    assert own["id"] == "own" and len(own["more_images"]) == 1
+    assert "1 files of other kinds not read (1 .y.extra.npy)" in caplog.text
+
+
+def test_folders_of_splits_and_whole_sets(tmp_path):
+    for split in ("train", "val"):
+        write_shard(tmp_path / "a" / split / "0.tar", posts(0 if split == "train" else 8, 8))
+    assert set(read_posts(DataDescription(str(tmp_path / "a"), labels=["mood"]))[0]) == {"train", "validation"}
+    write_shard(tmp_path / "b" / "0.tar", posts(0, 20))
+    assert len(read_split(DataDescription(str(tmp_path / "b")), None)[0]) == 20
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"a": {"json": "{"}}, r"0\.tar:a: \.json cannot be read"),
+        ({"a": {"json": "[1]"}}, r"0\.tar:a: \.json must be an object, got list"),
+        ({"a": {"txt": b"\xff\xfe"}}, r"0\.tar:a: \.txt cannot be read"),
+        ({"a": {"jpg": b"no picture"}}, r"0\.tar:a: image .* cannot be read"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_place(tmp_path, files, message):
+    write_shard(tmp_path / "0.tar", files | {"b": {"txt": "fine", "png": as_bytes(picture())}})
+    with pytest.raises(DataProblems, match=message):
+        read_split(DataDescription(str(tmp_path)), None)
+
+
+def test_a_damaged_shard_is_named(tmp_path):
+    path = write_shard(tmp_path / "0.tar", posts(0, 20))
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(ValueError, match=r"0\.tar is damaged or no \.tar file"):
+        read_split(DataDescription(str(tmp_path)), None)
+
+
+def test_shards_are_trained_on_and_evaluated(tmp_path):
+    folder, run = shards(tmp_path / "wds"), tmp_path / "run"
+    assert main(["train", "--data", str(folder), "--labels", "mood", "--output", str(run), "--epochs", "1"]) == 0
+    assert main(["evaluate", str(run), "--data", str(folder)]) == 0
+
+
+@pytest.mark.parametrize("form", ["tar", "parquet", "csv"])
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_streaming_says_what_a_whole_pass_says(tmp_path, monkeypatch, form, suffix):
+    monkeypatch.setattr(predictions, "STREAMED_POSTS", 4)
+    run, folder, found = save_run(tmp_path / "run"), tmp_path / "posts", []
+    folder.mkdir()
+    if form == "tar":
+        shards(folder)
+    else:
+        rows = [{"id": str(i), "image": None, "text": f"dog {i}"} for i in range(11)]
+        if form == "csv":
+            with (folder / "t.csv").open("w", newline="") as file:
+                writer = csv.DictWriter(file, list(rows[0]))
+                writer.writeheader()
+                writer.writerows(rows)
+        else:
+            rows = [row | {"image": as_bytes(picture(colour=i))} for i, row in enumerate(rows)]
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "t.parquet")
+    for options in ([], ["--streaming"]):
+        output = tmp_path / f"{len(options)}.{suffix}"
+        assert (
+            main(["predict", str(run), "--data", str(folder), "--output", str(output), "--batch-size", "2", *options])
+            == 0
+        )
+        found.append(pyarrow.parquet.read_table(output).to_pylist() if suffix == "parquet" else output.read_text())
+    assert found[0] == found[1] and len(found[0]) > 3
+
+
+def test_streaming_leaves_nothing_behind_where_a_post_is_bad_or_skips_it(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(predictions, "STREAMED_POSTS", 4)
+    run = save_run(tmp_path / "run")
+    bad = {"bad": {"jpg": b"nothing", "txt": "words"}}
+    write_shard(tmp_path / "wds" / "0.tar", posts(0, 9) | bad | posts(9, 3))
+    command = [
+        "predict",
+        str(run),
+        "--data",
+        str(tmp_path / "wds"),
+        "--output",
+        str(tmp_path / "p.jsonl"),
+        "--streaming",
+    ]
+    assert main([*command, "--batch-size", "2"]) == 1 and not list(tmp_path.glob("p*"))
+    assert main([*command, "--batch-size", "2", "--skip-bad-posts"]) == 0
+    assert "1 posts left out in all" in caplog.text
+    assert len((tmp_path / "p.jsonl").read_text().splitlines()) == 12
+    assert main([*command, "--split", "test"]) == 1
+
+
+def test_a_data_set_of_the_hub_comes_row_by_row(tmp_path, monkeypatch):
+    rows = [{"image": as_bytes(picture(colour=i)), "text": f"dog {i}"} for i in range(5)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "t.parquet")
+    real, asked = datasets.load_dataset, []
+
+    def load(name, streaming):
+        asked.append((name, streaming))
+        return real(
+            "parquet", data_files=str(tmp_path / "t.parquet"), streaming=streaming, cache_dir=str(tmp_path / "c")
+        )
+
+    monkeypatch.setattr(sources.datasets, "load_dataset", load)
+    run = save_run(tmp_path / "run")
+    assert main(["predict", str(run), "--data", "some/posts", "--output", str(tmp_path / "p.csv"), "--streaming"]) == 0
+    assert asked == [("some/posts", True)] and len((tmp_path / "p.csv").read_text().splitlines()) == 6
