@@ -14,6 +14,7 @@ from .options import (
     add_model,
     add_trainer,
     add_verb,
+    data_changes,
     described,
     feature_cache_of,
     given,
@@ -49,6 +50,12 @@ def add_verbs(verbs) -> None:
     add_feature_cache(verb)
     verb.add_argument("--resume", action="store_true", help="go on with an interrupted run")
     verb.add_argument("--overwrite", action="store_true", help="replace an existing run")
+    verb.add_argument(
+        "--init-from",
+        metavar="RUN",
+        help="go on from a run, or ID[@REVISION] of the Hub: its encoders, processor, architecture and heads",
+    )
+    verb.add_argument("--freeze-body", action="store_true", help="with --init-from train the heads of new tasks alone")
     add_trainer(verb)
 
     verb = add_verb(
@@ -69,10 +76,15 @@ def add_verbs(verbs) -> None:
 
 def _train(options) -> None:
     preset = preset_of(options)
-    data = described(options, preset)
-    if preset["encoders"] or data.feature_arrays:
+    _check_together(options, preset)
+    start = None
+    if options.init_from:
+        start, data, preset = _started(options, preset)
+    else:
+        data = described(options, preset)
+    if start is None and (preset["encoders"] or data.feature_arrays):
         preset = with_architecture(preset)
-    if is_from_scratch(preset) and not data.feature_arrays:
+    if start is None and is_from_scratch(preset) and not data.feature_arrays:
         print("no encoder named: training the tiny ones from scratch; --preset modern takes pretrained encoders")
         preset = with_tiny_encoders(preset)
     if not data.labels:
@@ -101,6 +113,7 @@ def _train(options) -> None:
         skip_bad_posts=options.skip_bad_posts,
         resume=options.resume,
         overwrite=options.overwrite,
+        start=start,
     )
     if process_state().is_main_process:
         for split, values in metrics.items():
@@ -109,6 +122,37 @@ def _train(options) -> None:
         tasks = read_json(f"{options.output}/config.json")["tasks"]
         print(f"\n{summary_of(tasks, metrics[split], split, RunRecord.read(options.output))}")
         print(f"\nsaved to {options.output}; to look at: {options.output}/{REPORT_FILE}")
+
+
+def _check_together(options, preset: dict) -> None:
+    """Refuse options that contradict each other."""
+    if not options.init_from:
+        if options.freeze_body:
+            raise ValueError("--freeze-body is of a checkpoint that is gone on from: name it with --init-from")
+        return
+    said = [f"--{name}-encoder" for name in ENCODER_NAMES if getattr(options, f"{name}_encoder")]
+    said += ["--revision"] if options.revision else []
+    said += ["--task-features"] if options.task_features else []
+    said += ["--preset"] if any(preset[part] for part in ("encoders", "config", "processor", "task_features")) else []
+    if said:
+        raise ValueError(
+            f"{said[0]}: with --init-from encoders, processor and architecture are those of the checkpoint"
+        )
+    if options.freeze_body and options.train_encoders:
+        raise ValueError("--freeze-body trains new heads alone, and --train-encoders names encoders to train")
+
+
+def _started(options, preset: dict) -> tuple:
+    """The checkpoint to go on from, the data by its description and the options, and the preset with its training."""
+    from ..runs.continuation import check_conflicts, open_start
+    from ..runs.run_folder import describe_data
+
+    start = open_start(options.init_from, options.freeze_body)
+    changes = preset["data"] | data_changes(options)
+    check_conflicts(start, _config_fields(options.set), changes)
+    data = describe_data(start.run, options.data, **{"paraphrases": None} | changes).with_numbers_as_tasks()
+    data.labels = data.labels or [task["name"] for task in start.config.tasks]
+    return start, data, preset | {"training": start.run.get("training", {}) | preset["training"]}
 
 
 def _config_fields(assignments: list[str]) -> dict:

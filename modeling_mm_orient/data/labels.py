@@ -51,7 +51,9 @@ def read_labels(
     if name in RESERVED_TASK_NAMES:
         raise ValueError(f"a task cannot be called {name!r}; rename the column")
     mapping = description.label_maps.get(name, {})
-    known = {task["name"]: task for task in description.tasks or []}.get(name)
+    known = {task["name"]: dict(task) for task in description.tasks or []}.get(name)
+    if known is not None and known.pop("if_it_fits", False) and not _fits(name, known, description, posts):
+        known = None
     if columns := description.label_groups.get(name):
         return _read_group(name, columns, known, posts, problems)
     of_source = None if mapping else declared.get(description.label_columns.get(name, name))
@@ -121,6 +123,28 @@ def untrainable(tasks: list[dict], posts: list[dict]) -> list[Problem]:
                 Problem(f"column {task['name']!r}", "single class", f"{what} in training: nothing to learn")
             )
     return problems
+
+
+def _fits(name: str, task: dict, description: DataDescription, posts: list[dict]) -> bool:
+    """Whether the posts' raw values can be labels of a task that is known from elsewhere."""
+    if columns := description.label_groups.get(name):
+        return kind_of(task) is MULTI_LABEL and set(columns) == set(task["labels"])
+    if (name in (description.regression_columns or ())) != (kind_of(task) is REGRESSION):
+        return kind_of(task) is REGRESSION and _kind(_known_cells(name, posts)) == REGRESSION.name
+    if kind_of(task) is REGRESSION:
+        return True
+    copies = [{"where": post["where"], label_column(name): post[label_column(name)]} for post in posts]
+    _read_cells(name, description.label_maps.get(name, {}), copies, [])
+    parts = [part for value in _known_cells(name, copies) for part in _parts(value)]
+    listed = any(isinstance(value, list) for value in _known_cells(name, copies))
+    label_of = _label_reader(parts)
+    return listed == (kind_of(task) is MULTI_LABEL) and all(
+        part in task["labels"] or label_of(part) in task["labels"] for part in parts
+    )
+
+
+def _known_cells(name: str, posts: list[dict]) -> list:
+    return [post[label_column(name)] for post in posts if not is_missing(post[label_column(name)])]
 
 
 def _read_group(name: str, columns: list[str], known: dict | None, posts: list[dict], problems: list[Problem]) -> dict:

@@ -31,6 +31,7 @@ class MMOrientTrainer(Trainer):
         if self.args.device.type == "cpu":
             self.model.for_cpu()
         self._task_losses, self._task_loss_count = {}, 0
+        self._body_is_frozen = not any(value.requires_grad for value in self.model.base_model.parameters())
 
     def get_train_dataloader(self):
         return self._reading_ahead(super().get_train_dataloader())
@@ -45,6 +46,9 @@ class MMOrientTrainer(Trainer):
         return loader
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+        if model.training and self._body_is_frozen:
+            self.model.base_model.eval()  # its running estimates are part of it
+            inputs = inputs | {"without_themselves": True}
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
         if model.training:
             for name, value in outputs["task_losses"].items():

@@ -5,7 +5,7 @@ import logging
 import math
 import shutil
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from ..numeric_columns import fitted_columns
 from ..tasks import LABEL_PREFIX, kind_of
 from .blending import fit_experts, hear, heard_posts
 from .card import model_card
+from .continuation import Start, described_by, model_of, without_learned
 from .decisions import aims_of, fit_decisions
 from .graph_inspection import graph_statistics, threshold_at_quantile
 from .hub import save_for_hub
@@ -49,6 +50,7 @@ from .run_folder import (
     METRICS_PLOT,
     RUN_FILE,
     SPLITS_FILE,
+    read_splits,
 )
 from .scoring import epoch_metrics, metrics_of_logits, task_metrics_function
 from .settings import TrainingSettings
@@ -58,6 +60,9 @@ from .trainer import EpochLines, EpochOfPosts, MMOrientTrainer, MMOrientTraining
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".training.lock"
+SEARCH_FILES = ("search.json", "search.db")
+BEFORE_A_RUN = (LOCK_FILE, *SEARCH_FILES)  # what a folder may hold that no run was begun in
+BEST = "mean_macro_f1"
 LESS_IS_BETTER = ("loss", "mse", "mae", "calibration_error")
 
 
@@ -75,6 +80,7 @@ class Prepared:
     tasks: list[dict]
     left_out: list[Problem]
     originals: int  # posts of the training split that are no paraphrases
+    start: Start | None = None
 
 
 @dataclass
@@ -102,6 +108,8 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     with_report: bool = True,
+    start: Start | None = None,
+    search: int = 0,
 ) -> dict:
     """Check the data, train, keep the best epoch by mean macro-F1 on validation, evaluate on test, write a Hub-ready folder.
 
@@ -115,6 +123,8 @@ def train(
         feature_cache: folder of the feature cache, used when all encoders are frozen; None encodes in every epoch.
         resume: go on from the last checkpoint of an interrupted run. overwrite: replace an existing run.
         with_report: fit single baselines where all encoders are frozen, and write `report.html`.
+        start: a checkpoint to go on from, see `continuation.open_start`; then the preset says nothing of the model.
+        search: train by the best settings of so many trials, see `search.searched`.
 
     Returns:
         Metrics by split, `"validation"` and `"test"`, in the form of `multi_task_metrics`.
@@ -124,15 +134,26 @@ def train(
     """
     folder = Path(output)
     _check_output(folder, resume, overwrite)
-    prepared = prepare(data, folder, preset or load_preset("tiny"), settings, config or {}, skip_bad_posts)
+    prepared = prepare(data, folder, preset or load_preset("tiny"), settings, config or {}, skip_bad_posts, start)
     with _only_training(folder):
-        built = build(prepared, feature_cache, resume, overwrite)
-        trainer = fit(prepared, built, resume)
-        metrics = report(prepared, built, trainer)
-        if with_report and process_state().is_main_process:
-            _write_report(prepared, built)
-        process_state().wait_for_everyone()
-        return metrics
+        if search:
+            from .search import searched  # it trains by what is here
+
+            prepared = searched(prepared, search, feature_cache, resume)
+        return train_prepared(prepared, feature_cache, resume, overwrite, with_report)
+
+
+def train_prepared(
+    prepared: Prepared, feature_cache: str | None, resume: bool, overwrite: bool, with_report: bool
+) -> dict:
+    """`train` of posts that were read."""
+    built = build(prepared, feature_cache, resume, overwrite)
+    trainer = fit(prepared, built, resume)
+    metrics = report(prepared, built, trainer)
+    if with_report and process_state().is_main_process:
+        _write_report(prepared, built)
+    process_state().wait_for_everyone()
+    return metrics
 
 
 def prepare(
@@ -142,13 +163,30 @@ def prepare(
     settings: TrainingSettings | None,
     config: dict,
     skip_bad_posts: bool,
+    start: Start | None = None,
 ) -> Prepared:
     """Read and check everything that can be wrong before anything expensive starts; arguments as in `train`."""
     settings = settings or TrainingSettings(**preset["training"])
-    arguments = training_arguments(output, settings, 1)  # whatever is wrong with them is told before data are read
+    training_arguments(output, settings, 1)  # whatever is wrong with them is told before data are read
     arrays = FeatureArrays(description.feature_arrays)
+    if start is not None:
+        preset = preset | {"encoders": dict.fromkeys(start.roles, start.source), "task_features": {}}
+        description = described_by(start, description)
     roles = _encoder_roles(preset, arrays, description.paraphrases is not None)
     posts, tasks, left_out = read_posts(description, skip_bad_posts, reads_pictures(roles))
+    if start is not None:
+        description, posts = replace(description, tasks=None), without_learned(start, posts)
+    config = {"task_feature_dim": 0} | arrays.config_fields(has_joint="joint" in roles) | config
+    return prepare_posts(
+        Prepared(description, output, preset, settings, config, arrays, posts, tasks, left_out, 0, start)
+    )
+
+
+def prepare_posts(prepared: Prepared) -> Prepared:
+    """With what follows from the posts that are learned from: paraphrases, weights of classes; and checks of the tasks."""
+    description, settings, posts, tasks = (
+        getattr(prepared, name) for name in ("description", "settings", "posts", "tasks")
+    )
     for split in ("train", "validation"):
         if split not in posts:
             raise ValueError(f"the data has no {split} split")
@@ -156,7 +194,7 @@ def prepare(
     if description.paraphrases is not None:
         posts = add_paraphrases(posts, description.paraphrases)
     aims_of(settings.decide or [], tasks)
-    best = arguments.metric_for_best_model.removeprefix("eval_")
+    best = settings.trainer.get("metric_for_best_model", BEST).removeprefix("eval_")
     if best not in (names := [*epoch_metrics(tasks), "loss"]):
         nearest = get_close_matches(best, names, 1)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(names)}"
@@ -166,21 +204,24 @@ def prepare(
             task | {"class_weights": kind_of(task).balanced_weights(task, posts["train"][LABEL_PREFIX + task["name"]])}
             for task in tasks
         ]
-    config = {"task_feature_dim": 0} | arrays.config_fields(has_joint="joint" in roles) | config
-    return Prepared(description, output, preset, settings, config, arrays, posts, tasks, left_out, originals)
+    return replace(prepared, posts=posts, tasks=tasks, originals=originals)
 
 
 def build(prepared: Prepared, feature_cache: str | None, resume: bool, overwrite: bool) -> Built:
     """Model, processor and inputs; the run's folder is begun. Arguments as in `train`."""
-    settings, output, state = prepared.settings, prepared.output, process_state()
+    model, processor, run = construct(prepared, feature_cache)
+    _begin(prepared, run, resume, overwrite)
+    return assemble(prepared, model, processor, run)
+
+
+def construct(prepared: Prepared, feature_cache: str | None) -> tuple:
+    """Model, processor and what `run.json` says; nothing is encoded or written."""
+    settings, start = prepared.settings, prepared.start
     set_seed(settings.seed)
-    texts = [text for text in prepared.posts["train"]["text"] if text]
-    columns = []
-    if names := prepared.description.numeric_columns:
-        rows = prepared.posts["train"].select(range(prepared.originals))["numbers"]
-        columns = fitted_columns(names, list(rows))
-    model, processor = build_model(prepared.preset, prepared.tasks, texts, columns, **prepared.config)
-    treat_as(processor, prepared.description)
+    if start is None:
+        model, processor = _new_model(prepared)
+    else:
+        model, processor = model_of(start, prepared.tasks, prepared.config.get("frozen_encoders")), start.processor
     if settings.threshold_quantile is not None and not _all_frozen(model.config):
         raise ValueError("`threshold_quantile` needs frozen encoders: while they are trained, similarities move")
     run = {
@@ -191,15 +232,41 @@ def build(prepared: Prepared, feature_cache: str | None, resume: bool, overwrite
         "labels": label_counts_by_split(prepared.posts, prepared.tasks),
         "left_out": [asdict(problem) for problem in prepared.left_out],
     }
+    if start is not None:
+        run["init_from"] = {"source": start.source, "freeze_body": start.freeze_body}
+    return model, processor, run
+
+
+def _new_model(prepared: Prepared) -> tuple:
+    texts = [text for text in prepared.posts["train"]["text"] if text]
+    columns = []
+    if names := prepared.description.numeric_columns:
+        rows = prepared.posts["train"].select(range(prepared.originals))["numbers"]
+        columns = fitted_columns(names, list(rows))
+    model, processor = build_model(prepared.preset, prepared.tasks, texts, columns, **prepared.config)
+    treat_as(processor, prepared.description)
+    return model, processor
+
+
+def _begin(prepared: Prepared, run: dict, resume: bool, overwrite: bool) -> None:
+    """Write what the run is, in a folder without what is to be replaced."""
+    output, state = prepared.output, process_state()
     if resume:
         _check_same_run(output, run)
     if state.is_main_process:
         for path in output.iterdir() if overwrite and not resume else ():
-            if path.name != LOCK_FILE:
+            if path.name not in BEFORE_A_RUN:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         write_json(output / RUN_FILE, run)
-        write_json(output / SPLITS_FILE, split_of_keys(prepared.posts))
+        learned = {} if prepared.start is None else read_splits(prepared.start.folder)
+        learned = {key: split for key, split in learned.items() if split == "train"}
+        write_json(output / SPLITS_FILE, learned | split_of_keys(prepared.posts))
     state.wait_for_everyone()
+
+
+def assemble(prepared: Prepared, model, processor, run: dict) -> Built:
+    """Encode where encoders are frozen, and give the model its memory."""
+    settings, state = prepared.settings, process_state()
     inputs, collator = model_inputs(
         model, processor, prepared.posts, prepared.tasks, run["feature_cache"], prepared.arrays
     )
@@ -317,7 +384,7 @@ def _our_arguments(output: Path, settings: TrainingSettings, warmup: int) -> dic
         "save_total_limit": 1,
         "load_best_model_at_end": True,
         "restore_callback_states_from_checkpoint": True,  # patience is counted on where it was
-        "metric_for_best_model": "mean_macro_f1",
+        "metric_for_best_model": BEST,
         "greater_is_better": True,
         "remove_unused_columns": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
@@ -367,7 +434,11 @@ def last_complete_checkpoint(folder: Path) -> str | None:
 
 
 def _check_output(output: Path, resume: bool, overwrite: bool) -> None:
-    if not output.exists() or not any(path.name != LOCK_FILE for path in output.iterdir()):
+    if not output.exists() or all(path.name == LOCK_FILE for path in output.iterdir()):
+        return
+    if all(path.name in BEFORE_A_RUN for path in output.iterdir()):
+        if not resume and not overwrite:
+            raise FileExistsError(f"{output} holds an interrupted search; say --resume to go on, or --overwrite")
         return
     if not (output / RUN_FILE).exists():
         raise FileExistsError(f"{output} exists and is no run; choose another output")
@@ -403,6 +474,8 @@ def _check_same_run(output: Path, run: dict) -> None:
     # a setting that is younger than the run had its default
     before |= {"data": asdict(DataDescription(**before["data"]))}
     before |= {"training": asdict(TrainingSettings(**before["training"]))}
+    if before.get("init_from") != run.get("init_from"):
+        raise ValueError(f"cannot resume {output}: it began from {before.get('init_from')}, not {run.get('init_from')}")
     for part, free in (("data", ()), ("splits", ()), ("training", ("epochs", "patience"))):
         for name in before[part].keys() | run[part].keys():
             old, new = before[part].get(name), run[part].get(name)

@@ -1,0 +1,140 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""Going on from a checkpoint: its encoders, processor, architecture and the heads of tasks that stay."""
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import datasets
+from huggingface_hub import snapshot_download
+
+from ..configuration_mm_orient import MMOrientConfig
+from ..data.description import DataDescription
+from ..data.splits import assign_known_splits
+from ..modeling_mm_orient import MMOrientForMultiTaskClassification
+from ..processing_mm_orient import MMOrientProcessor
+from ..tasks import FITTED
+from .run_folder import read_run, read_splits
+
+logger = logging.getLogger(__name__)
+
+OF_PROCESSOR = ("text_cleaning", "remove_overlaid_text", "read_missing_text")
+DESCRIBED = ("name", "kind", "labels")
+
+
+@dataclass
+class Start:
+    """A checkpoint to go on from: `source` as it was named, its folder, `run.json` (empty for one from elsewhere),
+    configuration and processor."""
+
+    source: str
+    folder: str
+    run: dict
+    config: MMOrientConfig
+    processor: MMOrientProcessor
+    freeze_body: bool = False
+
+    @property
+    def roles(self) -> set[str]:
+        """The encoders that it has."""
+        return set(self.config.encoder_names)
+
+
+def open_start(source: str, freeze_body: bool = False) -> Start:
+    """A run's folder or `ID[@REVISION]` of the Hub, without its weights.
+
+    Args:
+        freeze_body: train the heads of new tasks alone.
+
+    Raises:
+        FileNotFoundError: there is none. OSError: the Hub has none, or cannot be reached.
+    """
+    folder = source
+    if not Path(source).is_dir():
+        if Path(source).is_absolute() or source.startswith(".") or source.count("/") != 1:
+            raise FileNotFoundError(f"{source}: no such folder, and no id of the Hub")
+        name, _, revision = source.partition("@")
+        folder = snapshot_download(name, revision=revision or None)
+    run = read_run(folder)
+    config, processor = MMOrientConfig.from_pretrained(folder), MMOrientProcessor.from_pretrained(folder)
+    return Start(source, folder, run, config, processor, freeze_body)
+
+
+def check_conflicts(start: Start, config: dict, said: dict) -> None:
+    """Refuse what is said otherwise than the checkpoint has it.
+
+    Args:
+        config: fields of `MMOrientConfig`, `frozen_encoders` aside. said: fields of `DataDescription` that were named.
+
+    Raises:
+        ValueError: a field differs; the message has both values.
+    """
+    numbers = [column["name"] for column in start.processor.numeric_columns]
+    of_checkpoint = {name: getattr(start.processor, name) for name in OF_PROCESSOR} | {"numeric_columns": numbers}
+    wanted = {name: value for name, value in said.items() if name in of_checkpoint}
+    found = {name: getattr(start.config, name) for name in config if name != "frozen_encoders"} | of_checkpoint
+    for name, value in (config | wanted).items():
+        if name != "frozen_encoders" and value != found[name]:
+            raise ValueError(f"`{name}` is {found[name]!r} in {start.source}, which is gone on from, and not {value!r}")
+
+
+def described_by(start: Start, description: DataDescription) -> DataDescription:
+    """The description with what the checkpoint's processor does, and its tasks for the columns that still fit them."""
+    tasks = [{name: task[name] for name in DESCRIBED} | {"if_it_fits": True} for task in start.config.tasks]
+    numbers = [column["name"] for column in start.processor.numeric_columns]
+    treated = {name: getattr(start.processor, name) for name in OF_PROCESSOR}
+    return replace(description, tasks=description.tasks or tasks, numeric_columns=numbers, **treated)
+
+
+def without_learned(start: Start, posts: datasets.DatasetDict) -> datasets.DatasetDict:
+    """Validation and test without posts that the checkpoint has learned from; how many those are is logged.
+
+    Raises:
+        ValueError: nothing is left of validation.
+    """
+    learned = {key: split for key, split in read_splits(start.folder).items() if split == "train"}
+    kept = {}
+    for split, rows in posts.items():
+        known = [] if split == "train" else assign_known_splits(rows, learned).get("train", [])
+        if known:
+            logger.warning("%d posts of %s left out: %s has learned from them", len(known), split, start.source)
+            rows = rows.select(sorted(set(range(len(rows))) - set(known)))
+        if len(rows):
+            kept[split] = rows
+        elif split == "validation":
+            raise ValueError(f"no validation post is left that {start.source} has not learned from")
+    return datasets.DatasetDict(kept)
+
+
+def model_of(start: Start, tasks: list[dict], frozen_encoders: list[str] | None) -> MMOrientForMultiTaskClassification:
+    """The checkpoint's model with these tasks; which weights are kept and which begin anew is logged.
+
+    Args:
+        frozen_encoders: None leaves those that the checkpoint froze.
+
+    Raises:
+        ValueError: the new heads alone are to be trained, and there are none.
+    """
+    model = MMOrientForMultiTaskClassification.from_pretrained(start.folder, load_relation_memory=False)
+    stays = model.set_tasks(tasks)
+    new = [task["name"] for task in tasks if task["name"] not in stays]
+    # what was fitted to the posts of before is fitted to those of now
+    fresh = [{name: value for name, value in task.items() if name not in FITTED} for task in model.config.tasks]
+    model.config.update({"tasks": fresh, "relation_memory": None})
+    if frozen_encoders is not None:
+        model.config.update({"frozen_encoders": frozen_encoders})
+    model.freeze_encoders(model.config.frozen_encoders)
+    logger.info(
+        "from %s: encoders, network and the heads of %s; beginning anew: the heads of %s",
+        *(start.source, ", ".join(stays) or "no task", ", ".join(new) or "no task"),
+    )
+    if start.freeze_body:
+        if not new:
+            raise ValueError(f"nothing to train: {start.source} has all of these tasks, and its body is frozen")
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        model.config.update({"frozen_encoders": model.config.encoder_names})
+        for heads in model.member_heads:
+            for task, head in zip(heads.tasks, heads.heads, strict=True):
+                head.requires_grad_(task["name"] in new)
+    return model

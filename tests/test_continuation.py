@@ -1,0 +1,128 @@
+"""Going on from a checkpoint: what is kept, what begins anew, what is refused."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from modeling_mm_orient.cli import main
+from modeling_mm_orient.data.json_files import read_json
+from modeling_mm_orient.runs import training
+
+from .helpers import write_folder
+
+ROWS = [
+    {"image": f"{i}.png", "caption": f"words {i}", "mood": "ab"[i % 2], "spam": ["no", "yes"][i // 2 % 2],
+     "likes": i, "split": split}
+    for i, split in enumerate(["train"] * 12 + ["val"] * 4 + ["test"] * 4)
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory):
+    folder = write_folder(tmp_path_factory.mktemp("posts") / "posts", ROWS)
+    run = folder.parent / "run"
+    command = [
+        "train",
+        "--data",
+        folder,
+        "--labels",
+        "mood",
+        "--numeric-columns",
+        "likes",
+        "--output",
+        run,
+        "--epochs",
+        "1",
+    ]
+    assert main([*map(str, command), "--set", "relation_scope=memory", "memory_top_k=3", "--batch-size", "4"]) == 0
+    return folder, run
+
+
+def go_on(before, output, *options) -> int:
+    folder, run = before
+    command = ["train", "--data", folder, "--init-from", run, "--output", output, "--epochs", "1", *options]
+    return main([str(part) for part in command])
+
+
+def test_new_tasks_and_more_posts_start_where_it_ended(before, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    first, last = load_file(before[1] / "model.safetensors"), {}
+    fit = training.fit
+
+    def seen(prepared, built, resume):
+        last.update({name: value.clone() for name, value in built.model.state_dict().items()})
+        return fit(prepared, built, resume)
+
+    monkeypatch.setattr(training, "fit", seen)
+    assert go_on(before, tmp_path / "next", "--labels", "spam", "mood") == 0
+    assert "the heads of mood; beginning anew: the heads of spam" in caplog.text
+    assert torch.equal(last["task_heads.heads.1.weight"], first["task_heads.heads.0.weight"])
+    common = [name for name in first.keys() & last.keys() if "heads" not in name]
+    assert len(common) > 30 and all(torch.equal(first[name], last[name]) for name in common)
+    run, config = read_json(tmp_path / "next" / "run.json"), read_json(tmp_path / "next" / "config.json")
+    assert run["init_from"] == {"source": str(before[1]), "freeze_body": False} and run["training"]["batch_size"] == 4
+    assert run["data"]["numeric_columns"] == ["likes"] and config["relation_scope"] == "memory"
+    assert set(read_json(tmp_path / "next" / "metrics.json")["test"]) == {"spam", "mood", "mean_macro_f1"}
+    assert main(["evaluate", str(tmp_path / "next"), "--data", str(before[0])]) == 0
+
+
+def test_a_frozen_body_stays_as_it_is(before, tmp_path):
+    assert go_on(before, tmp_path / "next", "--labels", "spam", "mood", "--freeze-body", "--learning-rate", "0.1") == 0
+    old, new = (load_file(folder / "model.safetensors") for folder in (before[1], tmp_path / "next"))
+    assert torch.equal(new["task_heads.heads.1.weight"], old["task_heads.heads.0.weight"])
+    body = [name for name in old if "heads" not in name]
+    assert all(torch.equal(old[name], new[name]) for name in body)
+    assert new["task_heads.heads.0.weight"].abs().sum() > 0
+
+
+def test_labels_and_columns_are_those_of_before_unless_said(before, tmp_path):
+    assert go_on(before, tmp_path / "next") == 0
+    assert set(read_json(tmp_path / "next" / "metrics.json")["test"]) == {"mood", "mean_macro_f1"}
+
+
+def test_other_classes_are_another_head(before, tmp_path, caplog):
+    caplog.set_level("INFO")
+    rows = [row | {"mood": "abc"[i % 3]} for i, row in enumerate(ROWS)]
+    folder = write_folder(tmp_path / "posts", rows)
+    assert go_on((folder, before[1]), tmp_path / "next") == 0
+    assert "the heads of no task; beginning anew: the heads of mood" in caplog.text
+    one_class_less = [row | {"mood": "a" if row["split"] == "val" else row["mood"]} for row in ROWS]
+    assert go_on((write_folder(tmp_path / "less", one_class_less), before[1]), tmp_path / "less_run") == 0
+    assert "the heads of mood; beginning anew: the heads of no task" in caplog.text
+
+
+def test_what_was_learned_from_is_not_judged_by(before, tmp_path, caplog):
+    rows = [row | {"split": "test" if i < 3 else row["split"]} for i, row in enumerate(ROWS)]
+    folder = tmp_path / "posts"
+    write_folder(folder, rows)
+    assert go_on((folder, before[1]), tmp_path / "next") == 0
+    assert "3 posts of test left out" in caplog.text
+    assert read_json(tmp_path / "next" / "metrics.json")["test"]["mood"]["posts"] == 4
+    assert list(read_json(tmp_path / "next" / "splits.json").values()).count("train") == 12
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--text-encoder", "x"], "--text-encoder: with --init-from"),
+        (["--preset", "paper"], "--preset: with --init-from"),
+        (["--set", "memory_top_k=9"], "`memory_top_k` is 3 in"),
+        (["--clean-text", "urls"], "`text_cleaning` is [] in"),
+        (["--numeric-columns", "likes", "split"], "`numeric_columns` is ['likes'] in"),
+        (["--freeze-body"], "nothing to train"),
+        (["--freeze-body", "--train-encoders", "text"], "names encoders to train"),
+    ],
+)
+def test_what_contradicts_the_checkpoint_is_refused(before, tmp_path, capsys, options, message):
+    assert go_on(before, tmp_path / "next", *options) == 1
+    assert message in capsys.readouterr().err and not (tmp_path / "next").exists()
+
+
+def test_it_needs_a_checkpoint(before, tmp_path, capsys):
+    command = ["train", "--data", str(before[0]), "--labels", "mood", "--output", str(tmp_path / "x")]
+    assert main([*command, "--freeze-body"]) == 1
+    assert "name it with --init-from" in capsys.readouterr().err
+    assert go_on((before[0], tmp_path / "nowhere"), tmp_path / "next") == 1
+    assert "no such folder" in capsys.readouterr().err
+    assert go_on((before[0], tmp_path), tmp_path / "next") == 1
+    assert "no finished run" in capsys.readouterr().err
