@@ -64,6 +64,8 @@ setup(
         "ray": ["ray[data]>=2.60"],
         # where `train --report-to tensorboard trackio` writes to; any other reporter of transformers does too
         "reporting": ["tensorboard>=2.19", "trackio>=0.0.6"],
+        # `train --search`: its samplers and pruning are not ours to write again
+        "search": ["optuna>=4"],
         # the peers of benchmarks/speed
         "bench": ["torch-geometric>=2.6", "faiss-cpu>=1.10"],
         # the site of docs/: pages per command from the parser, API pages from docstrings
@@ -74,6 +76,7 @@ setup(
             "hypothesis>=6.140",  # properties of graphs and attention over random inputs
             "parameterized>=0.9",  # imported by transformers' common tests
             "peft>=0.18",  # adapters around the model
+            "optuna>=4",  # a search of two trials
             "tensorboard>=2.19",  # events of a run are read back
             "ruff>=0.17",  # lint and format
             "mypy>=2.4",  # types of what travels with a checkpoint

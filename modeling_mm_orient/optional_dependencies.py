@@ -1,6 +1,8 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """Packages that add something but are never demanded: each is tried for here and nowhere else."""
 
+from importlib.util import find_spec
+
 try:
     import torch_scatter
 except Exception:  # a broken compiled wheel raises OSError, not ImportError
@@ -26,6 +28,7 @@ try:
 except Exception:
     nrclex = None
 
+OPTUNA_AVAILABLE = find_spec("optuna") is not None  # imported where settings are searched
 TORCH_SCATTER_AVAILABLE = torch_scatter is not None
 FAISS_AVAILABLE = faiss is not None
 TEXT_REMOVAL_AVAILABLE = rapidocr is not None and cv2 is not None

@@ -56,6 +56,16 @@ def add_verbs(verbs) -> None:
         help="go on from a run, or ID[@REVISION] of the Hub: its encoders, processor, architecture and heads",
     )
     verb.add_argument("--freeze-body", action="store_true", help="with --init-from train the heads of new tasks alone")
+    verb.add_argument(
+        "--folds", type=int, metavar="K", help="cross-validate: K runs, mean and deviation per task in folds.json"
+    )
+    verb.add_argument(
+        "--search",
+        type=int,
+        default=0,
+        metavar="N",
+        help="search learning rate, weight decay, dropout and epochs in N trials, judged on validation; train by the best",
+    )
     add_trainer(verb)
 
     verb = add_verb(
@@ -103,18 +113,24 @@ def _train(options) -> None:
     config = _config_fields(options.set)
     if options.train_encoders:
         config["frozen_encoders"] = [name for name in ENCODER_NAMES if name not in options.train_encoders]
-    metrics = train(
-        data,
-        options.output,
-        preset=preset,
-        settings=settings,
-        config=config,
-        feature_cache=feature_cache_of(options),
-        skip_bad_posts=options.skip_bad_posts,
-        resume=options.resume,
-        overwrite=options.overwrite,
-        start=start,
-    )
+    arguments = {
+        "preset": preset,
+        "settings": settings,
+        "config": config,
+        "feature_cache": feature_cache_of(options),
+        "skip_bad_posts": options.skip_bad_posts,
+        "resume": options.resume,
+        "overwrite": options.overwrite,
+        "start": start,
+    }
+    if options.folds is not None:
+        from ..runs.folds import cross_validate, folds_table
+
+        found = cross_validate(data, options.output, options.folds, **arguments)
+        if process_state().is_main_process:
+            print(f"\n{folds_table(found)}\n\nsaved to {options.output}")
+        return
+    metrics = train(data, options.output, **arguments, search=options.search)
     if process_state().is_main_process:
         for split, values in metrics.items():
             print(f"\n{split}\n\n{metrics_table(values)}")
@@ -126,6 +142,10 @@ def _train(options) -> None:
 
 def _check_together(options, preset: dict) -> None:
     """Refuse options that contradict each other."""
+    if options.folds is not None and options.search:
+        raise ValueError("--folds and --search: search first, then cross-validate with the settings that were found")
+    if options.search < 0:
+        raise ValueError(f"--search must not be negative, got {options.search}")
     if not options.init_from:
         if options.freeze_body:
             raise ValueError("--freeze-body is of a checkpoint that is gone on from: name it with --init-from")

@@ -19,6 +19,7 @@ from .run_folder import read_run, read_splits
 logger = logging.getLogger(__name__)
 
 OF_PROCESSOR = ("text_cleaning", "remove_overlaid_text", "read_missing_text")
+FREE = ("frozen_encoders", "learner_dropout")
 DESCRIBED = ("name", "kind", "labels")
 
 
@@ -106,24 +107,22 @@ def without_learned(start: Start, posts: datasets.DatasetDict) -> datasets.Datas
     return datasets.DatasetDict(kept)
 
 
-def model_of(start: Start, tasks: list[dict], frozen_encoders: list[str] | None) -> MMOrientForMultiTaskClassification:
+def model_of(start: Start, tasks: list[dict], config: dict) -> MMOrientForMultiTaskClassification:
     """The checkpoint's model with these tasks; which weights are kept and which begin anew is logged.
 
     Args:
-        frozen_encoders: None leaves those that the checkpoint froze.
+        config: of its fields `frozen_encoders` and `learner_dropout` count, which change no weight.
 
     Raises:
         ValueError: the new heads alone are to be trained, and there are none.
     """
-    model = MMOrientForMultiTaskClassification.from_pretrained(start.folder, load_relation_memory=False)
+    free = {name: config[name] for name in FREE if name in config}
+    model = MMOrientForMultiTaskClassification.from_pretrained(start.folder, load_relation_memory=False, **free)
     stays = model.set_tasks(tasks)
     new = [task["name"] for task in tasks if task["name"] not in stays]
     # what was fitted to the posts of before is fitted to those of now
     fresh = [{name: value for name, value in task.items() if name not in FITTED} for task in model.config.tasks]
     model.config.update({"tasks": fresh, "relation_memory": None})
-    if frozen_encoders is not None:
-        model.config.update({"frozen_encoders": frozen_encoders})
-    model.freeze_encoders(model.config.frozen_encoders)
     logger.info(
         "from %s: encoders, network and the heads of %s; beginning anew: the heads of %s",
         *(start.source, ", ".join(stays) or "no task", ", ".join(new) or "no task"),

@@ -221,7 +221,7 @@ def construct(prepared: Prepared, feature_cache: str | None) -> tuple:
     if start is None:
         model, processor = _new_model(prepared)
     else:
-        model, processor = model_of(start, prepared.tasks, prepared.config.get("frozen_encoders")), start.processor
+        model, processor = model_of(start, prepared.tasks, prepared.config), start.processor
     if settings.threshold_quantile is not None and not _all_frozen(model.config):
         raise ValueError("`threshold_quantile` needs frozen encoders: while they are trained, similarities move")
     run = {
@@ -281,7 +281,6 @@ def assemble(prepared: Prepared, model, processor, run: dict) -> Built:
 
 def fit(prepared: Prepared, built: Built, resume: bool) -> MMOrientTrainer:
     """Train; afterwards the model has the weights of its best epoch, and a memory that is theirs."""
-    callbacks = [EarlyStoppingCallback(prepared.settings.patience)] if prepared.settings.patience else []
     trainer = MMOrientTrainer(
         model=built.model,
         args=training_arguments(prepared.output, prepared.settings, len(built.inputs["train"])),
@@ -289,20 +288,27 @@ def fit(prepared: Prepared, built: Built, resume: bool) -> MMOrientTrainer:
         train_dataset=built.inputs["train"],
         eval_dataset=built.inputs["validation"],
         compute_metrics=task_metrics_function(prepared.tasks),
-        callbacks=callbacks + ([built.refresh] if built.refresh else []),
+        callbacks=callbacks_of(prepared, built),
     )
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
             callback.logging_dir = str(prepared.output / EVENTS)  # its default goes with the checkpoints
     if trainer.pop_callback(ProgressCallback) is not None:  # a notebook's bar, or none at all, stays as it is
         trainer.add_callback(EpochLines)
-    if isinstance(built.inputs["train"], AugmentedPosts):
-        trainer.add_callback(EpochOfPosts(built.inputs["train"]))
     checkpoint = last_complete_checkpoint(prepared.output / CHECKPOINTS) if resume else None
     trainer.train(resume_from_checkpoint=checkpoint)
     if built.refresh is not None:
         built.refresh.rebuild(built.model)  # the best epoch's weights are back, the last epoch's memory is not theirs
     return trainer
+
+
+def callbacks_of(prepared: Prepared, built: Built, patience: type = EarlyStoppingCallback) -> list:
+    """What a training does beside its steps: it stops early, and keeps memory and augmentation as they are to be."""
+    callbacks = [patience(prepared.settings.patience)] if prepared.settings.patience else []
+    callbacks += [built.refresh] if built.refresh else []
+    return callbacks + (
+        [EpochOfPosts(built.inputs["train"])] if isinstance(built.inputs["train"], AugmentedPosts) else []
+    )
 
 
 def report(prepared: Prepared, built: Built, trainer: MMOrientTrainer) -> dict:
@@ -436,7 +442,7 @@ def last_complete_checkpoint(folder: Path) -> str | None:
 def _check_output(output: Path, resume: bool, overwrite: bool) -> None:
     if not output.exists() or all(path.name == LOCK_FILE for path in output.iterdir()):
         return
-    if all(path.name in BEFORE_A_RUN for path in output.iterdir()):
+    if all(path.name in (*BEFORE_A_RUN, CHECKPOINTS) for path in output.iterdir()):
         if not resume and not overwrite:
             raise FileExistsError(f"{output} holds an interrupted search; say --resume to go on, or --overwrite")
         return

@@ -1,0 +1,84 @@
+"""Cross-validation: every post is judged once, duplicates stay together, and an interrupted one goes on."""
+
+import pytest
+
+from modeling_mm_orient.cli import main
+from modeling_mm_orient.data.json_files import read_json
+from modeling_mm_orient.runs import folds as of_folds
+from modeling_mm_orient.runs.folds import folds_table, summary
+
+from .helpers import write_folder
+
+ROWS = [
+    {"image": "", "text": f"words {i if i > 4 else 0}", "mood": "ab"[i % 2], "score": i / 4, "split": split}
+    for i, split in enumerate(["test", *["train"] * 4] * 6)
+]
+
+
+def validate(folder, output, *options) -> int:
+    command = [
+        "train",
+        "--data",
+        folder,
+        "--labels",
+        "mood",
+        "score",
+        "--output",
+        output,
+        "--folds",
+        "3",
+        "--epochs",
+        "1",
+    ]
+    return main([*map(str, command), *options])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_folder(tmp_path / "posts", ROWS, pictures=False)
+
+
+def test_every_post_is_judged_once_and_an_interrupted_one_goes_on(folder, tmp_path, capsys, monkeypatch):
+    output, train, calls = tmp_path / "cv", of_folds.train_prepared, []
+
+    def stopping(prepared, *arguments, **options):
+        calls.append(prepared.output.name)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return train(prepared, *arguments, **options)
+
+    monkeypatch.setattr(of_folds, "train_prepared", stopping)
+    assert validate(folder, output) == 130
+    assert validate(folder, output) == 1 and "say --resume" in capsys.readouterr().err
+    assert validate(folder, output, "--resume", "--seed", "5") == 1
+    assert validate(folder, output, "--resume") == 0
+    assert calls == ["fold-1", "fold-2", "fold-2", "fold-3"]
+    found, said = read_json(output / "folds.json"), capsys.readouterr().out
+    assert len(found["folds"]) == 3 and "| mood | macro_f1 |" in said and "| score | mse |" in said
+    places = [read_json(output / f"fold-{number}" / "splits.json") for number in (1, 2, 3)]
+    tests = [{key for key, split in place.items() if split == "test"} for place in places]
+    assert set().union(*tests) == set(places[0]) and sum(map(len, tests)) == len(places[0]) == 26
+    assert sum(metrics["mood"]["posts"] for metrics in found["folds"]) == 30
+    assert validate(folder, output) == 1 and "finished cross-validation" in capsys.readouterr().err
+
+
+def test_mean_and_deviation():
+    found = summary(
+        [{"a": {"macro_f1": 0.5, "auroc": None}, "mean_macro_f1": 0.5}, {"a": {"macro_f1": 0.7, "auroc": 1.0}}]
+    )
+    assert found["a"]["macro_f1"] == {"mean": 0.6, "deviation": pytest.approx(0.1414, abs=1e-4), "folds": 2}
+    assert found["a"]["auroc"]["folds"] == 1 and found["mean_macro_f1"]["mean"] == 0.5
+    assert "| a | macro_f1 | 0.600 | 0.141 | 2 |" in folds_table({"summary": found})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--folds", "1"], "at least 2"),
+        (["--folds", "12"], "too few for 12 folds"),
+        (["--search", "2"], "search first"),
+    ],
+)
+def test_what_cannot_be_shared_out_is_refused(folder, tmp_path, capsys, options, message):
+    assert validate(folder, tmp_path / "cv", *options) == 1
+    assert message in capsys.readouterr().err and not (tmp_path / "cv").exists()
