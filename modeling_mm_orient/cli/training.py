@@ -150,7 +150,7 @@ def _check_together(options, preset: dict) -> None:
         if options.freeze_body:
             raise ValueError("--freeze-body is of a checkpoint that is gone on from: name it with --init-from")
         return
-    said = [f"--{name}-encoder" for name in ENCODER_NAMES if getattr(options, f"{name}_encoder")]
+    said = [f"--{name}-encoder" for name in ENCODER_NAMES if vars(options)[f"{name}_encoder"]]
     said += ["--revision"] if options.revision else []
     said += ["--task-features"] if options.task_features else []
     said += ["--preset"] if any(preset[part] for part in ("encoders", "config", "processor", "task_features")) else []
