@@ -84,9 +84,9 @@ def cross_validate(
         logger.info("fold %d of %d: %s", number, folds, ", ".join(f"{len(p)} {name}" for name, p in posts.items()))
         place.mkdir(exist_ok=True)
         fold = prepare_posts(replace(prepared, output=place, posts=posts, tasks=_bare(prepared)))
-        found.append(
-            train_prepared(fold, feature_cache, resume=any(place.iterdir()), overwrite=False, with_report=False)["test"]
-        )
+        interrupted = any(place.iterdir())
+        metrics = train_prepared(fold, feature_cache, interrupted, overwrite=False, with_report=False)
+        found.append(metrics["test"])
     result = {"about": about, "folds": found, "summary": summary(found)}
     if process_state().is_main_process:
         write_json(folder / FOLDS_FILE, result)

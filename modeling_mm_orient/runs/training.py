@@ -275,7 +275,8 @@ def assemble(prepared: Prepared, model, processor, run: dict) -> Built:
     references = Subset(inputs["train"], range(prepared.originals))
     refresh = _give_memory(model.to(state.device), processor, references)
     if settings.augment_images:
-        inputs["train"] = AugmentedPosts(inputs["train"], ImageAugmentation(seed=settings.seed))
+        changed = AugmentedPosts(inputs["train"], ImageAugmentation(seed=settings.seed))
+        inputs = dict(inputs) | {"train": changed}  # the posts themselves stay as they are
     return Built(model, processor, inputs, collator, run, refresh, references)
 
 
