@@ -13,14 +13,14 @@ from modeling_mm_orient.inputs import INPUT_NAMES
 from .helpers import feature_batch, label_batch, tiny_model
 
 ASKED = ("output_attentions", "output_relations", "output_components")
-APART = "without_themselves"
+APART = ("without_themselves", "without_neighbours")
 
 
 def test_signatures_list_every_input():
     names = list(inspect.signature(MMOrientModel.forward).parameters)
-    assert names == ["self", *INPUT_NAMES, *ASKED, APART] and len(INPUT_NAMES) == 19
+    assert names == ["self", *INPUT_NAMES, *ASKED, *APART] and len(INPUT_NAMES) == 19
     names = list(inspect.signature(MMOrientForMultiTaskClassification.forward).parameters)
-    assert names == ["self", *INPUT_NAMES, "labels", *ASKED, "output_members", APART]
+    assert names == ["self", *INPUT_NAMES, "labels", *ASKED, "output_members", *APART]
     assert list(inspect.signature(MMOrientModel.encode_posts).parameters) == ["self", *INPUT_NAMES]
 
 
