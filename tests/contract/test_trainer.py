@@ -28,7 +28,7 @@ def test_plain_trainer_trains_and_evaluates_every_task(tmp_path):
         "eval_intensity_mse",
     } <= set(metrics)
     assert metrics["eval_mean_macro_f1"] > 0.95 and metrics["eval_intensity_mse"] < 0.1
-    assert metrics["eval_offensive_posts"] == 11
+    assert not [name for name in metrics if "majority" in name or "posts" in name]  # constants of the data
     prediction = trainer.predict(data)
     assert prediction.predictions["emotions"].shape == prediction.label_ids["emotions"].shape == (12, 3)
 
