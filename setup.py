@@ -62,8 +62,9 @@ setup(
         "task-features": ["nrclex>=4.1"],
         # prediction and extraction over many machines: its scheduler and retries are not ours to write again
         "ray": ["ray[data]>=2.60"],
-        # where `train --report-to tensorboard trackio` writes to; any other reporter of transformers does too
-        "reporting": ["tensorboard>=2.19", "trackio>=0.0.6"],
+        # where `train --report-to tensorboard trackio` writes to, as any other reporter of transformers may; trackio needs
+        # Pillow below 13, and is not in constraints.txt
+        "reporting": ["tensorboard>=2.19", "trackio>=0.20"],
         # `train --search`: its samplers and pruning are not ours to write again
         "search": ["optuna>=4"],
         # the peers of benchmarks/speed

@@ -43,6 +43,12 @@ def test_verdicts_are_frames_in_the_order_of_the_posts(fitted):
     assert fitted.predict([{"caption": "a red thing", "photo": None}] * 2).shape == (2, 3)
 
 
+def test_it_explains(fitted, tmp_path):
+    found = fitted.explain({"image": picture(), "text": "a red thing"})
+    found.save_html(tmp_path / "why.html")
+    assert "mood" in found._repr_html_() and "mood" in (tmp_path / "why.html").read_text()
+
+
 def test_it_measures_saves_and_loads(fitted, tmp_path):
     assert set(fitted.metrics) == {"validation", "test"}
     known = fitted.evaluate(frame(photo=[picture(size=(9, 9), colour=i) for i in range(24)]))

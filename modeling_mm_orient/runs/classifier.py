@@ -172,7 +172,7 @@ class MMOrientClassifier:
 
     def explain(self, post: Mapping, *, neighbours: int = 3):
         """Why a post (`{"image", "text"}`) got its verdict: shown in a notebook, saved by `save_html` and `save_png`."""
-        from .explanation import explain_post
+        from .explanation_page import explain_post
 
         return explain_post(self.model, self.processor, post, neighbours=neighbours)
 
@@ -203,9 +203,9 @@ class MMOrientClassifier:
 
     def push(self, repo_id: str, *, private: bool = False):
         """Push the run to the Hub, as `mm-orient push` does."""
-        from .push import push_run
+        from .push import push
 
-        return push_run(str(self.folder), repo_id, private=private)
+        return push(str(self.folder), repo_id, private=private)
 
     def _run(self):
         if self._loaded is None:
