@@ -41,6 +41,20 @@ class Testimony:
     keys: Tensor
     labels: dict[str, Tensor]
 
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def at(self, rows: slice) -> "Testimony":
+        """Of some of the posts."""
+        return Testimony(
+            {m: values[rows] for m, values in self.embeds.items()},
+            {m: values[rows] for m, values in self.present.items()},
+            {task: {name: values[rows] for name, values in said.items()} for task, said in self.scores.items()},
+            {task: values[:, rows] for task, values in self.members.items()},
+            self.keys[rows],
+            {task: values[rows] for task, values in self.labels.items()},
+        )
+
 
 def heard_posts(references, seed: int, most: int = MOST_POSTS):
     """Those training posts to which experts are fitted, a random part of many; that it is one is logged."""
@@ -72,6 +86,11 @@ def hear(model, inputs, collator, batch_size: int) -> Testimony:
                 labels,
             )
         )
+    return joined(parts)
+
+
+def joined(parts: list[Testimony]) -> Testimony:
+    """What is said of the posts of all parts, one after the other."""
     first = parts[0]
     return Testimony(
         {m: torch.cat([part.embeds[m] for part in parts]) for m in first.embeds},
@@ -92,6 +111,7 @@ def fit_experts(
     """Fit the linear experts of `model`, in place, and the weights of all.
 
     Args:
+        validation: posts that none has learned from; there may be none.
         apart: whether what was left out of a fold is unknown to it; else weights come from validation posts alone.
 
     Returns:

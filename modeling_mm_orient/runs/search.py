@@ -14,13 +14,13 @@ from ..features.extraction import process_state
 from ..optional_dependencies import OPTUNA_AVAILABLE
 from .scoring import task_metrics_function
 from .settings import TrainingSettings
-from .trainer import MMOrientTrainer
 from .training import (
     SEARCH_FILES,
     Prepared,
     assemble,
     callbacks_of,
     construct,
+    trainer_class,
     training_arguments,
 )
 
@@ -118,7 +118,7 @@ def _run(prepared: Prepared, trials: int, feature_cache: str | None, storage: st
         set_seed(prepared.settings.seed)
         return made
 
-    trainer = MMOrientTrainer(
+    trainer = trainer_class(built)(
         model_init=fresh,
         args=arguments,
         data_collator=built.collator,

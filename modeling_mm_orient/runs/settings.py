@@ -35,6 +35,11 @@ class TrainingSettings:
         "what decisions are fitted for on validation: [TASK=]macro_f1 (default), most_probable, precision:P or recall:R",
         metavar="RULE",
     )
+    learn_from_validation: bool = described(
+        "learn from validation posts too, each judged by the member that leaves it out; takes several members, frozen "
+        "encoders and no paraphrases, and is left otherwise",
+        False,
+    )
     bf16: bool = described("train in bfloat16 autocast", False)
     seed: int = described("of weights, order and dropout", 0)
     trainer: dict = described("further fields of transformers' TrainingArguments", factory=dict)

@@ -3,6 +3,8 @@
 
 from dataclasses import dataclass, field
 
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArguments
@@ -83,6 +85,41 @@ class MMOrientTrainer(Trainer):
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
             self.optimizer = optimizer_class([group for group in groups if group["params"]], **options)
         return super().create_optimizer() if self.optimizer is None else self.optimizer
+
+
+class CrossFittedTrainer(MMOrientTrainer):
+    """Where every member leaves a part of the posts out: `evaluate` judges each post by the member that left it out, so that
+    posts can be learned from and judged; `predict` judges by all members."""
+
+    _evaluates = False
+
+    def evaluate(self, *args, **kwargs):
+        self._evaluates = True
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            self._evaluates = False
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        if not self._evaluates:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            found = model(**inputs, output_members=True, without_themselves=True)
+        bare, labels = self.accelerator.unwrap_model(model), inputs["labels"]
+        logits = left_out_logits(found.member_logits, inputs["post_keys"])
+        loss, _ = bare.task_heads.loss(logits, labels)
+        return loss, {name: value.float() for name, value in logits.items()}, labels
+
+
+def left_out_logits(members: dict[str, Tensor], keys: Tensor) -> dict[str, Tensor]:
+    """Task -> what the member that left a post out says of it.
+
+    Args:
+        members: task -> (members, B, C) or (members, B). keys: (B,) int64, see `PostInputs`.
+    """
+    rows = torch.arange(len(keys), device=keys.device)
+    return {name: values[keys % len(values), rows] for name, values in members.items()}
 
 
 class EpochLines(ProgressCallback):

@@ -10,8 +10,9 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import datasets
+import numpy as np
 import torch
-from torch.utils.data import Subset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 from transformers import EarlyStoppingCallback, ProgressCallback, set_seed
 from transformers.integrations import TensorBoardCallback
 
@@ -29,8 +30,9 @@ from ..features.extraction import process_state
 from ..features.inputs import model_inputs, reads_pictures, sampled_embeds
 from ..memory_file import LARGE_MEMORY
 from ..numeric_columns import fitted_columns
+from ..partial_files import whole_file
 from ..tasks import LABEL_PREFIX, kind_of
-from .blending import fit_experts, hear, heard_posts
+from .blending import fit_experts, hear, heard_posts, joined
 from .card import model_card
 from .continuation import Start, described_by, model_of, without_learned
 from .decisions import aims_of, fit_decisions
@@ -45,6 +47,7 @@ from .run_folder import (
     BASELINES_FILE,
     CHECKPOINTS,
     EVENTS,
+    HELD_OUT_FILE,
     HISTORY_FILE,
     METRICS_FILE,
     METRICS_PLOT,
@@ -55,7 +58,14 @@ from .run_folder import (
 from .scoring import epoch_metrics, metrics_of_logits, task_metrics_function
 from .settings import TrainingSettings
 from .single_baselines import single_baselines
-from .trainer import EpochLines, EpochOfPosts, MMOrientTrainer, MMOrientTrainingArguments, RefreshRelationMemory
+from .trainer import (
+    CrossFittedTrainer,
+    EpochLines,
+    EpochOfPosts,
+    MMOrientTrainer,
+    MMOrientTrainingArguments,
+    RefreshRelationMemory,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +104,7 @@ class Built:
     run: dict
     refresh: RefreshRelationMemory | None
     references: Subset  # the training posts that are no paraphrases, as they are
+    learns_from_validation: bool = False
 
 
 def train(
@@ -210,7 +221,7 @@ def prepare_posts(prepared: Prepared) -> Prepared:
 def build(prepared: Prepared, feature_cache: str | None, resume: bool, overwrite: bool) -> Built:
     """Model, processor and inputs; the run's folder is begun. Arguments as in `train`."""
     model, processor, run = construct(prepared, feature_cache)
-    _begin(prepared, run, resume, overwrite)
+    _begin(prepared, run, learns_from_validation(prepared, model.config), resume, overwrite)
     return assemble(prepared, model, processor, run)
 
 
@@ -248,7 +259,7 @@ def _new_model(prepared: Prepared) -> tuple:
     return model, processor
 
 
-def _begin(prepared: Prepared, run: dict, resume: bool, overwrite: bool) -> None:
+def _begin(prepared: Prepared, run: dict, cross_fitted: bool, resume: bool, overwrite: bool) -> None:
     """Write what the run is, in a folder without what is to be replaced."""
     output, state = prepared.output, process_state()
     if resume:
@@ -260,7 +271,10 @@ def _begin(prepared: Prepared, run: dict, resume: bool, overwrite: bool) -> None
         write_json(output / RUN_FILE, run)
         learned = {} if prepared.start is None else read_splits(prepared.start.folder)
         learned = {key: split for key, split in learned.items() if split == "train"}
-        write_json(output / SPLITS_FILE, learned | split_of_keys(prepared.posts))
+        drawn = split_of_keys(prepared.posts)
+        if cross_fitted:
+            drawn = {key: "train" if split == "validation" else split for key, split in drawn.items()}
+        write_json(output / SPLITS_FILE, learned | drawn)
     state.wait_for_everyone()
 
 
@@ -273,16 +287,32 @@ def assemble(prepared: Prepared, model, processor, run: dict) -> Built:
     if _all_frozen(model.config) and model.config.relation_streams:
         _fit_graphs(model.config, sampled_embeds(inputs["train"], model, collator), settings)
     references = Subset(inputs["train"], range(prepared.originals))
-    refresh = _give_memory(model.to(state.device), processor, references)
+    cross_fitted = learns_from_validation(prepared, model.config)
+    learned: Dataset = references
+    if cross_fitted:
+        learned = ConcatDataset([references, inputs["validation"]])
+        inputs = dict(inputs) | {"train": learned}
+    refresh = _give_memory(model.to(state.device), processor, learned)
     if settings.augment_images:
         changed = AugmentedPosts(inputs["train"], ImageAugmentation(seed=settings.seed))
         inputs = dict(inputs) | {"train": changed}  # the posts themselves stay as they are
-    return Built(model, processor, inputs, collator, run, refresh, references)
+    return Built(model, processor, inputs, collator, run, refresh, references, cross_fitted)
+
+
+def learns_from_validation(prepared: Prepared, config) -> bool:
+    """Whether validation posts are learned from: where each can be judged by a member to which nothing of it is known, and
+    others, for test, are left."""
+    settings = prepared.settings
+    apart = _all_frozen(config) and prepared.description.paraphrases is None and not settings.augment_images
+    judges = config.members > 1 and apart and "test" in prepared.posts
+    if settings.learn_from_validation and not judges:
+        logger.info("validation posts are not learned from: see --learn-from-validation")
+    return settings.learn_from_validation and judges
 
 
 def fit(prepared: Prepared, built: Built, resume: bool) -> MMOrientTrainer:
     """Train; afterwards the model has the weights of its best epoch, and a memory that is theirs."""
-    trainer = MMOrientTrainer(
+    trainer = trainer_class(built)(
         model=built.model,
         args=training_arguments(prepared.output, prepared.settings, len(built.inputs["train"])),
         data_collator=built.collator,
@@ -303,6 +333,11 @@ def fit(prepared: Prepared, built: Built, resume: bool) -> MMOrientTrainer:
     return trainer
 
 
+def trainer_class(built: Built) -> type[MMOrientTrainer]:
+    """Whose `evaluate` judges posts by who has not learned from them."""
+    return CrossFittedTrainer if built.learns_from_validation else MMOrientTrainer
+
+
 def callbacks_of(prepared: Prepared, built: Built, patience: type = EarlyStoppingCallback) -> list:
     """What a training does beside its steps: it stops early, and keeps memory and augmentation as they are to be."""
     callbacks = [patience(prepared.settings.patience)] if prepared.settings.patience else []
@@ -313,17 +348,25 @@ def callbacks_of(prepared: Prepared, built: Built, patience: type = EarlyStoppin
 
 
 def report(prepared: Prepared, built: Built, trainer: MMOrientTrainer) -> dict:
-    """Metrics of validation and test, and the finished folder."""
-    metrics, output, state = {}, prepared.output, process_state()
+    """Metrics of validation and test, and the finished folder. Who learned from a post is not heard on it."""
+    output, state = prepared.output, process_state()
     tasks, logits, labels = _experts(prepared, built)
     built.model.config.update({"tasks": tasks})
-    found = {split: trainer.predict(built.inputs[split]) for split in ("validation", "test") if split in built.inputs}
+    found = {}
+    if built.learns_from_validation:  # they come last
+        rows = slice(-len(built.inputs["validation"]), None)
+        found["validation"] = [{name: value[rows] for name, value in part.items()} for part in (logits, labels)]
+    for split in [split for split in ("validation", "test") if split in built.inputs and split not in found]:
+        prediction = trainer.predict(built.inputs[split])
+        found[split] = [prediction.predictions, prediction.label_ids]
     aims = aims_of(prepared.settings.decide or [], prepared.tasks)
     tasks = fit_decisions(tasks, logits, labels, aims)
     built.model.config.update({"tasks": tasks})
-    for split, prediction in found.items():
-        metrics[split] = metrics_of_logits(tasks, prediction.predictions, prediction.label_ids)
+    metrics = {split: metrics_of_logits(tasks, *said) for split, said in found.items()}
     if state.is_main_process:
+        if built.learns_from_validation:
+            with whole_file(output / HELD_OUT_FILE) as partial, partial.open("wb") as file:
+                np.savez(file, **{name: value.numpy() for name, value in found["validation"][0].items()})
         write_json(output / METRICS_FILE, metrics)
         write_json(output / HISTORY_FILE, {"log": trainer.state.log_history})
         plot_metrics(metrics.get("test", metrics["validation"]), output / METRICS_PLOT)
@@ -359,7 +402,10 @@ def _experts(prepared: Prepared, built: Built) -> tuple[list[dict], dict, dict]:
         )
     apart = _all_frozen(model.config) and prepared.description.paraphrases is None
     references = heard_posts(built.references, prepared.settings.seed)
-    return fit_experts(model, hear(model, references, built.collator, size), validation, apart)
+    train = hear(model, references, built.collator, size)
+    if built.learns_from_validation:
+        train, validation = joined([train, validation]), validation.at(slice(0, 0))
+    return fit_experts(model, train, validation, apart)
 
 
 def training_arguments(output: Path, settings: TrainingSettings, posts: int) -> MMOrientTrainingArguments:

@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import datasets
+import numpy as np
+import torch
 
 from ...features.inputs import model_inputs
 from ..predictions import predict_logits
-from ..run_folder import load_run
+from ..run_folder import HELD_OUT_FILE, load_run
 from ..training import train
 from .cross_fitting import Outcome
 from .features import BenchmarkData, pooling_of
@@ -17,7 +19,8 @@ from .methods import MM_ORIENT, Method
 
 
 def trained_outcome(data: BenchmarkData, method: Method, seed: int, folder: Path) -> Outcome:
-    """Train in `folder`, in place of what an interrupted benchmark left there, and predict with the run as it is loaded.
+    """Train in `folder`, in place of what an interrupted benchmark left there, and predict with the run as it is loaded;
+    validation posts that it learned from are judged by who left them out.
 
     `mm_orient` has the preset's configuration; the paper's form has the defaults of `MMOrientConfig`, but pools as the
     preset does, so that both read the same stored features. Both train as the settings say.
@@ -42,6 +45,9 @@ def trained_outcome(data: BenchmarkData, method: Method, seed: int, folder: Path
     inputs, collator = model_inputs(model, processor, posts, tasks, data.feature_cache, data.arrays)
     collator = replace(collator, labels=False)
     logits = {split: predict_logits(model, rows, collator, settings.batch_size)[0] for split, rows in inputs.items()}
+    if (folder / HELD_OUT_FILE).is_file():
+        with np.load(folder / HELD_OUT_FILE) as found:
+            logits["validation"] = {name: torch.from_numpy(found[name]) for name in found.files}
 
     def predict(others):
         return predict_logits(model, others, collator, settings.batch_size)[0]
