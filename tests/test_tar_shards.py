@@ -134,7 +134,7 @@ def test_streaming_leaves_nothing_behind_where_a_post_is_bad_or_skips_it(tmp_pat
     monkeypatch.setattr(predictions, "STREAMED_POSTS", 4)
     run = save_run(tmp_path / "run")
     bad = {"bad": {"jpg": b"nothing", "txt": "words"}}
-    write_shard(tmp_path / "wds" / "0.tar", posts(0, 9) | bad | posts(9, 3))
+    write_shard(tmp_path / "wds" / "0.tar", posts(0, 1) | bad | posts(1, 11))
     command = [
         "predict",
         str(run),
