@@ -52,6 +52,8 @@ setup(
         "tqdm>=4.67",
     ],
     extras_require={
+        # completion in shells: eval "$(register-python-argcomplete mm-orient)"
+        "completion": ["argcomplete>=3.5"],
         # message passing kernels; no wheel on PyPI, compiles against the installed torch with --no-build-isolation
         "scatter": ["torch-scatter>=2.1.2"],
         # an index for relation memories beyond about 100,000 posts; exact search needs nothing

@@ -1,11 +1,14 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """MM-ORIENT for the Hugging Face ecosystem: pictures and texts together, for several tasks at once.
 
-Names are imported when they are first used: `import modeling_mm_orient` and the command line start without PyTorch.
+Names are imported when they are first used: `import modeling_mm_orient` and the command line start without PyTorch. Where
+transformers is in use, its Auto classes and `pipeline` know this package's from then on.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+from .runs.registration import register_when_needed
 
 if TYPE_CHECKING:
     from .configuration_mm_orient import MMOrientConfig
@@ -53,3 +56,6 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+register_when_needed()

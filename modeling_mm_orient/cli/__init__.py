@@ -2,8 +2,10 @@
 """`mm-orient`: one command per verb. What a verb needs is imported when it runs: `--help` costs nothing."""
 
 import argparse
+import os
 import signal
 import sys
+import textwrap
 import threading
 
 from .. import __version__
@@ -64,6 +66,10 @@ def _said(error: Exception) -> str:
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
     """The options of a command; what only the Trainer may know is in `others`."""
     top = parser()
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what may come next
+        import argcomplete
+
+        argcomplete.autocomplete(top)
     options, others = top.parse_known_args(arguments)
     if others and not getattr(options, "others_are_the_trainers", False):
         top.error(f"unrecognized arguments: {' '.join(others)}")
@@ -73,14 +79,37 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    from . import benchmark, data, features, looking, memory, training, using
+    from . import benchmark, data, doctor, features, looking, memory, training, using
 
-    top = Parser(prog="mm-orient", description="Understand posts of a picture and a text, for many tasks at once.")
+    top = Parser(
+        prog="mm-orient",
+        description="Understand posts of a picture and a text, for many tasks at once.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    verbs = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for group in (training, using, looking, benchmark, memory, data, features):
+    verbs = top.add_subparsers(title="arguments", required=True, metavar="COMMAND", help="one of those below")
+    groups = {
+        "train": training,
+        "predict and evaluate": using,
+        "look": looking,
+        "compare": benchmark,
+        "relation memory": memory,
+        "data": data,
+        "at scale": features,
+        "this machine": doctor,
+    }
+    said = []
+    for title, group in groups.items():
+        before = len(verbs._choices_actions)
         group.add_verbs(verbs)
+        said += [f"\n{title}:", *(_line(action) for action in verbs._choices_actions[before:])]
+    verbs._choices_actions.clear()  # they stand in their groups
+    top.epilog = "\n".join(said)[1:] + "\n\nmm-orient COMMAND --help says the rest, with an example."
     return top
+
+
+def _line(action: argparse.Action) -> str:
+    return textwrap.fill(str(action.help), 100, initial_indent=f"  {action.dest:14}", subsequent_indent=" " * 16)
 
 
 if __name__ == "__main__":

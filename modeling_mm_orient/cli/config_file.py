@@ -91,6 +91,8 @@ def _as_arguments(option: str, action: argparse.Action, value, where: str) -> li
     if action.nargs == 0:
         if not isinstance(value, bool):
             raise ValueError(f"{where} must be true or false, got {value!r}")
+        if isinstance(action, argparse.BooleanOptionalAction):
+            return [option if value else f"--no-{option.removeprefix('--')}"]
         return [option] if value else []
     if isinstance(value, dict):
         if action.nargs != "+" or "=" not in str(action.metavar):

@@ -80,7 +80,7 @@ def _type_of(hint) -> dict:
         if get_origin(kind) in (list, dict):
             return {"nargs": "+"} | ({"type": int} if get_args(kind) == (int,) else {})
     if kinds[0] is bool:
-        return {"action": "store_true", "default": None}
+        return {"action": argparse.BooleanOptionalAction, "default": None}
     return {"type": kinds[0]} if kinds[0] in (int, float) else {}
 
 
@@ -99,6 +99,7 @@ def add_run(verb: argparse.ArgumentParser) -> None:
 
 def add_data(verb: argparse.ArgumentParser, labels: bool = True, required: bool = True) -> None:
     """Where posts are."""
+    verb = verb.add_argument_group("posts")
     verb.add_argument(
         "--data",
         required=required,
@@ -125,6 +126,7 @@ def _add_by_hand(verb: argparse.ArgumentParser, option: str, name: str, **form) 
 
 def add_model(verb: argparse.ArgumentParser) -> None:
     """Which encoders, and what posts go through before them."""
+    verb = verb.add_argument_group("encoders, and what texts and pictures go through before them")
     add_preset(verb, f"one or several of {', '.join(preset_names())}, or .json files")
     for name in ENCODER_NAMES:
         verb.add_argument(f"--{name}-encoder", metavar="ID", help=f"{name} encoder: Hub id, local path or none")

@@ -39,27 +39,29 @@ def add_verbs(verbs) -> None:
     add_data(verb)
     verb.add_argument("--output", required=True, metavar="RUN", help="folder for the trained model")
     add_model(verb)
-    add_fields(verb, TrainingSettings, SETTINGS)
-    add_fields(verb, DataDescription, ("paraphrases", "numeric_columns"))
-    verb.add_argument(
+    group = verb.add_argument_group("training")
+    add_fields(group, TrainingSettings, SETTINGS)
+    add_fields(group, DataDescription, ("paraphrases", "numeric_columns"))
+    group.add_argument(
         "--train-encoders", nargs="+", choices=ENCODER_NAMES, help="encoders to fine-tune (default: none)"
     )
-    verb.add_argument(
+    group.add_argument(
         "--set", nargs="+", default=[], metavar="FIELD=JSON", help="any field of MMOrientConfig, say hima_stage2=false"
     )
-    add_feature_cache(verb)
-    verb.add_argument("--resume", action="store_true", help="go on with an interrupted run")
-    verb.add_argument("--overwrite", action="store_true", help="replace an existing run")
-    verb.add_argument(
+    add_feature_cache(group)
+    group = verb.add_argument_group("going on, and several runs")
+    group.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    group.add_argument("--overwrite", action="store_true", help="replace an existing run")
+    group.add_argument(
         "--init-from",
         metavar="RUN",
         help="go on from a run, or ID[@REVISION] of the Hub: its encoders, processor, architecture and heads",
     )
-    verb.add_argument("--freeze-body", action="store_true", help="with --init-from train the heads of new tasks alone")
-    verb.add_argument(
+    group.add_argument("--freeze-body", action="store_true", help="with --init-from train the heads of new tasks alone")
+    group.add_argument(
         "--folds", type=int, metavar="K", help="cross-validate: K runs, mean and deviation per task in folds.json"
     )
-    verb.add_argument(
+    group.add_argument(
         "--search",
         type=int,
         default=0,
