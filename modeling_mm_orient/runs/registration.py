@@ -27,8 +27,8 @@ def register_when_needed() -> None:
 
 
 class _AfterImport(MetaPathFinder):
-    """Calls functions when the modules of their names have been imported, and all that import these: modules of this package,
-    or others among them."""
+    """Calls functions when the modules of their names have been imported, and all that import these: modules of this
+    package, or others among them."""
 
     def __init__(self, waiting: dict[str, Callable[[], None]]):
         self.waiting, self.postponed, self.depth = waiting, [], 0
