@@ -172,9 +172,10 @@ class MMOrientClassifier:
 
     def explain(self, post: Mapping, *, neighbours: int = 3):
         """Why a post (`{"image", "text"}`) got its verdict: shown in a notebook, saved by `save_html` and `save_png`."""
-        from .explanation_page import explain_post
+        from .explanation_page import explain_post, references_of_run
 
-        return explain_post(self.model, self.processor, post, neighbours=neighbours)
+        references = references_of_run(str(self.folder))
+        return explain_post(self.model, self.processor, post, neighbours=neighbours, references=references)
 
     def save(self, folder) -> Path:
         """Keep the run in a folder of its own, which must not be there; complete or not at all."""

@@ -168,12 +168,16 @@ def explain_with_run(run: str, post: dict, data: str | None = None, neighbours: 
     """`explain_post` with a finished run; `data` is where its reference posts lie (default: where it learned from, if that
     is still there)."""
     model, processor = load_run(run)
+    return explain_post(model, processor, post, neighbours, references_of_run(run, data))
+
+
+def references_of_run(run: str, data: str | None = None) -> Callable[[list[str]], dict[str, dict]] | None:
+    """`posts_by_id` of the posts that a run learned from, or of `data`; None where they are gone."""
     description = read_run(run)
     place = data or description.get("data", {}).get("data")
-    references = None
-    if place is not None and (data or Path(place).exists()):
-        references = posts_by_id(describe_data(description, place))
-    return explain_post(model, processor, post, neighbours, references)
+    if place is None or not (data or Path(place).exists()):
+        return None
+    return posts_by_id(describe_data(description, place))
 
 
 def posts_by_id(description: DataDescription) -> Callable[[list[str]], dict[str, dict]]:
