@@ -79,7 +79,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    from . import benchmark, data, doctor, features, looking, memory, training, using
+    from . import benchmark, data, doctor, features, hub, looking, memory, training, using
 
     top = Parser(
         prog="mm-orient",
@@ -92,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
         "train": training,
         "predict and evaluate": using,
         "look": looking,
+        "publish": hub,
         "compare": benchmark,
         "relation memory": memory,
         "data": data,
