@@ -2,6 +2,7 @@
 """The model card of a trained run: `model_card.md` filled in."""
 
 import logging
+import re
 from pathlib import Path
 
 from huggingface_hub import HfApi, ModelCard
@@ -50,7 +51,7 @@ def model_card(
         data = ", ".join(f"[{name}](https://huggingface.co/datasets/{name})" for name in facts.dataset)
     settings = {name: value for name, value in run["training"].items() if value is not None and value is not False}
     counts = [f"- posts in {split}: {count}" for split, count in run["splits"].items()]
-    return TEMPLATE.read_text(encoding="utf-8").format(
+    text = TEMPLATE.read_text(encoding="utf-8").format(
         header=card_header(config, metrics, name, facts),
         name=name,
         task_name=TASK_NAME,
@@ -69,6 +70,7 @@ def model_card(
         training_lines="\n".join(f"- {name}: {value}" for name, value in settings.items()),
         limits="\n".join(f"- {line}" for line in _limits(config, metrics, facts)),
     )
+    return re.sub(r"\n{3,}", "\n\n", text)  # of parts that this model has not
 
 
 def encoder_licenses(config) -> dict[str, str]:
