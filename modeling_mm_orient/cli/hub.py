@@ -1,6 +1,7 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """A finished run to others: export, push."""
 
+import argparse
 from dataclasses import fields
 
 from ..runs.card_facts import CardFacts
@@ -21,7 +22,7 @@ def add_verbs(verbs) -> None:
     verb.add_argument("model", metavar="RUN")
     verb.add_argument("--output", required=True, metavar="HUB_FOLDER")
     verb.add_argument("--name", default="mm-orient", help="repository id for the model card (default: %(default)s)")
-    add_fields(verb, CardFacts, FACTS)
+    _add_contents(verb)
 
     verb = add_verb(
         verbs,
@@ -35,7 +36,14 @@ def add_verbs(verbs) -> None:
     verb.add_argument("--private", action="store_true", help="nobody but you sees it")
     verb.add_argument("--dry-run", action="store_true", help="list files and sizes; nothing is sent or asked")
     verb.add_argument("--space", action="store_true", help="also a Space of the same id where the model can be tried")
+    _add_contents(verb)
+
+
+def _add_contents(verb: argparse.ArgumentParser) -> None:
     add_fields(verb, CardFacts, FACTS)
+    verb.add_argument(
+        "--endpoint", action="store_true", help="with handler.py and requirements.txt for Inference Endpoints"
+    )
 
 
 def _export(options) -> None:
@@ -43,7 +51,7 @@ def _export(options) -> None:
 
     from ..runs.hub import export_run
 
-    export_run(options.model, options.output, options.name, facts)
+    export_run(options.model, options.output, options.name, facts, endpoint=options.endpoint)
     print(f"exported to {options.output}")
 
 
@@ -56,6 +64,7 @@ def _push(options) -> None:
         options.model,
         options.repository,
         facts,
+        endpoint=options.endpoint,
         private=options.private,
         space=space_folder() if options.space else None,
         dry_run=options.dry_run,

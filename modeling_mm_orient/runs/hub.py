@@ -15,6 +15,7 @@ from ..partial_files import is_running
 from ..task_features import NRC
 from .card import RESPONSIBLE_USE, datasets_in_card, encoder_licenses, model_card, noise_in
 from .card_facts import CardFacts
+from .endpoint import write_endpoint
 from .run_folder import CARD_FILE, METRICS_FILE, METRICS_PLOT, NOISE_FILE, REPORT_FILE, load_run, read_run
 
 LOCK_FILE = ".export.lock"
@@ -28,12 +29,15 @@ OF_A_RUN = (
 )  # what travels of a run beside its model; the rest is about its data
 
 
-def export_run(run: str, folder, name: str, facts: CardFacts | None = None, online: bool = True) -> Path:
+def export_run(
+    run: str, folder, name: str, facts: CardFacts | None = None, *, endpoint: bool = False, online: bool = True
+) -> Path:
     """Write what the Hub gets of a finished run, see `save_for_hub`; this says what a hub folder holds.
 
     Args:
         run: the run's folder. folder: as in `save_for_hub`. name: repository id, for the card.
-        facts: what only the publisher knows. online: ask the Hub for the encoders' licences.
+        facts: what only the publisher knows. endpoint: with what Inference Endpoints need, see `write_endpoint`.
+        online: ask the Hub for the encoders' licences.
 
     Raises:
         FileNotFoundError: there is no finished run. ValueError: it names a folder of this machine that a verdict needs.
@@ -53,6 +57,8 @@ def export_run(run: str, folder, name: str, facts: CardFacts | None = None, onli
         for file in OF_A_RUN:
             if (Path(run) / file).is_file():
                 shutil.copyfile(Path(run) / file, Path(further) / file)
+        if endpoint:
+            write_endpoint(model, processor, Path(further))
         return save_for_hub(model, processor, folder, card, further)
 
 

@@ -56,6 +56,7 @@ def push(
     repo_id: str,
     facts: CardFacts | None = None,
     *,
+    endpoint: bool = False,
     private: bool = False,
     space: Path | None = None,
     dry_run: bool = False,
@@ -66,7 +67,7 @@ def push(
     is sent. A push that fails leaves the repository as it was; one that it made is removed again.
 
     Args:
-        run: the run's folder. repo_id: `YOU/MODEL`. facts: see `export_run`.
+        run: the run's folder. repo_id: `YOU/MODEL`. facts, endpoint: see `export_run`.
         private: make new repositories private; one that is there and public is refused.
         space: a folder that becomes a Space of the same id, with a `model.json` that names the model and its commit.
         dry_run: send nothing, and ask nothing.
@@ -83,7 +84,7 @@ def push(
         if not get_token():
             raise ValueError("there is no token for the Hub: log in with `hf auth login`, or set HF_TOKEN")
     with tempfile.TemporaryDirectory() as scratch:
-        folder = export_run(run, Path(scratch) / "model", repo_id, facts, online=not dry_run)
+        folder = export_run(run, Path(scratch) / "model", repo_id, facts, endpoint=endpoint, online=not dry_run)
         shown = None if space is None else _space_folder(space, Path(scratch) / "space", repo_id)
         sizes, space_sizes = _sizes(folder), None if shown is None else _sizes(shown)
         if dry_run:
