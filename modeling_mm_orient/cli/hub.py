@@ -41,9 +41,8 @@ def add_verbs(verbs) -> None:
 
 def _add_contents(verb: argparse.ArgumentParser) -> None:
     add_fields(verb, CardFacts, FACTS)
-    verb.add_argument(
-        "--endpoint", action="store_true", help="with handler.py and requirements.txt for Inference Endpoints"
-    )
+    verb.add_argument("--endpoint", action="store_true", help="with what Inference Endpoints need")
+    verb.add_argument("--onnx", action="store_true", help="with graphs for ONNX Runtime, compared with PyTorch")
 
 
 def _export(options) -> None:
@@ -51,7 +50,7 @@ def _export(options) -> None:
 
     from ..runs.hub import export_run
 
-    export_run(options.model, options.output, options.name, facts, endpoint=options.endpoint)
+    export_run(options.model, options.output, options.name, facts, endpoint=options.endpoint, onnx=options.onnx)
     print(f"exported to {options.output}")
 
 
@@ -65,6 +64,7 @@ def _push(options) -> None:
         options.repository,
         facts,
         endpoint=options.endpoint,
+        onnx=options.onnx,
         private=options.private,
         space=space_folder() if options.space else None,
         dry_run=options.dry_run,

@@ -16,6 +16,7 @@ from ..task_features import NRC
 from .card import RESPONSIBLE_USE, datasets_in_card, encoder_licenses, model_card, noise_in
 from .card_facts import CardFacts
 from .endpoint import write_endpoint
+from .onnx_export import export_onnx, require_onnx
 from .run_folder import CARD_FILE, METRICS_FILE, METRICS_PLOT, NOISE_FILE, REPORT_FILE, load_run, read_run
 
 LOCK_FILE = ".export.lock"
@@ -30,18 +31,27 @@ OF_A_RUN = (
 
 
 def export_run(
-    run: str, folder, name: str, facts: CardFacts | None = None, *, endpoint: bool = False, online: bool = True
+    run: str,
+    folder,
+    name: str,
+    facts: CardFacts | None = None,
+    *,
+    endpoint: bool = False,
+    onnx: bool = False,
+    online: bool = True,
 ) -> Path:
     """Write what the Hub gets of a finished run, see `save_for_hub`; this says what a hub folder holds.
 
     Args:
         run: the run's folder. folder: as in `save_for_hub`. name: repository id, for the card.
         facts: what only the publisher knows. endpoint: with what Inference Endpoints need, see `write_endpoint`.
-        online: ask the Hub for the encoders' licences.
+        onnx: with a folder `onnx`, see `export_onnx`. online: ask the Hub for the encoders' licences.
 
     Raises:
         FileNotFoundError: there is no finished run. ValueError: it names a folder of this machine that a verdict needs.
     """
+    if onnx:
+        require_onnx()
     said, facts = read_run(run), facts or CardFacts()
     facts = replace(facts, dataset=facts.dataset or datasets_in_card(run))
     model, processor = load_run(run)
@@ -59,6 +69,8 @@ def export_run(
                 shutil.copyfile(Path(run) / file, Path(further) / file)
         if endpoint:
             write_endpoint(model, processor, Path(further))
+        if onnx:  # another copy, which is changed by it
+            export_onnx(load_run(run)[0], processor, Path(further) / ONNX_FOLDER)
         return save_for_hub(model, processor, folder, card, further)
 
 

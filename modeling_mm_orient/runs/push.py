@@ -57,6 +57,7 @@ def push(
     facts: CardFacts | None = None,
     *,
     endpoint: bool = False,
+    onnx: bool = False,
     private: bool = False,
     space: Path | None = None,
     dry_run: bool = False,
@@ -67,7 +68,7 @@ def push(
     is sent. A push that fails leaves the repository as it was; one that it made is removed again.
 
     Args:
-        run: the run's folder. repo_id: `YOU/MODEL`. facts, endpoint: see `export_run`.
+        run: the run's folder. repo_id: `YOU/MODEL`. facts, endpoint, onnx: see `export_run`.
         private: make new repositories private; one that is there and public is refused.
         space: a folder that becomes a Space of the same id, with a `model.json` that names the model and its commit.
         dry_run: send nothing, and ask nothing.
@@ -79,12 +80,14 @@ def push(
     if space is not None and not (space / "README.md").is_file():
         raise ValueError(f"{space} is no folder of a Space: it has no README.md")
     if not dry_run:
-        if constants.is_offline_mode():
+        if constants.HF_HUB_OFFLINE:
             raise ValueError("HF_HUB_OFFLINE is set: nothing can be pushed")
         if not get_token():
             raise ValueError("there is no token for the Hub: log in with `hf auth login`, or set HF_TOKEN")
     with tempfile.TemporaryDirectory() as scratch:
-        folder = export_run(run, Path(scratch) / "model", repo_id, facts, endpoint=endpoint, online=not dry_run)
+        folder = export_run(
+            run, Path(scratch) / "model", repo_id, facts, endpoint=endpoint, onnx=onnx, online=not dry_run
+        )
         shown = None if space is None else _space_folder(space, Path(scratch) / "space", repo_id)
         sizes, space_sizes = _sizes(folder), None if shown is None else _sizes(shown)
         if dry_run:
