@@ -172,7 +172,8 @@ def _noise(rows: list[dict]) -> str:
     from .benchmark.noise import NoiseRow, noise_areas
 
     whole = {"set": "", "method": "", "seed": 0, "auroc": None}
-    areas = noise_areas(NoiseRow(**{key: (whole | row)[key] for key in NoiseRow._fields[:-1]}) for row in rows)
+    known = [{name: value for name, value in (whole | row).items() if name in NoiseRow._fields} for row in rows]
+    areas = noise_areas(NoiseRow(**row) for row in known)
     lines = ["| task | degradation | sound | area | kept |", "|---|---|--:|--:|--:|"]
     for area in areas:
         kept = "" if area.kept is None else f"{area.kept:.2f}"

@@ -16,7 +16,7 @@ from ..task_features import NRC
 from .card import RESPONSIBLE_USE, datasets_in_card, encoder_licenses, model_card, noise_in
 from .card_facts import CardFacts
 from .endpoint import write_endpoint
-from .onnx_export import export_onnx, require_onnx
+from .onnx_export import DESCRIPTION, export_onnx, require_onnx
 from .run_folder import CARD_FILE, METRICS_FILE, METRICS_PLOT, NOISE_FILE, REPORT_FILE, load_run, read_run
 
 LOCK_FILE = ".export.lock"
@@ -115,6 +115,8 @@ def save_for_hub(model, processor, folder, model_card: str | None = None, furthe
             (folder / MARKER).unlink(missing_ok=True)
             for place in (folder, folder / LARGE_MEMORY):
                 remove_memory(place)
+            if (folder / ONNX_FOLDER / DESCRIPTION).is_file():  # an earlier export's graphs are another model's
+                shutil.rmtree(folder / ONNX_FOLDER)
             for path in sorted(scratch.iterdir(), key=lambda path: path.name == MARKER):
                 target = folder / path.name
                 if target.is_dir():
