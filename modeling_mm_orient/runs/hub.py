@@ -48,7 +48,8 @@ def export_run(
         onnx: with a folder `onnx`, see `export_onnx`. online: ask the Hub for the encoders' licences.
 
     Raises:
-        FileNotFoundError: there is no finished run. ValueError: it names a folder of this machine that a verdict needs.
+        FileNotFoundError: there is no finished run. ValueError: a verdict of its needs a folder of this machine, or a
+            file of its names one.
     """
     if onnx:
         require_onnx()
@@ -66,6 +67,7 @@ def export_run(
     with tempfile.TemporaryDirectory() as further:
         for file in OF_A_RUN:
             if (Path(run) / file).is_file():
+                _check_names_no_folder(Path(run) / file, said)
                 shutil.copyfile(Path(run) / file, Path(further) / file)
         if endpoint:
             write_endpoint(model, processor, Path(further))
@@ -158,3 +160,14 @@ def _check_publishable(model, processor, run: str) -> None:
         raise ValueError(
             f"{run}: its verdicts rest on a relation memory, and it has none (mm-orient memory build makes it)"
         )
+
+
+def _check_names_no_folder(file: Path, run: dict) -> None:
+    """Refuse a run's file that says where its data lie; names that are no whole paths are anybody's words."""
+    data = run.get("data", {})
+    arrays = (data.get("feature_arrays") or {}).values()
+    places = [data.get("data"), data.get("paraphrases"), run.get("feature_cache"), *arrays]
+    content = file.read_bytes()
+    for place in places:
+        if place and os.path.isabs(place) and place.encode() in content:
+            raise ValueError(f"{file} names {place}, a place on this machine: take it out of there, or remove the file")

@@ -165,6 +165,9 @@ def test_what_cannot_be_published_is_refused_before_anything_is_sent(hub, run, t
     with monkeypatch.context() as patch:
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         assert "HF_HUB_OFFLINE is set" in refused(run, NAME)
+    (run / "report.html").write_text(f"<p>{tmp_path / 'posts'}</p>")
+    assert f"report.html names {tmp_path / 'posts'}" in refused(run, NAME)
+    (run / "report.html").unlink()
     config = json.loads((run / "processor_config.json").read_text())
     source = save_classifier(tmp_path / "classifier")
     entry = {"name": "mood", "source": source, "output": "probabilities", "revision": None}
