@@ -1,14 +1,13 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """A finished run onto the Hub, in one commit; and a Space that shows it."""
 
-import fnmatch
 import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, SpaceCard, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, RepositoryNotFoundError
@@ -105,16 +104,17 @@ def push(
 
 def _send(api: HfApi, repo_id: str, folder: Path, shown: Path | None, private: bool) -> tuple[str, tuple[str, ...]]:
     """The model's commit, and the Space's. Returns the former's hash and what it deletes."""
-    with _repository(api, repo_id, "model", private):
-        if shown is None:
+    if shown is None:
+        with _repository(api, repo_id, "model", private):
             return _commit(api, repo_id, "model", folder)
-        with _repository(api, repo_id, "space", private):  # may be refused, so before the model's commit
+    with _repository(api, repo_id, "space", private):  # may be refused, so before the model is sent
+        with _repository(api, repo_id, "model", private):
             commit, deleted = _commit(api, repo_id, "model", folder)
-    write_json(shown / SPACE_MODEL_FILE, {"model": repo_id, "revision": commit})
-    try:
-        _commit(api, repo_id, "space", shown)
-    except Exception as error:
-        raise OSError(f"the model is pushed to {repo_id} as {commit}, its Space is not: {error}") from error
+        write_json(shown / SPACE_MODEL_FILE, {"model": repo_id, "revision": commit})
+        try:
+            _commit(api, repo_id, "space", shown)
+        except Exception as error:
+            raise OSError(f"the model is pushed to {repo_id} as {commit}, its Space is not: {error}") from error
     return commit, deleted
 
 
@@ -201,11 +201,16 @@ def _commit(api: HfApi, repo_id: str, kind: str, folder: Path) -> tuple[str, tup
 def _out_of_date(api: HfApi, repo_id: str, revision: str, names: list[str]) -> Iterator[str]:
     """Of files that the new export has not, those that an earlier one wrote; whatever else somebody keeps there stays."""
     for name in names:
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in OUR_FILES):
+        if _is_one_of(name, OUR_FILES):
             yield name
-        elif "/" not in name and any(fnmatch.fnmatchcase(name, pattern) for pattern in OUR_CODE):
+        elif _is_one_of(name, OUR_CODE):
             with tempfile.TemporaryDirectory() as scratch:
                 path = api.hf_hub_download(repo_id, name, revision=revision, local_dir=scratch)
                 with open(path, "rb") as file:
                     if file.read(len(OUR_HEADER)) == OUR_HEADER:
                         yield name
+
+
+def _is_one_of(name: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a path has one of the forms; an asterisk stands for no folder."""
+    return any(PurePosixPath("/", name).match(f"/{pattern}") for pattern in patterns)

@@ -125,6 +125,11 @@ def test_what_an_earlier_export_left_is_deleted_in_the_same_commit(hub, run, tmp
     old |= {"relation_memory.safetensors": b"old", "relation_memory/relation_memory.safetensors": b"old"}
     old |= {"model-00001-of-00002.safetensors": b"old", "model.safetensors.index.json": b"{}"}
     kept = {"notes.py": b"# by hand\n", "LICENSE": b"text", "docs/picture.png": b"png"}
+    kept |= {
+        "tokenizer_notes/a.txt": b"by hand",
+        "docs/relation_memory/a.safetensors": b"theirs",
+        "old/cpu_linear.py": ours,
+    }
     repository = hub.create(NAME, old | kept)
     batch = save_run(tmp_path / "batch", scope="batch")
     assert command(batch, NAME) == 0
@@ -213,11 +218,27 @@ def test_a_space_shows_the_commit_that_was_pushed(hub, run, tmp_path):
     assert set(pushed.space_files) <= set(files)
 
 
+def test_a_dry_run_lists_the_space_too(hub, run, tmp_path, capsys, monkeypatch):
+    folder = space(tmp_path / "space")
+    monkeypatch.setattr("modeling_mm_orient.runs.push.space_folder", lambda: folder)
+    assert command(run, NAME, "--dry-run", "--space") == 0
+    printed = capsys.readouterr().out
+    assert f"Space {NAME}: 4 files" in printed and "  app.py" in printed and "  model.json" in printed
+    assert hub.requests == [] and not (folder / "model.json").exists()
+
+
+def test_a_space_whose_own_commit_fails_says_that_the_model_is_there(hub, run, tmp_path):
+    hub.faults = lambda method, path: 403 if path.startswith("/api/spaces/") and "/commit/" in path else None
+    with pytest.raises(OSError, match=f"the model is pushed to {NAME} as .*, its Space is not"):
+        push(str(run), NAME, space=space(tmp_path / "space"))
+    assert "config.json" in hub.model(NAME).files and hub.space(NAME) is None
+
+
 def test_a_space_that_the_hub_refuses_is_refused_before_the_model_is_sent(hub, run, tmp_path):
-    hub.faults = lambda method, path: 402 if path == "/api/repos/create" and hub.model(NAME) else None
+    hub.faults = lambda method, path: 402 if path == "/api/repos/create" else None
     with pytest.raises(OSError, match="402"):
         push(str(run), NAME, space=space(tmp_path / "space"))
-    assert not hub.repositories
+    assert not hub.repositories and not [path for _, path in hub.requests if "/models/" in path]
 
 
 def test_a_folder_that_is_no_space_is_refused(hub, run, tmp_path):
