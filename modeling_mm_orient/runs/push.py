@@ -5,7 +5,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -104,17 +104,20 @@ def push(
 
 def _send(api: HfApi, repo_id: str, folder: Path, shown: Path | None, private: bool) -> tuple[str, tuple[str, ...]]:
     """The model's commit, and the Space's. Returns the former's hash and what it deletes."""
-    if shown is None:
-        with _repository(api, repo_id, "model", private):
-            return _commit(api, repo_id, "model", folder)
-    with _repository(api, repo_id, "space", private):  # may be refused, so before the model is sent
-        with _repository(api, repo_id, "model", private):
+    kinds = ["model"] if shown is None else ["space", "model"]
+    made = {
+        kind: nullcontext() if _is_there(api, repo_id, kind, private) else _made(api, repo_id, kind, private)
+        for kind in kinds
+    }
+    with made.get("space", nullcontext()):  # it may be refused, so before the model is sent
+        with made["model"]:
             commit, deleted = _commit(api, repo_id, "model", folder)
-        write_json(shown / SPACE_MODEL_FILE, {"model": repo_id, "revision": commit})
-        try:
-            _commit(api, repo_id, "space", shown)
-        except Exception as error:
-            raise OSError(f"the model is pushed to {repo_id} as {commit}, its Space is not: {error}") from error
+        if shown is not None:
+            write_json(shown / SPACE_MODEL_FILE, {"model": repo_id, "revision": commit})
+            try:
+                _commit(api, repo_id, "space", shown)
+            except Exception as error:
+                raise OSError(f"the model is pushed to {repo_id} as {commit}, its Space is not: {error}") from error
     return commit, deleted
 
 
@@ -154,30 +157,28 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-@contextmanager
-def _repository(api: HfApi, repo_id: str, kind: str, private: bool) -> Iterator[None]:
-    """See that there is one; one that was made here is removed where the block fails.
-
-    Raises:
-        ValueError: it is public and was to be private.
-    """
+def _is_there(api: HfApi, repo_id: str, kind: str, private: bool) -> bool:
+    """Whether there is such a repository. Raises ValueError where it is public and was to be private."""
     try:
         found = api.repo_info(repo_id, repo_type=kind)
     except RepositoryNotFoundError:
-        found = None
-    if found is not None and private and not found.private:
+        return False
+    if private and not found.private:
         raise ValueError(f"the {kind} {repo_id} is there and public: make it private there, or leave out --private")
-    if found is None:
-        options = {"space_sdk": "gradio"} if kind == "space" else {}
-        api.create_repo(repo_id, repo_type=kind, private=private, **options)
+    return True
+
+
+@contextmanager
+def _made(api: HfApi, repo_id: str, kind: str, private: bool) -> Iterator[None]:
+    """Make a repository, and remove it where the block fails."""
+    api.create_repo(repo_id, repo_type=kind, private=private, space_sdk="gradio" if kind == "space" else None)
     try:
         yield
     except BaseException:
-        if found is None:
-            try:
-                api.delete_repo(repo_id, repo_type=kind)
-            except Exception as error:
-                logger.warning("the empty %s %s was made and could not be removed: %s", kind, repo_id, error)
+        try:
+            api.delete_repo(repo_id, repo_type=kind)
+        except Exception as error:
+            logger.warning("the empty %s %s was made and could not be removed: %s", kind, repo_id, error)
         raise
 
 

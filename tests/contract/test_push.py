@@ -184,10 +184,11 @@ def test_what_cannot_be_published_is_refused_before_anything_is_sent(hub, run, t
     assert hub.requests == []
 
 
-def test_a_private_push_into_a_public_repository_is_refused(hub, run, capsys):
-    repository = hub.create(NAME, {})
-    assert command(run, NAME, "--private") == 1
-    assert "is there and public" in capsys.readouterr().err and len(repository.commits) == 1
+def test_a_private_push_into_a_public_repository_is_refused(hub, run, tmp_path):
+    hub.create(NAME, {})
+    with pytest.raises(ValueError, match=f"the model {NAME} is there and public"):
+        push(str(run), NAME, private=True, space=space(tmp_path / "space"))
+    assert {method for method, _ in hub.requests} == {"GET"} and len(hub.model(NAME).commits) == 1
 
 
 def test_a_memory_that_lies_elsewhere_goes_along(hub, run, tmp_path):
@@ -238,7 +239,7 @@ def test_a_space_that_the_hub_refuses_is_refused_before_the_model_is_sent(hub, r
     hub.faults = lambda method, path: 402 if path == "/api/repos/create" else None
     with pytest.raises(OSError, match="402"):
         push(str(run), NAME, space=space(tmp_path / "space"))
-    assert not hub.repositories and not [path for _, path in hub.requests if "/models/" in path]
+    assert not hub.repositories and [path for method, path in hub.requests if method != "GET"] == ["/api/repos/create"]
 
 
 def test_a_folder_that_is_no_space_is_refused(hub, run, tmp_path):
