@@ -38,7 +38,7 @@ test-oldest: $(OLDEST)/.ready  ## the default tests with the oldest supported ve
 $(VENV)/.ready: setup.py constraints.txt install_torch_scatter.sh
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch setuptools wheel
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test,faiss,text-removal,task-features,ray]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test,faiss,text-removal,task-features,ray,onnx]"
 	bash install_torch_scatter.sh $(BIN)
 	touch $@
 

@@ -69,6 +69,8 @@ setup(
         "reporting": ["tensorboard>=2.19", "trackio>=0.20"],
         # `train --search`: its samplers and pruning are not ours to write again
         "search": ["optuna>=4"],
+        # graphs of `mm-orient export --onnx`: onnxscript translates what torch exports, onnxruntime compares it
+        "onnx": ["onnx>=1.17", "onnxscript>=0.7", "onnxruntime>=1.20"],
         # the peers of benchmarks/speed
         "bench": ["torch-geometric>=2.6", "faiss-cpu>=1.10"],
         # the site of docs/: pages per command from the parser, API pages from docstrings

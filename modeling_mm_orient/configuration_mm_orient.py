@@ -2,9 +2,11 @@
 """MMOrientConfig: every choice of the paper and every one of ours as a field."""
 
 import math
+import os
 from difflib import get_close_matches
 from numbers import Real
 
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers import AutoConfig, PreTrainedConfig
 
 from .names import BACKENDS, ENCODER_NAMES, EXPERT_NAMES, LOOKUPS, RELATION_SCOPES, STREAM_NAMES
@@ -74,6 +76,15 @@ def projection_width(config: PreTrainedConfig, side_config: PreTrainedConfig | N
         if isinstance(getattr(side_config, name, None), int):
             return getattr(side_config, name)
     return None
+
+
+def hub_id(source: str | None) -> str | None:
+    """The id that a model or data set was loaded by from the Hub; None for a folder, and where nothing is known."""
+    try:
+        validate_repo_id(source)
+    except HFValidationError:
+        return None
+    return None if not source or os.path.exists(source) else source
 
 
 class MMOrientConfig(PreTrainedConfig):
@@ -247,6 +258,13 @@ class MMOrientConfig(PreTrainedConfig):
     def save_pretrained(self, save_directory, **kwargs):
         self.complete()
         super().save_pretrained(save_directory, **kwargs)
+
+    def to_diff_dict(self) -> dict:
+        """What is saved: encoders that were loaded from folders do not say from which."""
+        content = super().to_diff_dict()
+        for name in self.sub_configs:
+            _forget_folders(content.get(name))
+        return content
 
     @property
     def encoder_configs(self) -> dict[str, PreTrainedConfig]:
@@ -462,6 +480,14 @@ class MMOrientConfig(PreTrainedConfig):
     def _refuse(self, name: str, expected: str, value=None) -> None:
         value = getattr(self, name) if value is None and hasattr(self, name) else value
         raise ValueError(f"`{name}` must be {expected}, got {value!r}")
+
+
+def _forget_folders(part) -> None:
+    if isinstance(part, dict):
+        if hub_id(part.get("_name_or_path")) is None:
+            part.pop("_name_or_path", None)
+        for value in part.values():
+            _forget_folders(value)
 
 
 def _is_number(value) -> bool:

@@ -101,7 +101,7 @@ def verdicts(tasks: list[dict], scores: dict[str, dict[str, Tensor]], present: d
             continue
         total, heard = torch.zeros_like(said["network"]), torch.zeros_like(said["network"])
         for name, values in said.items():
-            weight = torch.full((len(values),), weights.get(name, 0.0) + LEAST_WEIGHT).to(values)
+            weight = values.new_full((values.shape[0],), weights.get(name, 0.0) + LEAST_WEIGHT)
             for modality in NEEDS[name]:
                 weight = weight * present[modality]
             weight = weight.reshape(-1, *[1] * (values.dim() - 1))

@@ -29,6 +29,7 @@ except Exception:
     nrclex = None
 
 OPTUNA_AVAILABLE = find_spec("optuna") is not None  # imported where settings are searched
+ONNX_AVAILABLE = all(find_spec(name) is not None for name in ("onnx", "onnxscript", "onnxruntime"))
 TORCH_SCATTER_AVAILABLE = torch_scatter is not None
 FAISS_AVAILABLE = faiss is not None
 TEXT_REMOVAL_AVAILABLE = rapidocr is not None and cv2 is not None

@@ -26,6 +26,7 @@ logger = logging.get_logger(__name__)
 
 MOST_NEIGHBOURS = 1024
 CPU = torch.device("cpu")
+ROOM_FOR_EQUALS = 128  # in a look-up of one shape
 TIE = 1e-6
 SAME = 1e-5
 
@@ -186,12 +187,16 @@ class RelationMemory:
         self, modality: str, queries: Tensor, has_modality: Tensor, top_k: int | None, threshold: float | None
     ) -> Neighbours:
         """`look_up` in one shape whatever the posts, for `torch.export`: by one product with every entry. Of equals at the
-        last place some are cut off."""
+        last place there is room for `ROOM_FOR_EQUALS`, of more the rest is cut off."""
         vectors, present = self.embeds[modality].float(), self.present[modality]
         cosines = F.linear(F.normalize(queries.float(), dim=-1), F.normalize(vectors, dim=-1))
-        cosines = cosines.masked_fill(~present, -torch.inf)
-        similarity, entries = cosines.topk(min(len(self), MOST_NEIGHBOURS if top_k is None else top_k))
+        cosines = cosines.nan_to_num(-1.0).masked_fill(~present, -torch.inf)
+        room = min(len(self), MOST_NEIGHBOURS if top_k is None else top_k + ROOM_FOR_EQUALS)
+        similarity, entries = cosines.topk(room)
         kept = (similarity > (-2.0 if threshold is None else threshold + TIE)) & has_modality[:, None]
+        if top_k is not None and top_k < room:
+            kept &= similarity > similarity[:, top_k - 1 : top_k] - TIE
+        kept &= queries.isfinite().all(-1, keepdim=True)
         return Neighbours(torch.where(kept, entries, -1), torch.where(kept, similarity, 0.0))
 
     def embeds_of(self, modality: str, entries: Tensor) -> tuple[Tensor, Tensor]:

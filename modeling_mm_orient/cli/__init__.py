@@ -2,11 +2,14 @@
 """`mm-orient`: one command per verb. What a verb needs is imported when it runs: `--help` costs nothing."""
 
 import argparse
+import gc
 import os
 import signal
 import sys
 import textwrap
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from .. import __version__
 from .config_file import Parser
@@ -30,19 +33,42 @@ def main(arguments: list[str] | None = None) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupt)
     try:
-        options.run(options)
+        with _no_signal_lost():
+            options.run(options)
     except KeyboardInterrupt as error:
         signals = {"": (130, "interrupted"), "SIGTERM": (143, "terminated")}
-        status, what = signals[str(error)]
-        print(f"mm-orient: {what}{'; ' + options.interrupted if options.interrupted else ''}", file=sys.stderr)
-        return status
+        stopped = signals[str(error)]
     except Exception as error:
         if options.traceback:
             raise
         unexpected = "" if _is_told(error) else f"unexpected {type(error).__name__} (--traceback shows where): "
         print(f"mm-orient: {unexpected}{_said(error)}", file=sys.stderr)
         return 1
-    return 0
+    else:
+        return 0
+    gc.collect()  # of progress bars, which write a last line when they go
+    status, what = stopped
+    print(f"mm-orient: {what}{'; ' + options.interrupted if options.interrupted else ''}", file=sys.stderr)
+    return status
+
+
+@contextmanager
+def _no_signal_lost() -> Iterator[None]:
+    """Python drops an exception that a signal raises in a finaliser: the signal is sent once more then."""
+    before = sys.unraisablehook
+
+    def look(lost):
+        if isinstance(lost.exc_value, KeyboardInterrupt):
+            number = signal.SIGTERM if str(lost.exc_value) == "SIGTERM" else signal.SIGINT
+            threading.Timer(0.1, os.kill, (os.getpid(), number)).start()  # here it would be dropped again
+        else:
+            before(lost)
+
+    sys.unraisablehook = look
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _interrupt(number, frame):
@@ -79,7 +105,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    from . import benchmark, data, doctor, features, looking, memory, training, using
+    from . import benchmark, data, doctor, features, hub, looking, memory, training, using
 
     top = Parser(
         prog="mm-orient",
@@ -92,6 +118,7 @@ def parser() -> argparse.ArgumentParser:
         "train": training,
         "predict and evaluate": using,
         "look": looking,
+        "publish": hub,
         "compare": benchmark,
         "relation memory": memory,
         "data": data,

@@ -1,5 +1,5 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
-"""From posts to a model: train, export, demo."""
+"""From posts to a model: train, demo."""
 
 from dataclasses import fields
 
@@ -27,7 +27,7 @@ SETTINGS = tuple(entry.name for entry in fields(TrainingSettings) if entry.name 
 
 
 def add_verbs(verbs) -> None:
-    """train, export, demo."""
+    """train, demo."""
     verb = add_verb(
         verbs,
         "train",
@@ -69,17 +69,6 @@ def add_verbs(verbs) -> None:
         help="search learning rate, weight decay, dropout and epochs in N trials, judged on validation; train by the best",
     )
     add_trainer(verb)
-
-    verb = add_verb(
-        verbs,
-        "export",
-        _export,
-        "a folder for the Hub: weights, processor, code and model card",
-        "mm-orient export RUN --output HUB_FOLDER --name YOU/MODEL",
-    )
-    verb.add_argument("model", metavar="RUN")
-    verb.add_argument("--output", required=True, metavar="HUB_FOLDER")
-    verb.add_argument("--name", default="mm-orient", help="repository id for the model card (default: %(default)s)")
 
     verb = add_verb(verbs, "demo", _demo, "train and predict on memes drawn by us; no download", "mm-orient demo")
     verb.add_argument("--output", default="demo_run", help="default: %(default)s")
@@ -187,20 +176,6 @@ def _config_fields(assignments: list[str]) -> dict:
             raise ValueError(f"--set {assignment}: {name!r} is no field of MMOrientConfig")
         result[name] = json_or_text(value)
     return result
-
-
-def _export(options) -> None:
-    from ..data.json_files import read_json
-    from ..runs.card import model_card
-    from ..runs.hub import save_for_hub
-    from ..runs.run_folder import METRICS_FILE, load_run, read_run
-
-    model, processor = load_run(options.model)
-    run, card = read_run(options.model), None
-    if run:
-        card = model_card(model.config, read_json(f"{options.model}/{METRICS_FILE}"), run, options.name)
-    save_for_hub(model, processor, options.output, card)
-    print(f"exported to {options.output}")
 
 
 def _demo(options) -> None:

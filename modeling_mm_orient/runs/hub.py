@@ -3,17 +3,80 @@
 
 import os
 import shutil
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
+from ..configuration_mm_orient import hub_id
+from ..data.json_files import read_json
 from ..data.locks import only_one
 from ..memory_file import LARGE_MEMORY, remove_memory
 from ..partial_files import is_running
+from ..task_features import NRC
+from .card import RESPONSIBLE_USE, datasets_in_card, encoder_licenses, model_card, noise_in
+from .card_facts import CardFacts
+from .endpoint import write_endpoint
+from .onnx_export import DESCRIPTION, export_onnx, require_onnx
+from .run_folder import CARD_FILE, METRICS_FILE, METRICS_PLOT, NOISE_FILE, REPORT_FILE, load_run, read_run
 
 LOCK_FILE = ".export.lock"
 MARKER = "config.json"  # without it nothing loads a folder: the last file to come, and the first to go
+ONNX_FOLDER = "onnx"
+OF_A_RUN = (
+    METRICS_FILE,
+    METRICS_PLOT,
+    NOISE_FILE,
+    REPORT_FILE,
+)  # what travels of a run beside its model; the rest is about its data
 
 
-def save_for_hub(model, processor, folder, model_card: str | None = None) -> Path:
+def export_run(
+    run: str,
+    folder,
+    name: str,
+    facts: CardFacts | None = None,
+    *,
+    endpoint: bool = False,
+    onnx: bool = False,
+    online: bool = True,
+) -> Path:
+    """Write what the Hub gets of a finished run, see `save_for_hub`; this says what a hub folder holds.
+
+    Args:
+        run: the run's folder. folder: as in `save_for_hub`. name: repository id, for the card.
+        facts: what only the publisher knows. endpoint: with what Inference Endpoints need, see `write_endpoint`.
+        onnx: with a folder `onnx`, see `export_onnx`. online: ask the Hub for the encoders' licences.
+
+    Raises:
+        FileNotFoundError: there is no finished run. ValueError: a verdict of its needs a folder of this machine, or a
+            file of its names one.
+    """
+    if onnx:
+        require_onnx()
+    said, facts = read_run(run), facts or CardFacts()
+    facts = replace(facts, dataset=facts.dataset or datasets_in_card(run))
+    model, processor = load_run(run)
+    _check_publishable(model, processor, run)
+    config = model.config
+    if config.relation_memory not in (None, LARGE_MEMORY) and hub_id(config.relation_memory) is None:
+        config.relation_memory = LARGE_MEMORY if model.relation_memory.is_large else None  # it goes along
+    card, metrics = None, Path(run) / METRICS_FILE
+    if said and metrics.is_file():
+        licenses = encoder_licenses(config) if online else {}
+        card = model_card(config, read_json(metrics), said, name, facts, licenses, noise_in(run))
+    with tempfile.TemporaryDirectory() as further:
+        for file in OF_A_RUN:
+            if (Path(run) / file).is_file():
+                _check_names_no_folder(Path(run) / file, said)
+                shutil.copyfile(Path(run) / file, Path(further) / file)
+        if endpoint:
+            write_endpoint(model, processor, Path(further))
+        if onnx:  # another copy, which is changed by it
+            export_onnx(load_run(run)[0], processor, Path(further) / ONNX_FOLDER)
+        return save_for_hub(model, processor, folder, card, further)
+
+
+def save_for_hub(model, processor, folder, model_card: str | None = None, further=None) -> Path:
     """Write model, processor and their code to `folder`.
 
     A new folder is there complete or not at all. In one that is there already everything is written beside the old files
@@ -25,6 +88,7 @@ def save_for_hub(model, processor, folder, model_card: str | None = None) -> Pat
         folder: a new or an existing directory, also one that another file system is mounted on; files of the same names are
             replaced.
         model_card: text of its README.md.
+        further: a folder whose files go along.
 
     Returns:
         The folder.
@@ -44,6 +108,8 @@ def save_for_hub(model, processor, folder, model_card: str | None = None) -> Pat
     scratch.mkdir()
     try:
         _write(model, processor, scratch, model_card)
+        if further is not None:
+            shutil.copytree(further, scratch, dirs_exist_ok=True)
         if not inside:
             os.rename(scratch, folder)
             return folder
@@ -51,6 +117,8 @@ def save_for_hub(model, processor, folder, model_card: str | None = None) -> Pat
             (folder / MARKER).unlink(missing_ok=True)
             for place in (folder, folder / LARGE_MEMORY):
                 remove_memory(place)
+            if (folder / ONNX_FOLDER / DESCRIPTION).is_file():  # an earlier export's graphs are another model's
+                shutil.rmtree(folder / ONNX_FOLDER)
             for path in sorted(scratch.iterdir(), key=lambda path: path.name == MARKER):
                 target = folder / path.name
                 if target.is_dir():
@@ -76,4 +144,30 @@ def _write(model, processor, folder: Path, model_card: str | None) -> None:
     for path in travelling_files():
         shutil.copyfile(path, folder / path.name)
     if model_card is not None:
-        (folder / "README.md").write_text(model_card, encoding="utf-8")
+        (folder / CARD_FILE).write_text(model_card, encoding="utf-8")
+        shutil.copyfile(RESPONSIBLE_USE, folder / RESPONSIBLE_USE.name)
+
+
+def _check_publishable(model, processor, run: str) -> None:
+    """Refuse what nobody else could use: a verdict that needs what is here alone."""
+    for entry in processor.task_features:
+        if entry["source"] != NRC and hub_id(entry["source"]) is None:
+            raise ValueError(
+                f"{run}: the task feature {entry['name']!r} comes from the folder {entry['source']}, which nobody else has: "
+                "publish that classifier, and train with its Hub id"
+            )
+    if model.config.relation_scope != "batch" and model.relation_memory is None:
+        raise ValueError(
+            f"{run}: its verdicts rest on a relation memory, and it has none (mm-orient memory build makes it)"
+        )
+
+
+def _check_names_no_folder(file: Path, run: dict) -> None:
+    """Refuse a run's file that says where its data lie; names that are no whole paths are anybody's words."""
+    data = run.get("data", {})
+    arrays = (data.get("feature_arrays") or {}).values()
+    places = [data.get("data"), data.get("paraphrases"), run.get("feature_cache"), *arrays]
+    content = file.read_bytes()
+    for place in places:
+        if place and os.path.isabs(place) and place.encode() in content:
+            raise ValueError(f"{file} names {place}, a place on this machine: take it out of there, or remove the file")

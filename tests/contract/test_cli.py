@@ -137,7 +137,8 @@ def test_posts_that_are_left_out_are_named(trained, tmp_path, caplog):
 def test_export(trained, tmp_path):
     assert run("export", trained, "--output", tmp_path / "hub", "--name", "me/my-model") == 0
     assert 'model="me/my-model"' in (tmp_path / "hub" / "README.md").read_text()
-    assert not {"run.json", "metrics.json"} & {path.name for path in (tmp_path / "hub").iterdir()}
+    files = {path.name for path in (tmp_path / "hub").iterdir()}
+    assert {"metrics.json", "MODEL_CARD.md"} <= files and not {"run.json", "splits.json"} & files
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "hub", trust_remote_code=True)
     assert [task["name"] for task in model.config.tasks] == LABELS
 
@@ -547,7 +548,7 @@ def test_two_processes_under_accelerate(tmp_path):
     assert len(stored) == len(set(stored)) == len(rows)
 
 
-def test_task_features_from_training_to_the_pipeline(memes, tmp_path):
+def test_task_features_from_training_to_the_pipeline(memes, tmp_path, capsys):
     source = save_classifier(tmp_path / "classifier")
     command = ["train", "--data", memes, "--labels", "offensive", "--split-column", "split", "--preset", "tiny"]
     command += ["--task-features", f"mood={source}:hidden_state", f"tone={source}", "--epochs", 1]
@@ -557,8 +558,7 @@ def test_task_features_from_training_to_the_pipeline(memes, tmp_path):
     assert config["task_feature_dim"] == 21
     command = ["predict", tmp_path / "run", "--data", memes, "--split", "test", "--batch-size", 1]
     assert run(*command, "--split-column", "split", "--output", tmp_path / "p.jsonl") == 0
-    assert run("export", tmp_path / "run", "--output", tmp_path / "hub") == 0
-    pipe = pipeline("multimodal-classification", model=str(tmp_path / "hub"), trust_remote_code=True)
+    pipe = pipeline("multimodal-classification", model=str(tmp_path / "run"), trust_remote_code=True)
     with (memes / "labels.csv").open() as file:
         posts = {row["id"]: row for row in csv.DictReader(file)}
     for line in (tmp_path / "p.jsonl").read_text().splitlines()[:4]:
@@ -567,6 +567,8 @@ def test_task_features_from_training_to_the_pipeline(memes, tmp_path):
         picture = None if not post["image"] else str(memes / "images" / post["image"])
         verdict = pipe({"image": picture, "text": post["text"]})
         assert verdict["offensive"] == pytest.approx(line["offensive"], abs=1e-4)
+    assert run("export", tmp_path / "run", "--output", tmp_path / "hub") == 1  # whose classifier nobody else has
+    assert source in capsys.readouterr().err and not (tmp_path / "hub").exists()
 
 
 def save_arrays(folder, count: int, **widths) -> list[str]:

@@ -315,6 +315,30 @@ def test_a_signal_is_one_line_that_says_how_to_go_on(tmp_path, number, status, s
     assert "Traceback" not in errors
 
 
+LOST = """
+import argparse, os, signal, sys
+from modeling_mm_orient import cli
+class Finalised:
+    def __del__(self):
+        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+        for _ in range(1000):
+            pass  # Python looks for signals here
+def run(options):
+    Finalised()
+    signal.pause()
+parser = argparse.ArgumentParser()
+parser.set_defaults(run=run, traceback=False, interrupted="")
+cli.parser = lambda: parser
+sys.exit(cli.main([]))
+"""
+
+
+@pytest.mark.parametrize("name, status", [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_that_falls_into_a_finaliser_is_not_lost(name, status):
+    done = subprocess.run([sys.executable, "-c", LOST, name], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, "Exception ignored" in done.stderr) == (status, False)
+
+
 def test_an_output_that_cannot_be_written_is_said_before_training(tmp_path, capsys):
     make_memes(tmp_path / "memes", 40)
     (tmp_path / "file").write_text("in the way")

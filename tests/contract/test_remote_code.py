@@ -165,7 +165,11 @@ def test_an_export_over_an_existing_folder_and_a_failed_one(exported, tmp_path, 
     _, _, model, processor = exported
     folder = save_for_hub(model, processor, tmp_path / "model")
     before = (folder / "config.json").read_bytes()
+    for name in ("onnx", "mine"):
+        (folder / name).mkdir()
+        (folder / name / "model.json").write_text("{}")
     save_for_hub(model, processor, folder)
+    assert not (folder / "onnx").exists() and (folder / "mine" / "model.json").is_file()
     assert (folder / "joint_processor" / "tokenizer.json").is_file()
     missing = tmp_path / "no_such_file.py"
     monkeypatch.setattr("modeling_mm_orient.runs.hub.travelling_files", lambda: [*travelling_files(), missing])

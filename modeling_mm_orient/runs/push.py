@@ -1,0 +1,217 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""A finished run onto the Hub, in one commit; and a Space that shows it."""
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, SpaceCard, constants, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id
+
+from ..data.json_files import write_json
+from ..memory_file import INDEX_FILES, LARGE_MEMORY, MEMORY_FILE
+from ..processing_mm_orient import JOINT_FOLDER
+from .card_facts import CardFacts
+from .hub import OF_A_RUN, ONNX_FOLDER, export_run
+
+logger = logging.getLogger(__name__)
+
+SPACE_MODEL_FILE = "model.json"  # what a Space's app reads: the model, and the commit that it shows
+OUR_HEADER = b"# Copyright 2026 The MM-ORIENT authors."
+# what exports write beside code, and what no other export wrote: where a new one has it not, it is out of date
+OUR_FILES = (
+    *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
+    *(MEMORY_FILE, *INDEX_FILES.values(), f"{LARGE_MEMORY}/*", f"{JOINT_FOLDER}/*", f"{ONNX_FOLDER}/*"),
+    *("processor_config.json", "preprocessor_config.json", "tokenizer*", "vocab.*", "merges.txt", "spiece.model"),
+    *("special_tokens_map.json", "added_tokens.json", "chat_template*", *OF_A_RUN),
+)
+OUR_CODE = ("*.py", "requirements.txt")  # ours where their first line says so
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What was sent, or with `dry_run` what would be.
+
+    Attributes:
+        files: path -> bytes. deleted: paths of the repository that the export replaces by nothing.
+        revision: the commit, None of a dry run. url: of the repository. space_files, space_url: of the Space, if asked for.
+    """
+
+    files: dict[str, int]
+    deleted: tuple[str, ...] = ()
+    revision: str | None = None
+    url: str | None = None
+    space_files: dict[str, int] | None = None
+    space_url: str | None = None
+
+
+def push(
+    run: str,
+    repo_id: str,
+    facts: CardFacts | None = None,
+    *,
+    endpoint: bool = False,
+    onnx: bool = False,
+    private: bool = False,
+    space: Path | None = None,
+    dry_run: bool = False,
+) -> Pushed:
+    """Send a finished run to the Hub, into a new or an existing repository, in one commit.
+
+    The token is the one that `hf auth login` or `HF_TOKEN` gave. Everything that can be refused is refused before anything
+    is sent. A push that fails leaves the repository as it was; one that it made is removed again.
+
+    Args:
+        run: the run's folder. repo_id: `YOU/MODEL`. facts, endpoint, onnx: see `export_run`.
+        private: make new repositories private; one that is there and public is refused.
+        space: a folder that becomes a Space of the same id, with a `model.json` that names the model and its commit.
+        dry_run: send nothing, and ask nothing.
+
+    Raises:
+        ValueError: it cannot be published. OSError: the Hub refuses, or cannot be reached.
+    """
+    _check_id(repo_id)
+    if space is not None and not (space / "README.md").is_file():
+        raise ValueError(f"{space} is no folder of a Space: it has no README.md")
+    if not dry_run:
+        if constants.HF_HUB_OFFLINE:
+            raise ValueError("HF_HUB_OFFLINE is set: nothing can be pushed")
+        if not get_token():
+            raise ValueError("there is no token for the Hub: log in with `hf auth login`, or set HF_TOKEN")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = export_run(
+            run, Path(scratch) / "model", repo_id, facts, endpoint=endpoint, onnx=onnx, online=not dry_run
+        )
+        shown = None if space is None else _space_folder(space, Path(scratch) / "space", repo_id)
+        sizes, space_sizes = _sizes(folder), None if shown is None else _sizes(shown)
+        if dry_run:
+            return Pushed(sizes, space_files=space_sizes)
+        api = HfApi()
+        try:
+            commit, deleted = _send(api, repo_id, folder, shown, private)
+        except HfHubHTTPError:
+            raise
+        except HTTPError as error:  # the HTTP library's own, which is no OSError
+            raise OSError(f"the Hub at {api.endpoint} does not answer: {error}") from error
+        url, space_url = f"{api.endpoint}/{repo_id}", f"{api.endpoint}/spaces/{repo_id}"
+        return Pushed(sizes, deleted, commit, url, space_sizes, None if shown is None else space_url)
+
+
+def _send(api: HfApi, repo_id: str, folder: Path, shown: Path | None, private: bool) -> tuple[str, tuple[str, ...]]:
+    """The model's commit, and the Space's. Returns the former's hash and what it deletes."""
+    kinds = ["model"] if shown is None else ["space", "model"]
+    made = {
+        kind: nullcontext() if _is_there(api, repo_id, kind, private) else _made(api, repo_id, kind, private)
+        for kind in kinds
+    }
+    with made.get("space", nullcontext()):  # it may be refused, so before the model is sent
+        with made["model"]:
+            commit, deleted = _commit(api, repo_id, "model", folder)
+        if shown is not None:
+            write_json(shown / SPACE_MODEL_FILE, {"model": repo_id, "revision": commit})
+            try:
+                _commit(api, repo_id, "space", shown)
+            except Exception as error:
+                raise OSError(f"the model is pushed to {repo_id} as {commit}, its Space is not: {error}") from error
+    return commit, deleted
+
+
+def space_folder() -> Path:
+    """The Space that comes with the package: inside it when installed from a wheel, in `examples/` of a checkout."""
+    package = Path(__file__).parents[1]
+    inside = package / "space"
+    return inside if inside.is_dir() else package.parent / "examples" / "space"
+
+
+def _check_id(repo_id: str) -> None:
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(str(error)) from None
+    if "/" not in repo_id:
+        raise ValueError(f"say whose repository it is: YOU/MODEL, got {repo_id!r}")
+
+
+def _space_folder(source: Path, folder: Path, repo_id: str) -> Path:
+    """A copy of a Space's folder whose card names the model; its commit is not known yet."""
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    card = SpaceCard.load(folder / "README.md")
+    if not card.data.get("sdk"):
+        raise ValueError(f"{source / 'README.md'} names no `sdk` in its header: the Hub would not build that Space")
+    card.data["models"] = [repo_id]
+    card.save(folder / "README.md")
+    write_json(folder / SPACE_MODEL_FILE, {"model": repo_id, "revision": "0" * 40})
+    return folder
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in _files(folder)}
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _is_there(api: HfApi, repo_id: str, kind: str, private: bool) -> bool:
+    """Whether there is such a repository. Raises ValueError where it is public and was to be private."""
+    try:
+        found = api.repo_info(repo_id, repo_type=kind)
+    except RepositoryNotFoundError:
+        return False
+    if private and not found.private:
+        raise ValueError(f"the {kind} {repo_id} is there and public: make it private there, or leave out --private")
+    return True
+
+
+@contextmanager
+def _made(api: HfApi, repo_id: str, kind: str, private: bool) -> Iterator[None]:
+    """Make a repository, and remove it where the block fails."""
+    api.create_repo(repo_id, repo_type=kind, private=private, space_sdk="gradio" if kind == "space" else None)
+    try:
+        yield
+    except BaseException:
+        try:
+            api.delete_repo(repo_id, repo_type=kind)
+        except Exception as error:
+            logger.warning("the empty %s %s was made and could not be removed: %s", kind, repo_id, error)
+        raise
+
+
+def _commit(api: HfApi, repo_id: str, kind: str, folder: Path) -> tuple[str, tuple[str, ...]]:
+    """One commit with all files of a folder, and without what earlier exports left. Returns its hash and what it deletes."""
+    head = api.repo_info(repo_id, repo_type=kind).sha
+    there = api.list_repo_files(repo_id, repo_type=kind, revision=head)
+    paths = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
+    gone = tuple(_out_of_date(api, repo_id, head, sorted(set(there) - set(paths)))) if kind == "model" else ()
+    operations = [CommitOperationAdd(name, path) for name, path in paths.items()]
+    commit = api.create_commit(
+        repo_id,
+        [*operations, *(CommitOperationDelete(name) for name in gone)],
+        commit_message=f"Push {'a trained MM-ORIENT model' if kind == 'model' else 'a Space for it'} (mm-orient push)",
+        repo_type=kind,
+        parent_commit=head,  # somebody else's push meanwhile is an error, and is not undone
+    )
+    return commit.oid, gone
+
+
+def _out_of_date(api: HfApi, repo_id: str, revision: str, names: list[str]) -> Iterator[str]:
+    """Of files that the new export has not, those that an earlier one wrote; whatever else somebody keeps there stays."""
+    for name in names:
+        if _is_one_of(name, OUR_FILES):
+            yield name
+        elif _is_one_of(name, OUR_CODE):
+            with tempfile.TemporaryDirectory() as scratch:
+                path = api.hf_hub_download(repo_id, name, revision=revision, local_dir=scratch)
+                with open(path, "rb") as file:
+                    if file.read(len(OUR_HEADER)) == OUR_HEADER:
+                        yield name
+
+
+def _is_one_of(name: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a path has one of the forms; an asterisk stands for no folder."""
+    return any(PurePosixPath("/", name).match(f"/{pattern}") for pattern in patterns)
