@@ -7,6 +7,7 @@ Attention says where HIMA looked, not why a task came out as it did; the verdict
 Shapes: B posts, R regions, T tokens; boxes are left, top, right, bottom in pixels of the upright picture.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,41 +25,47 @@ MARK = 128  # of the channel that tells a picture from what pads it
 LARGEST_RESIDUAL = 0.02  # of the picture's side: a ramp that comes out less straight was not only resized and cropped
 
 
-def explain(model, processor, picture: Image.Image | None, text: str | None, neighbours: int = 5, size=None) -> dict:
+def explain(
+    model,
+    processor,
+    pictures: Sequence[Image.Image] | None,
+    text: str | None,
+    neighbours: int = 5,
+    sizes: Sequence[tuple[int, int]] | None = None,
+    numbers=None,
+) -> dict:
     """One post's verdict and its evidence, as plain values.
 
     Args:
         model: `MMOrientForMultiTaskClassification` with encoders. processor: its processor.
-        picture: as `processor.read_picture` gives it. text: of the post; either may be None.
+        pictures: as `processor.read_picture` gives them. text: of the post; either may be None.
         neighbours: so many reference posts per modality, where the model has a relation memory.
-        size: width and height of the upright picture before it was reduced (default: of `picture`).
+        sizes: width and height of the upright pictures before they were reduced (default: of `pictures`).
+        numbers: of the model's numeric columns.
 
     Returns:
         `verdict`: as the pipeline gives it. `decisions`: by each task's rule.
-        `regions`: a list of `{"box", "attention"}` that sums to 1, with `box` None where the vision encoder's regions have
-        no place; None without a picture. `words`: `{"start", "end", "word", "attention"}`, places in `text`, the text as
-        the encoder reads it (cleaned, or read from the picture); what special tokens and spaces get is left over.
+        `regions`: a list of `{"picture", "box", "attention"}` that sums to 1, by the picture's number, with `box` None where
+        the vision encoder's regions have no place; None without a picture. `words`: `{"start", "end", "word", "attention"}`,
+        places in `text`, the text as the encoder reads it (cleaned, or read from the picture); what special tokens and
+        spaces get is left over.
         `experts`: task -> expert -> `{"weight", "says"}`; empty for a model of one network.
         `neighbours`: `{"image", "text"}`, see `RelationMemory.evidence`. `without`: part -> the verdict without it, None
         where the post has no such part, or nothing else.
     """
-    device, tasks = model.device, model.config.tasks
-    inputs = processor(images=[picture], text=[text], return_tensors="pt").to(device)
+    tasks, pictures = model.config.tasks, list(pictures or [])
+    inputs = _inputs(model, processor, pictures, text, numbers)
     memory = model.relation_memory if model.config.relation_scope != "batch" else None
     with torch.inference_mode():
         found = model(**inputs, output_attentions=True, output_relations=True, output_members=True)
-    pictures, texts = processor.treat([picture], [text])
-    shown: dict[str, Any] = {"verdict": _verdict(tasks, found), "text": texts[0]}
+    seen = processor.treat([_several(pictures)], [text])[1][0]
+    shown: dict[str, Any] = {"verdict": _verdict(tasks, found), "text": seen}
     shown["decisions"] = {task["name"]: kind_of(task).decision(task, shown["verdict"][task["name"]]) for task in tasks}
     shown["regions"] = None
-    if pictures[0] is not None and found.region_attention is not None:
-        attention = found.region_attention[0]
-        boxes = region_boxes(model, processor, size or picture.size)
-        boxes = boxes if boxes is not None and len(boxes) == len(attention) else [None] * len(attention)
-        shown["regions"] = [
-            {"box": box, "attention": weight} for box, weight in zip(boxes, attention.tolist(), strict=True)
-        ]
-    shown["words"] = words_with_attention(processor, texts[0], found.word_attention[0]) if texts[0] else []
+    if pictures and found.region_attention is not None:
+        places = sizes or [picture.size for picture in pictures]
+        shown["regions"] = regions_with_attention(model, processor, places, found.region_attention[0])
+    shown["words"] = words_with_attention(processor, seen, found.word_attention[0]) if seen else []
     shown["experts"] = _experts(tasks, found) if model.config.experts or model.config.members > 1 else {}
     shown["neighbours"] = {"image": [], "text": []}
     if memory is not None:
@@ -66,24 +73,28 @@ def explain(model, processor, picture: Image.Image | None, text: str | None, nei
             entries, cosines = found[f"{modality}_neighbours"][0], found[f"{modality}_similarities"][0]
             shown["neighbours"][modality] = memory.evidence(entries, cosines, neighbours)
     shown["without"] = dict.fromkeys(PARTS)
-    if picture is not None and text and text.strip():
-        without = {"picture": (None, text), "text": (picture, None)}
-        for part, (left, words) in without.items():
-            shown["without"][part] = _verdict_of(model, processor, left, words)
-    if memory is not None:
-        with torch.inference_mode():
+    with torch.inference_mode():
+        if pictures and text and text.strip():
+            without = {"picture": ([], text), "text": (pictures, None)}
+            for part, (left, words) in without.items():
+                shown["without"][part] = _verdict(tasks, model(**_inputs(model, processor, left, words, numbers)))
+        if memory is not None:
             shown["without"]["neighbours"] = _verdict(tasks, model(**inputs, without_neighbours=True))
     return shown
 
 
+def _several(pictures: list):
+    """Pictures of one post as the processor takes them."""
+    return pictures if len(pictures) > 1 else pictures[0] if pictures else None
+
+
+def _inputs(model, processor, pictures: list, text: str | None, numbers):
+    more = {} if numbers is None else {"numbers": [numbers]}
+    return processor(images=[_several(pictures)], text=[text], **more, return_tensors="pt").to(model.device)
+
+
 def _verdict(tasks: list[dict], outputs) -> dict:
     return predictions_by_task(tasks, {name: values[0] for name, values in outputs.logits.items()})
-
-
-def _verdict_of(model, processor, picture, text) -> dict:
-    with torch.inference_mode():
-        inputs = processor(images=[picture], text=[text], return_tensors="pt").to(model.device)
-        return _verdict(model.config.tasks, model(**inputs))
 
 
 def _experts(tasks: list[dict], outputs) -> dict:
@@ -127,6 +138,18 @@ def _words(text: str) -> list[tuple[int, int, str]]:
         found.append((start, start + len(word), word))
         start += len(word)
     return found
+
+
+def regions_with_attention(model, processor, sizes: Sequence[tuple[int, int]], attention: Tensor) -> list[dict]:
+    """The regions of all pictures, one after the other, with their attention (R,)."""
+    boxes = [region_boxes(model, processor, size) for size in sizes]
+    placed = [(number, box) for number, found in enumerate(boxes) for box in found or []]
+    if any(found is None for found in boxes) or len(placed) != len(attention):
+        placed = [(place * len(sizes) // len(attention), None) for place in range(len(attention))]
+    return [
+        {"picture": number, "box": box, "attention": weight}
+        for (number, box), weight in zip(placed, attention.tolist(), strict=True)
+    ]
 
 
 def region_boxes(model, processor, size: tuple[int, int]) -> list[list[float]] | None:

@@ -10,6 +10,7 @@ from transformers import Pipeline
 
 from .explanation import explain
 from .names import PIPELINE_TASK
+from .numeric_columns import standardised
 from .pictures import IMAGE_SOURCES, MAX_IMAGE_PIXELS, read_image, reduced, undecoded
 from .tasks import check_abstention, kind_of, predictions_by_task, tasks_left_to_a_person
 
@@ -37,7 +38,7 @@ UPLOAD_OPTIONS = (
     "create_pr",
     "tags",
 )
-POST_KEYS = ("image", "text", "id")
+POST_KEYS = ("image", "text", "numbers", "id")
 UNSET: Any = object()  # `top_k=None` asks for all labels as a list
 NEIGHBOUR_OUTPUTS = ("image_neighbours", "text_neighbours", "image_similarities", "text_similarities")
 
@@ -53,7 +54,9 @@ class MultimodalClassificationPipeline(Pipeline):
     """Verdicts on posts: `pipe({"image": picture, "text": words})`, or a list, dataset or generator of such dicts.
 
     `pipe(images=..., text=...)` takes lists as the processor does. Either part of a post may be missing. A picture is
-    anything `read_image` takes. Every post gives `{task: {label: probability}}`, for regression `{task: value}`.
+    anything `read_image` takes, of a post with several a list of them; `numbers` are of the model's numeric columns, by
+    name.
+    Every post gives `{task: {label: probability}}`, for regression `{task: value}`.
 
     Args:
         tasks: names of the tasks to answer for (default: all).
@@ -165,7 +168,7 @@ class MultimodalClassificationPipeline(Pipeline):
         except ValueError as error:
             if not skip:
                 raise
-            return {"error": str(error), "image": None, "text": None, "size": None}
+            return {"error": str(error), "image": None, "text": None, "numbers": None, "size": None}
 
     def _read(self, post, image_sources) -> dict:
         if not hasattr(post, "get"):
@@ -173,22 +176,31 @@ class MultimodalClassificationPipeline(Pipeline):
         elif {"bytes", "path"} & set(post) and not set(post) & {"image", "text"}:
             post = {"image": post}  # a picture as `datasets` has it
         if unknown := [name for name in post if name not in POST_KEYS]:
-            raise ValueError(f"a post has `image` and `text`, not {unknown[0]!r}")
+            raise ValueError(f"a post has {', '.join(f'`{name}`' for name in POST_KEYS)}, not {unknown[0]!r}")
         image, text = post.get("image"), post.get("text")
         if text is not None and not isinstance(text, str):
             raise ValueError(f"the text of a post must be a string or None, got {type(text).__name__}")
-        if image is None and not (text and text.strip()):
+        if (numbers := post.get("numbers")) is not None:
+            columns = getattr(self.processor, "numeric_columns", [])
+            if not columns:
+                raise ValueError("this model has no numeric columns, and the post has `numbers`")
+            standardised([numbers], columns)  # what is wrong with them is this post's error
+        most = getattr(self.processor, "max_image_pixels", MAX_IMAGE_PIXELS)
+        several = isinstance(image, (list, tuple))
+        pictures = [
+            read_image(each, most, image_sources) for each in (image if several else [image]) if each is not None
+        ]
+        if not pictures and not (text and text.strip()):
             raise ValueError("the post has neither an image nor a text")
-        if image is not None:
-            image = read_image(image, getattr(self.processor, "max_image_pixels", MAX_IMAGE_PIXELS), image_sources)
         return {
-            "image": None if image is None else reduced(image),
-            "size": None if image is None else image.size,
+            "image": [reduced(picture) for picture in pictures] or None,
+            "size": [picture.size for picture in pictures],
             "text": text,
+            "numbers": numbers,
         }
 
     def _forward(self, posts, output_relations=False, skip=False, explained=False):
-        if not isinstance(posts["image"], list):
+        if not isinstance(posts["error"], list):  # one alone
             posts = {name: [value] for name, value in posts.items()}
         errors = list(posts["error"])
         sound = [row for row, error in enumerate(errors) if error is None]
@@ -221,16 +233,30 @@ class MultimodalClassificationPipeline(Pipeline):
         """What a verdict is made of, for these rows of `posts`."""
         if not rows:
             return {}
-        images, text = ([posts[name][row] for row in rows] for name in ("image", "text"))
-        inputs = self.processor(images=images, text=text, return_tensors="pt").to(self.device)
+        inputs = self._inputs(posts, rows)
         found = self.model(**inputs, output_relations=output_relations)
         tensors = {name: found[name] for name in NEIGHBOUR_OUTPUTS if output_relations}
         return tensors | {f"logits.{name}": values for name, values in found.logits.items()}
 
+    def _inputs(self, posts, rows: list[int]):
+        images, text, numbers = ([posts[name][row] for row in rows] for name in ("image", "text", "numbers"))
+        images = [image[0] if image is not None and len(image) == 1 else image for image in images]
+        more = {} if all(each is None for each in numbers) else {"numbers": numbers}
+        return self.processor(images=images, text=text, **more, return_tensors="pt").to(self.device)
+
     def _explanations(self, posts, rows: list[int]) -> list[dict]:
         """What the verdicts of these rows of `posts` rest on."""
-        asked = (self.model, self.processor)
-        return [explain(*asked, posts["image"][row], posts["text"][row], size=posts["size"][row]) for row in rows]
+        return [
+            explain(
+                self.model,
+                self.processor,
+                posts["image"][row],
+                posts["text"][row],
+                sizes=posts["size"][row],
+                numbers=posts["numbers"][row],
+            )
+            for row in rows
+        ]
 
     def postprocess(self, outputs, tasks=None, top_k=UNSET, answers=False, neighbours=0, decisions=False, abstain=0.0):
         error = _alone(outputs["error"])

@@ -163,6 +163,8 @@ class MMOrientProcessor(ProcessorMixin):
             **kwargs,
         )
         text_kwargs, images_kwargs = merged["text_kwargs"], merged["images_kwargs"]
+        if "max_length" not in kwargs | kwargs.get("text_kwargs", {}):  # else it is the tokenizer's own, of its file
+            text_kwargs["max_length"] = min(text_kwargs.get("max_length") or self.max_tokens, self.max_tokens)
         return_tensors = text_kwargs.pop("return_tensors", None)
         images_kwargs.pop("return_tensors", None)
         data: dict = {}
@@ -181,7 +183,7 @@ class MMOrientProcessor(ProcessorMixin):
                 data = {name: _by_post(name, rows, counts) for name, rows in data.items()} | {"picture_counts": counts}
         if any(text):
             if self.tokenizer is not None:
-                options: dict = {"max_length": self.max_tokens, "return_attention_mask": True}
+                options: dict = {"return_attention_mask": True}
                 data |= self.tokenizer(text, **(options | text_kwargs))
             if self.joint_processor is not None:
                 options = {"padding": self.joint_padding, "truncation": True, "max_length": self.joint_max_tokens}

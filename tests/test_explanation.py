@@ -114,7 +114,7 @@ def test_experts_are_shown_with_their_weights():
     posts = [{"id": name, "image": halves(), "text": name, "x": "ab"[row % 2]} for row, name in enumerate("pqrs")]
     model.build_relation_memory(posts, processor)
     model.config.update({"tasks": [model.config.tasks[0] | {"expert_weights": {"text": 0.25, "network": 0.75}}]})
-    shown = explain(model, processor, halves(), "p", neighbours=2)
+    shown = explain(model, processor, [halves()], "p", neighbours=2)
     experts = shown["experts"]["x"]
     assert {name: found["weight"] for name, found in experts.items()} == {
         "text": 0.25, "both": 0.0, "neighbours": 0.0, "network": 0.75,
@@ -152,3 +152,32 @@ def test_forms_of_a_verdict(pipe):
     ):
         with pytest.raises(ValueError, match=said):
             pipe(post, **wrong)
+
+
+def test_several_pictures_are_one_post_and_each_has_its_regions(pipe):
+    post = {"image": [halves(), as_bytes(halves((16, 64)))], "text": "a cat"}
+    verdict = pipe(post, explain=True)
+    regions = verdict["explanation"]["regions"]
+    assert [region["picture"] for region in regions] == [0] * 4 + [1] * 4
+    assert regions[3]["box"] == pytest.approx([20, 12, 40, 24], abs=1)
+    assert regions[7]["box"] == pytest.approx([8, 32, 16, 64], abs=2)
+    assert sum(region["attention"] for region in regions) == pytest.approx(1, abs=1e-5)
+    one = pipe({"image": [halves()], "text": "a cat"})
+    assert one["offensive"] == pytest.approx(pipe({"image": halves(), "text": "a cat"})["offensive"], abs=1e-6)
+    assert verdict["offensive"] != pytest.approx(one["offensive"], abs=1e-7)
+    mixed = pipe([post, {"text": "a cat"}, {"image": halves()}], batch_size=3)
+    assert mixed[0]["offensive"] == pytest.approx(verdict["offensive"], abs=1e-5)
+    with pytest.raises(ValueError, match="neither an image nor a text"):
+        pipe({"image": []})
+
+
+def test_numbers_of_a_post_are_read_by_their_names(pipe):
+    with pytest.raises(ValueError, match="no numeric columns"):
+        pipe({"text": "a cat", "numbers": {"likes": 3}})
+    columns = [{"name": "likes", "mean": 10.0, "std": 5.0}]
+    model = MMOrientForMultiTaskClassification(small_towers(joint_config=None, task_feature_dim=2)).eval()
+    reader = MultimodalClassificationPipeline(model=model, processor=make_processor(numeric_columns=columns))
+    posts = [{"text": "a cat", "numbers": {"likes": 40}}, {"text": "a cat"}, {"text": "a cat", "numbers": {"like": 1}}]
+    many, none, wrong = reader(posts, on_error="skip", batch_size=3, explain=True)
+    assert many["x"] != pytest.approx(none["x"], abs=1e-7) and "'like'" in wrong["error"]
+    assert many["explanation"]["verdict"]["x"] == pytest.approx(many["x"], abs=1e-6)

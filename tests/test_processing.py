@@ -206,3 +206,12 @@ def test_texts_are_cut_at_what_the_text_encoder_reads(tmp_path):
     assert processor(text="cat " * 100, return_tensors="pt")["input_ids"].shape == (1, 10)
     model = MMOrientModel.from_encoders_pretrained(text=str(tmp_path), vision_config=None)
     assert model.eval().encode_posts(**processor(text="cat " * 100, return_tensors="pt")).token_features.shape[1] == 10
+
+
+def test_max_tokens_counts_whatever_length_a_tokenizer_was_saved_with():
+    processor = make_processor(max_tokens=6)
+    processor.tokenizer.init_kwargs["max_length"] = 33  # as many repositories have it
+    processor.tokenizer.max_length = 33
+    text = ["a cat on a mat when the code compiles at once"]
+    assert processor(text=text, return_tensors="pt")["input_ids"].shape[1] == 6
+    assert processor(text=text, max_length=4, return_tensors="pt")["input_ids"].shape[1] == 4

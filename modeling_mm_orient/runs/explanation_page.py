@@ -28,7 +28,7 @@ class Explanation:
     """What `explain_post` found. `found` is that of `explanation.explain`, `thumbnails` id -> `{"picture", "text"}` of
     reference posts. Notebooks show it."""
 
-    picture: Image.Image | None
+    pictures: list[Image.Image]
     found: dict
     tasks: list[dict]
     thumbnails: dict[str, dict]
@@ -55,14 +55,11 @@ class Explanation:
 
     def html(self) -> str:
         """The page's text."""
-        picture, found = self.picture, self.found
-        scale = 1.0 if picture is None else min(1.0, SHOWN_SIDE / max(picture.size))
+        found = self.found
         return page(
             "explanation.html.j2",
             title="What a verdict rests on",
-            picture=picture_url(picture, SHOWN_SIDE),
-            size=None if picture is None else [round(side * scale) for side in picture.size],
-            regions=_regions(found["regions"], scale),
+            pictures=[_shown(number, picture, found["regions"] or []) for number, picture in enumerate(self.pictures)],
             has_boxes=any(region["box"] for region in found["regions"] or ()),
             words=_shaded(found),
             rows=[_task_rows(task, found) for task in self.tasks],
@@ -103,20 +100,19 @@ class Explanation:
         import matplotlib
         from matplotlib.patches import Rectangle
 
-        above, below = figure.subplots(2, 1, height_ratios=[3, 1.4])
-        for axis in (above, below):
+        count = max(1, len(self.pictures))
+        upper, lower = figure.subfigures(2, 1, height_ratios=[3, 1.4])
+        *above, below = [*upper.subplots(1, count, squeeze=False)[0], lower.subplots()]
+        for axis in (*above, below):
             axis.axis("off")
-        if self.picture is None:
-            above.text(0.5, 0.5, "no picture", ha="center", va="center", color="0.5")
-        else:
-            above.imshow(self.picture)
-            boxed = [region for region in self.found["regions"] or () if region["box"]]
-            most = max([region["attention"] for region in boxed], default=1) or 1
-            for region in boxed:
-                x, y, right, bottom = region["box"]
-                alpha = 0.75 * region["attention"] / most
-                above.add_patch(Rectangle((x, y), right - x, bottom - y, color="#ff6a00", alpha=alpha, linewidth=0))
-            above.set_title("HIMA's attention over regions and words", fontsize=9)
+        if not self.pictures:
+            above[0].text(0.5, 0.5, "no picture", ha="center", va="center", color="0.5")
+        for number, picture in enumerate(self.pictures):
+            above[number].imshow(picture)
+            for region in _regions(number, self.found["regions"] or [], 1.0):
+                box = (region["x"], region["y"]), region["width"], region["height"]
+                above[number].add_patch(Rectangle(*box, color="#ff6a00", alpha=region["opacity"], linewidth=0))
+        above[0].set_title("HIMA's attention over regions and words", fontsize=9, loc="left")
         colours = matplotlib.colormaps[HEAT]
         x, y, line = 0.0, 1.0, 52
         for word, share in _shaded(self.found)[:60]:
@@ -145,7 +141,8 @@ def explain_post(
     """Explain one post's verdict.
 
     Args:
-        model, processor: of a finished run. post: `image` (anything `read_image` takes) and `text`; either may be missing.
+        model, processor: of a finished run. post: `image` (anything `read_image` takes, or a list of them), `text` and
+            `numbers`; any may be missing.
         neighbours: reference posts per modality.
         references: ids -> id -> `{"image", "text"}` of those that are known, to show them.
 
@@ -153,15 +150,15 @@ def explain_post(
         ValueError: the picture cannot be read, or there is neither picture nor text.
     """
     image, text = post.get("image"), post.get("text")
-    if image is None and not (text and text.strip()):
+    images = image if isinstance(image, (list, tuple)) else [image]
+    pictures = [read_image(each, processor.max_image_pixels) for each in images if each is not None]
+    if not pictures and not (text and text.strip()):
         raise ValueError("the post has neither an image nor a text")
-    picture = None if image is None else read_image(image, processor.max_image_pixels)
-    size = None if picture is None else picture.size
-    shown = None if picture is None else reduced(picture)
-    found = explain(model.eval(), processor, shown, text, neighbours, size)
+    shown, sizes = [reduced(picture) for picture in pictures], [picture.size for picture in pictures]
+    found = explain(model.eval(), processor, shown, text, neighbours, sizes, post.get("numbers"))
     ids = list(dict.fromkeys(post["id"] for posts in found["neighbours"].values() for post in posts))
     known = references(ids) if references is not None and ids else {}
-    return Explanation(picture, found, model.config.tasks, {name: thumbnail_of(post) for name, post in known.items()})
+    return Explanation(pictures, found, model.config.tasks, {name: thumbnail_of(post) for name, post in known.items()})
 
 
 def explain_with_run(run: str, post: dict, data: str | None = None, neighbours: int = 5) -> Explanation:
@@ -200,9 +197,17 @@ def thumbnail_of(post: dict) -> dict:
     return {"picture": picture, "text": post.get("text")}
 
 
-def _regions(regions: list[dict] | None, scale: float) -> list[dict]:
-    boxed = [region for region in regions or () if region["box"]]
-    most = max([region["attention"] for region in boxed], default=0) or 1
+def _shown(number: int, picture: Image.Image, regions: list[dict]) -> dict:
+    """A picture as the page shows it, with its regions."""
+    scale = min(1.0, SHOWN_SIDE / max(picture.size))
+    width, height = (round(side * scale) for side in picture.size)
+    url = picture_url(picture, SHOWN_SIDE)
+    return {"url": url, "width": width, "height": height, "regions": _regions(number, regions, scale)}
+
+
+def _regions(number: int, regions: list[dict], scale: float) -> list[dict]:
+    """One picture's regions; the strongest of all pictures is the darkest."""
+    most = max([region["attention"] for region in regions if region["box"]], default=0) or 1
     return [
         {
             "x": x * scale,
@@ -212,7 +217,8 @@ def _regions(regions: list[dict] | None, scale: float) -> list[dict]:
             "opacity": round(0.75 * region["attention"] / most, 3),
             "attention": region["attention"],
         }
-        for region in boxed
+        for region in regions
+        if region["box"] and region["picture"] == number
         for x, y, right, bottom in [region["box"]]
     ]
 
