@@ -74,16 +74,27 @@ def _push(options) -> None:
         if pushed.space_files is not None:
             _list("Space", options.repository, pushed.space_files)
         print("nothing was sent")
+        _say_what_shows_posts(pushed.files)
         return
     for name in pushed.deleted:
         print(f"deleted there, from an earlier export: {name}")
     print(f"{len(pushed.files)} files in {pushed.url}, revision {pushed.revision}")
+    _say_what_shows_posts(pushed.files)
     if pushed.space_url:
         print(f"Space: {pushed.space_url}")
         if options.private:
             print("the model is private: give the Space a secret HF_TOKEN that may read it")
     if facts.license is None:
         print("its card names no licence, and without one nobody may use it: say --license")
+
+
+def _say_what_shows_posts(files: dict[str, int]) -> None:
+    from ..runs.run_folder import REPORT_FILE
+
+    if REPORT_FILE in files:
+        print(
+            f"{REPORT_FILE} shows pictures and texts of posts: delete it in the run's folder if nobody may see them"
+        )
 
 
 def _list(kind: str, name: str, files: dict[str, int]) -> None:

@@ -66,7 +66,9 @@ def model_card(
         calibration=_calibration(metrics),
         noise=_noise(noise or []),
         relations=OF_BATCH if config.relation_scope == "batch" else OF_MEMORY,
-        data_lines="\n".join([f"- data sets: {data}", *counts, f"- posts left out: {len(run.get('left_out', []))}"]),
+        data_lines="\n".join(
+            [f"- data sets: {data}", *counts, f"- posts left out: {len(run.get('left_out', []))}", *_label_counts(run)]
+        ),
         training_lines="\n".join(f"- {name}: {value}" for name, value in settings.items()),
         limits="\n".join(f"- {line}" for line in _limits(config, metrics, facts)),
     )
@@ -120,6 +122,16 @@ def noise_in(folder) -> list[dict]:
 def _dataset_of(run: dict) -> list[str] | None:
     source = hub_id(run.get("data", {}).get("data"))
     return [source] if source is not None and DATASET.fullmatch(source) else None
+
+
+def _label_counts(run: dict) -> list[str]:
+    """How many training posts have each label."""
+    lines = []
+    for task, of in run.get("labels", {}).items():
+        named = [f"{label} {count}" for label, count in of.get("train", {}).items() if label]
+        without = of.get("train", {}).get("", 0)
+        lines.append(f"- {task} in training: {', '.join(named)}" + (f"; without a label {without}" if without else ""))
+    return lines
 
 
 def _encoder_lines(config, licenses: dict[str, str]) -> list[str]:
