@@ -92,9 +92,7 @@ def _say_what_shows_posts(files: dict[str, int]) -> None:
     from ..runs.run_folder import REPORT_FILE
 
     if REPORT_FILE in files:
-        print(
-            f"{REPORT_FILE} shows pictures and texts of posts: delete it in the run's folder if nobody may see them"
-        )
+        print(f"{REPORT_FILE} shows pictures and texts of posts: delete it in the run's folder if nobody may see them")
 
 
 def _list(kind: str, name: str, files: dict[str, int]) -> None:
