@@ -78,7 +78,7 @@ setup(
         "onnx": ["onnx>=1.17", "onnxscript>=0.7", "onnxruntime>=1.20"],
         # the page of `mm-orient serve`: uploads, a queue, an API and a client for it; it takes no Pillow 13 yet
         "space": ["gradio>=6.20,<7"],
-        # that page in a browser: Debian's chromium, or any other that Playwright drives; and its API
+        # that page in a browser, Debian's chromium or Google's; in an environment of its own, for Pillow's sake
         "test-space": ["playwright>=1.50"],
         # the peers of benchmarks/speed
         "bench": ["torch-geometric>=2.6", "faiss-cpu>=1.10"],

@@ -3,6 +3,7 @@
 
 import json
 import logging
+import math
 import tempfile
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,8 +27,7 @@ WARNING = (
     "others. The model's `MODEL_CARD.md` says what it is for."
 )
 PAGE_CSS = """
-.gradio-container { max-width: 76rem !important; margin: 0 auto !important; }
-.gradio-container main { width: 100%; }
+.gradio-container { width: 100%; max-width: 76rem !important; margin: 0 auto !important; }
 #head p { margin: 0; } #head h1 { margin: 0 0 .1rem; font-size: 1.4rem; }
 """
 # `launch` takes them
@@ -98,9 +98,9 @@ def _one_post(asker: Asker, visit: gr.State) -> tuple[gr.Image, gr.Textbox]:
         their_picture, their_text, labels, add, forget, listing = reference
 
         def add_and_show(picture, text, their_picture, their_text, visit, *said):
-            known = {task["name"]: _label(task, value) for task, value in zip(asker.tasks, said, strict=True)}
             try:
                 with _unexpected_told():
+                    known = {task["name"]: _label(task, value) for task, value in zip(asker.tasks, said, strict=True)}
                     own = their_picture is not None or (their_text and their_text.strip())
                     content, words = (their_picture, their_text) if own else (picture, text)
                     visit = asker.add(asker.read(_content(content)), words, known, visit)
@@ -140,7 +140,7 @@ def _label_input(task: dict):
     """An input whose value is a label's number, the numbers of several, or a number itself; see `_label`."""
     title = f"Its {task['name']}"
     if not task["labels"]:
-        return gr.Number(label=title, value=None)
+        return gr.Textbox(label=title, lines=1, placeholder="a number; empty: unknown")  # a gr.Number left empty says 0
     choices = [(label, place) for place, label in enumerate(task["labels"])]
     if task["kind"] == "multi_label":
         return gr.Dropdown([*choices, ("none of these", NONE)], label=title, multiselect=True, info="empty: unknown")
@@ -148,12 +148,26 @@ def _label_input(task: dict):
 
 
 def _label(task: dict, said):
-    """What an input of `_label_input` says as a label, several or a number; None for unknown."""
+    """What an input of `_label_input` says as a label, several or a number; None for unknown.
+
+    Raises:
+        ValueError: it is no number.
+    """
     if not task["labels"]:
-        return said
+        return _number(task, said)
     if isinstance(said, list):
         return [task["labels"][place] for place in said if place != NONE] if said else None
     return None if said is None or said == NONE else task["labels"][said]
+
+
+def _number(task: dict, said: str | None) -> float | None:
+    try:
+        value = float(said) if said and said.strip() else None
+    except ValueError:
+        value = math.nan
+    if value is not None and not math.isfinite(value):
+        raise ValueError(f"Its {task['name']} must be a number, or empty where it is unknown; got {said!r}.")
+    return value
 
 
 def _listing(visit: Visit) -> str:

@@ -18,6 +18,7 @@ CSS = """
 .mm .faint { opacity: .75; font-size: .85rem; }
 .mm .wide { overflow-x: auto; } .mm table { border: 0 !important; border-collapse: collapse; margin: .2rem 0 .6rem; }
 .mm th, .mm td { padding: .2rem .6rem; text-align: left; vertical-align: baseline; }
+.mm tr { border: 0 !important; }
 .mm th, .mm td { border: 0 !important; border-bottom: 1px solid var(--border-color-primary) !important; }
 .mm th { font-weight: 600; font-size: .85rem; } .mm th:first-child, .mm td:first-child { padding-left: 0 !important; }
 .mm .n { text-align: right; white-space: nowrap; } .mm .task td { padding-top: .7rem; font-weight: 600; }
