@@ -121,6 +121,7 @@ def test_visitors_who_ask_at_the_same_time_get_their_own_answers(asker, verdicts
     ("content", "said"),
     [
         (b"\x89PNG\r\n\x1a\nnothing more", "The picture cannot be read: "),
+        (b"\x89PNG\r\n\x1a\nx", "it begins as PNG does, and is broken"),
         (b"plain words", "no picture in a known format"),
         (b"", "it is empty"),
         (b"0" * (25 * 2**20 + 1), "at most 25 are taken"),
