@@ -71,7 +71,9 @@ def launch(page: gr.Blocks, **where):
 def _head(asker: Asker, name: str) -> str:
     tasks = ", ".join(escaped(task["name"]) for task in asker.tasks)
     posts = "no relation memory" if asker.memory is None else f"{len(asker.memory):,} reference posts"
-    return f"# {escaped(name)}\n\nTasks: {tasks}; {posts}.\n\n<small>{WARNING}</small>"
+    numbers = ", ".join(escaped(column["name"]) for column in asker.pipe.processor.numeric_columns)
+    unasked = f" Its numbers ({numbers}) are not asked for here, and count as unknown." if numbers else ""
+    return f"# {escaped(name)}\n\nTasks: {tasks}; {posts}.{unasked}\n\n<small>{WARNING}</small>"
 
 
 def _one_post(asker: Asker, visit: gr.State) -> tuple[gr.Image, gr.Textbox]:

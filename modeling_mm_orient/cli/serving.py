@@ -60,14 +60,7 @@ def _app():
     import importlib
     import sys
 
-    sys.path.insert(0, str(_space_folder()))
+    from ..runs.push import space_folder
+
+    sys.path.insert(0, str(space_folder()))
     return importlib.import_module("app")
-
-
-def _space_folder():
-    """`examples/space/`: inside the package when installed from a wheel, beside it in a checkout."""
-    from pathlib import Path
-
-    package = Path(__file__).parents[1]
-    inside = package / "space"
-    return inside if inside.is_dir() else package.parent / "examples" / "space"
