@@ -22,12 +22,17 @@ setup(
     url="https://arxiv.org/abs/2508.16300",
     project_urls={"Paper": "https://arxiv.org/abs/2508.16300"},
     python_requires=">=3.11",
-    packages=[*find_packages(include=["modeling_mm_orient*"]), "modeling_mm_orient.hub_configs"],
-    package_dir={"modeling_mm_orient.hub_configs": "hub_configs"},
+    packages=[
+        *find_packages(include=["modeling_mm_orient*"]),
+        "modeling_mm_orient.hub_configs",
+        "modeling_mm_orient.space",
+    ],
+    package_dir={"modeling_mm_orient.hub_configs": "hub_configs", "modeling_mm_orient.space": "examples/space"},
     package_data={
         "modeling_mm_orient": ["py.typed"],
         "modeling_mm_orient.hub_configs": ["*.json"],
         "modeling_mm_orient.runs": ["*.md", "templates/*.j2"],
+        "modeling_mm_orient.space": ["*.md", "*.txt"],
     },
     entry_points={"console_scripts": ["mm-orient=modeling_mm_orient.cli:main"]},
     install_requires=[
@@ -71,6 +76,10 @@ setup(
         "search": ["optuna>=4"],
         # graphs of `mm-orient export --onnx`: onnxscript translates what torch exports, onnxruntime compares it
         "onnx": ["onnx>=1.17", "onnxscript>=0.7", "onnxruntime>=1.20"],
+        # the page of `mm-orient serve`: uploads, a queue, an API and a client for it; it takes no Pillow 13 yet
+        "space": ["gradio>=6.20,<7"],
+        # that page in a browser, Debian's chromium or Google's; in an environment of its own, for Pillow's sake
+        "test-space": ["playwright>=1.50"],
         # the peers of benchmarks/speed
         "bench": ["torch-geometric>=2.6", "faiss-cpu>=1.10"],
         # the site of docs/: pages per command from the parser, API pages from docstrings

@@ -189,6 +189,8 @@ def _opened(source, kind: str) -> Image.Image:
         else:
             source.seek(0)
             found = format_of(source.read(16))
+        if found in FORMATS:
+            raise ValueError(f"it begins as {found} does, and is broken") from None
         what = "no picture in a known format" if found is None else f"pictures in {found} are not opened"
         raise ValueError(f"{what} (opened are {', '.join(FORMATS)})") from None
 

@@ -37,6 +37,7 @@ def test_the_package_imports_nothing_heavy_until_a_name_is_used():
         ["train", "--help"],
         ["memory", "build", "--help"],
         ["ray", "predict", "--help"],
+        ["serve", "--help"],
         ["no-such-verb"],
         ["train", "--data", "x", "--output", "y", "--epochs", "many"],
         ["memory", "build", "RUN", "--data", "x", "--top-k", "0"],

@@ -105,7 +105,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    from . import benchmark, data, doctor, features, hub, looking, memory, training, using
+    from . import benchmark, data, doctor, features, hub, looking, memory, serving, training, using
 
     top = Parser(
         prog="mm-orient",
@@ -118,6 +118,7 @@ def parser() -> argparse.ArgumentParser:
         "train": training,
         "predict and evaluate": using,
         "look": looking,
+        "try on a page": serving,
         "publish": hub,
         "compare": benchmark,
         "relation memory": memory,
