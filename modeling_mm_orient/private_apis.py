@@ -1,5 +1,6 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
-"""Every private name of PyTorch, transformers and Accelerate that this package rests on, and why nothing public serves.
+"""Every private name of PyTorch, transformers, Accelerate and argparse that this package rests on, and why nothing public
+serves.
 
 A test asks for each by name with the oldest and the newest supported versions, and goes red when one is gone.
 """
@@ -52,6 +53,18 @@ PRIVATE_NAMES = (
         "revert_weight_conversion",
         "a Trainer loads checkpoints by `load_state_dict`, which knows only today's names of an encoder's weights",
     ),
+    PrivateName(
+        "transformers:Trainer", "_prepare_inputs", "what its own `prediction_step` begins with, overridden here"
+    ),
+    PrivateName(
+        "argparse:ArgumentParser", "_actions", "a file of options has those of the command line, by name", True
+    ),
+    PrivateName("argparse:ArgumentParser", "_option_string_actions", "the same", True),
+    PrivateName(
+        "argparse:ArgumentParser", "_mutually_exclusive_groups", "what an option of the command line rules out", True
+    ),
+    PrivateName("argparse:ArgumentParser", "_group_actions", "the same, of each group", True),
+    PrivateName("argparse", "_AppendAction", "an option that is given once per value"),
     PrivateName("torch:Tensor", "_version", "the only sign of a weight changed in place, cheap enough for every call"),
     PrivateName(
         "torch.nn:Module", "_forward_hooks", "a weight is used without its layer only where nobody listens", True

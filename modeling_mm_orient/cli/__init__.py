@@ -113,7 +113,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    verbs = top.add_subparsers(title="arguments", required=True, metavar="COMMAND", help="one of those below")
+    verbs = top.add_subparsers(required=True, metavar="COMMAND", help=argparse.SUPPRESS)  # in groups below
     groups = {
         "train": training,
         "predict and evaluate": using,
@@ -128,16 +128,15 @@ def parser() -> argparse.ArgumentParser:
     }
     said = []
     for title, group in groups.items():
-        before = len(verbs._choices_actions)
+        before = set(verbs.choices)
         group.add_verbs(verbs)
-        said += [f"\n{title}:", *(_line(action) for action in verbs._choices_actions[before:])]
-    verbs._choices_actions.clear()  # they stand in their groups
+        said += [f"\n{title}:", *(_line(name, verbs.choices[name]) for name in verbs.choices if name not in before)]
     top.epilog = "\n".join(said)[1:] + "\n\nmm-orient COMMAND --help says the rest, with an example."
     return top
 
 
-def _line(action: argparse.Action) -> str:
-    return textwrap.fill(str(action.help), 100, initial_indent=f"  {action.dest:14}", subsequent_indent=" " * 16)
+def _line(name: str, verb: argparse.ArgumentParser) -> str:
+    return textwrap.fill(str(verb.description), 100, initial_indent=f"  {name:14}", subsequent_indent=" " * 16)
 
 
 if __name__ == "__main__":
