@@ -60,9 +60,7 @@ PRIVATE_NAMES = (
         "argparse:ArgumentParser", "_actions", "a file of options has those of the command line, by name", True
     ),
     PrivateName("argparse:ArgumentParser", "_option_string_actions", "the same", True),
-    PrivateName(
-        "argparse:ArgumentParser", "_mutually_exclusive_groups", "what an option of the command line rules out", True
-    ),
+    PrivateName("argparse:ArgumentParser", "_mutually_exclusive_groups", "what an option rules out", True),
     PrivateName("argparse:ArgumentParser", "_group_actions", "the same, of each group", True),
     PrivateName("argparse", "_AppendAction", "an option that is given once per value"),
     PrivateName("torch:Tensor", "_version", "the only sign of a weight changed in place, cheap enough for every call"),

@@ -109,11 +109,14 @@ def parser() -> argparse.ArgumentParser:
 
     top = Parser(
         prog="mm-orient",
+        usage="%(prog)s [-h] [--version] COMMAND ...",
         description="Understand posts of a picture and a text, for many tasks at once.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    verbs = top.add_subparsers(required=True, metavar="COMMAND", help=argparse.SUPPRESS)  # in groups below
+    verbs = top.add_subparsers(
+        prog=top.prog, required=True, metavar="COMMAND", help=argparse.SUPPRESS
+    )  # in groups below
     groups = {
         "train": training,
         "predict and evaluate": using,
