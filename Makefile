@@ -45,7 +45,7 @@ chromium:  ## Debian's, for test-space; where it cannot be installed, the tests 
 $(VENV)/.ready: setup.py constraints.txt install_torch_scatter.sh
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch setuptools wheel
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test,faiss,text-removal,task-features,ray,onnx]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test,faiss,text-removal,task-features,ray,onnx,completion]"
 	bash install_torch_scatter.sh $(BIN)
 	touch $@
 
