@@ -26,7 +26,7 @@ MOMENTS = 3
 DRIVER = """
 import json, os, resource, signal, sys
 import datasets, modeling_mm_orient.features.cache, modeling_mm_orient.runs.evaluation, modeling_mm_orient.runs.training
-import modeling_mm_orient.runs.benchmark.cells
+import modeling_mm_orient.runs.benchmark.cells, modeling_mm_orient.runs.explanation_page, matplotlib.pyplot
 import modeling_mm_orient.data.folder_text_removal, modeling_mm_orient.runs.data_set_graphs, modeling_mm_orient.runs.memory
 import tests.contract.test_any_moment, transformers.models.auto.modeling_auto
 from modeling_mm_orient.cli import main
@@ -130,6 +130,7 @@ def commands(place: Path) -> dict[str, list]:
     benchmark = ["benchmark", "--data", data, "--labels", "humour", "--output", out / "bench", "--seeds", 0, 1]
     benchmark += ["--methods", "mm_orient", "logistic_regression", "--epochs", 1, "--bootstrap", 100, "--no-plots"]
     read = ["--reader", "tests.contract.test_any_moment:reader"]
+    shown = [out / f"explanation.{ending}" for ending in ("html", "png", "json")]
     return {
         "train": [*training, "--output", out / "run"],
         "export": ["export", run, "--output", out / "hub"],
@@ -145,6 +146,9 @@ def commands(place: Path) -> dict[str, list]:
         "graph": ["graph", "--data", data, *encoders, "--top-k", 2, "--output", out / "g.parquet", *cache],
         "inspect-data": ["inspect-data", "--data", data, "--json", out / "d.json"],
         "benchmark": [*benchmark, *encoders, *cache],
+        "report": ["report", run, "--data", data, "--output", out / "report.html", *cache],
+        "explain": ["explain", run, "--post", data / "images" / "0001.png", "x", "--output", *shown],
+        "inspect-graph": ["inspect-graph", run, "--data", data, "--picture", out / "graph.png", "--json", out / "i.json"],
         "remove-text": ["remove-text", data / "images", "--output", out / "clean", *read],
     }  # fmt: skip
 
