@@ -26,6 +26,17 @@ def whole_file(path, leftovers: bool = True) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def check_place(path) -> None:
+    """Raise OSError unless a file can be written to `path`; its folder is made."""
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = own_partial(path)
+    partial.touch()
+    partial.unlink()
+
+
 def own_partial(path) -> Path:
     """A hidden name beside `path` that no other process writes to; those of dead processes of this machine are removed."""
     remove_leftovers(path)

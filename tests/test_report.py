@@ -10,8 +10,12 @@ import torch
 
 from modeling_mm_orient.cli import main
 from modeling_mm_orient.runs.graph_picture import drawn_graph, relation_edges
+from modeling_mm_orient.runs.metric_plots import metrics_figure, on_figure
+from modeling_mm_orient.runs.pages import figure_url
 from modeling_mm_orient.runs.report.contents import Judged, class_table, clearest_errors, label_counts_by_split
+from modeling_mm_orient.runs.report.plots import learning_curves
 from modeling_mm_orient.runs.report.summary import summarise, summary_text
+from modeling_mm_orient.runs.scoring import kept_by
 
 from .helpers import save_encoders, write_folder
 
@@ -87,6 +91,7 @@ def test_a_report_of_other_posts(run, tmp_path, capsys):
     ]
     assert main(command) == 0
     assert "6 posts of <b>test</b>" in (tmp_path / "o.html").read_text(encoding="utf-8")
+    assert "the best single baseline" not in capsys.readouterr().out  # those were measured on the run's own posts
     assert main([*command[:-1], str(tmp_path / "o.pdf")]) == 1
     assert "a report is written to an .html file" in capsys.readouterr().err
 
@@ -107,9 +112,28 @@ def test_explain_writes_a_page_a_picture_and_values(run, capsys, tmp_path):
         (["--post", str(run / "absent.png"), "x"], "does not exist"),
         (["--post", picture, "x", "--output", "out.pdf"], ".html, .png or .json"),
         (["--post", picture, "x", "--neighbours", "-1"], "at least 0"),
+        (["--post", picture, "x", "--output", str(run / "run" / "run.json" / "e.html")], "run.json"),
     ):
         assert main(["explain", str(run / "run"), *command]) == 1
         assert said in capsys.readouterr().err
+
+
+def test_posts_of_many_labels_and_without_labelled_test_posts(tmp_path, capsys):
+    rows = [
+        {"image": f"{i}.png", "text": f"words {i} " * 40, "split": ["train", "val", "test"][min(2, i // 10)],
+         "joy": i % 2 if i < 20 else "", "fear": i // 2 % 2 if i < 20 else ""}
+        for i in range(24)
+    ]  # fmt: skip
+    data, place = write_folder(tmp_path / "data", rows), str(tmp_path / "run")
+    command = ["train", "--data", str(data), "--labels", "emotions=joy,fear", "--epochs", "1", "--output", place]
+    assert main(command) == 0
+    assert "on validation: the run" in capsys.readouterr().out
+    assert "10 posts of <b>validation</b>" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert main(["report", place]) == 0 and "on validation: the run" in capsys.readouterr().out
+    card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    assert "there were no labelled test posts" in card and "### test\n\nNo post has a label." in card
+    files = [str(tmp_path / f"why.{ending}") for ending in ("png", "html")]
+    assert main(["explain", place, "--post", "none", "words " * 80, "--output", *files]) == 0
 
 
 def test_the_graph_of_posts_is_drawn(run, tmp_path, capsys):
@@ -159,14 +183,18 @@ def test_a_class_that_nobody_decided_has_an_f1_of_0():
 
 def test_the_summary_names_what_is_weak():
     found = {
-        "macro_f1": 0.4, "majority_macro_f1": 0.39, "calibration_error": 0.2,
+        "macro_f1": 0.4, "majority_macro_f1": 0.39, "calibration_error": 0.2, "posts": 60,
         "precision": [1, 0, 0], "recall": [1, 0, 0], "support": [3, 2, 1],
     }  # fmt: skip
-    value = {"mse": 1.0, "mean_predictor_mse": 1.0}
+    value = {"mse": 1.0, "mean_predictor_mse": 1.0, "posts": 60}
     tasks = [CLASSES, {"name": "score", "kind": "regression", "labels": []}]
     baselines = {
         name: {
-            split: {"mood": {"macro_f1": score}, "score": {"mse": error}, "mean_macro_f1": mean}
+            split: {
+                "mood": {"macro_f1": score, "majority_macro_f1": 0.39, "posts": 60},
+                "score": {"mse": error, "mean_predictor_mse": 1.0, "posts": 60},
+                "mean_macro_f1": mean,
+            }
             for split, mean in means.items()
         }
         for name, score, error, means in (
@@ -184,6 +212,46 @@ def test_the_summary_names_what_is_weak():
     assert "nothing learned" in entries[1].notes[0] and "knn alone is nearer" in entries[1].notes[1]
     assert "mood   macro-F1 0.400  0.390  0.500" in summary_text(entries, best, "test")
     assert summarise(tasks, {"mood": found}, {}, "test", {})[1] is None
+    # other posts than the baselines', and too few: neither is compared or judged
+    entries, best = summarise(tasks, {"mood": found | {"posts": 9}}, baselines, "test", counts)
+    assert best is None and [entry.baseline for entry in entries] == [None, None]
+    said = summary_text(entries, best, "test")
+    assert "9 posts with a label here: too few to judge by" in said and "nothing learned" not in said
+    assert "score  mse unknown" in said and "no post here has a label" in said
+    assert "knn" not in said and "or the mean" in said
+
+
+def test_a_summary_of_numbers_alone_has_a_baseline_beside_it():
+    tasks = [{"name": "score", "kind": "regression", "labels": []}]
+    value = {"mse": 1.0, "mean_predictor_mse": 2.0, "posts": 60}
+    baselines = {
+        name: {split: {"score": value | {"mse": mse}, "mean_macro_f1": None} for split in ("validation", "test")}
+        for name, mse in (("knn", 3.0), ("text_only", 0.5))
+    }
+    entries, best = summarise(tasks, {"score": value}, baselines, "test", {})
+    assert best == "text_only" and entries[0].baseline == 0.5
+    assert "the run, the mean (of mse less is better), text_only" in summary_text(entries, best, "test")
+
+
+def test_the_dotted_epoch_is_the_one_that_was_kept():
+    log = [{"epoch": n, "eval_loss": loss, "eval_mean_macro_f1": f1, "eval_x_mean_macro_f1": f1}
+           for n, loss, f1 in ((1, 0.5, 0.1), (2, 0.9, 0.7))]  # fmt: skip
+
+    def dotted(trainer: dict) -> float:
+        axis = learning_curves(log, kept_by(trainer)).axes[1]
+        assert "x_mean" in [text.get_text() for text in axis.get_legend().get_texts()]
+        return next(line.get_xdata()[0] for line in axis.lines if line.get_linestyle() == ":")
+
+    assert dotted({}) == 2 and dotted({"metric_for_best_model": "eval_loss"}) == 1
+    assert dotted({"metric_for_best_model": "eval_loss", "greater_is_better": True}) == 2
+
+
+def test_names_leave_room_on_figures(recwarn):
+    name = "a task\nof $many$ words " * 9
+    table = {"reliability": [(0.5, 0.5, 3)], "calibration_error": 0.1, "coverage": [(1.0, 0.5)]}
+    figure_url(metrics_figure({name: table}))
+    assert not [str(warning.message) for warning in recwarn if "constrained_layout" in str(warning.message)]
+    assert on_figure(name) == r"a task of \$many\$ words …"
 
 
 def test_labels_are_counted_by_split():

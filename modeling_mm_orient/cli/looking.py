@@ -17,7 +17,9 @@ def add_verbs(verbs) -> None:
     )
     add_run(verb)
     add_data(verb, required=False)
-    verb.add_argument("--split", default="test", help="default: test, or what the run has not seen")
+    verb.add_argument(
+        "--split", help="default: test, or what the run has not seen; without labels there, validation"
+    )
     verb.add_argument("--output", metavar="FILE", help=".html (default: report.html in the run's folder)")
     add_feature_cache(verb)
 
@@ -78,12 +80,12 @@ def _report(options) -> None:
 
 
 def _explain(options) -> None:
-    from pathlib import Path
-
+    from ..partial_files import check_place
     from ..runs.explanation_page import check_form, explain_with_run
 
     for path in options.output:
         check_form(path)
+        check_place(path)
     if options.neighbours < 0:
         raise ValueError(f"--neighbours must be at least 0, got {options.neighbours}")
     picture, text = (None if part == NOTHING else part for part in options.post)
@@ -93,19 +95,21 @@ def _explain(options) -> None:
     for task, decided in explanation.found["decisions"].items():
         print(f"{task}: {', '.join(decided) if isinstance(decided, list) else decided}")
     for path in options.output:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
         explanation.save(path)
         print(f"to look at: {path}")
 
 
 def _inspect_graph(options) -> None:
     from ..data.json_files import write_json
+    from ..partial_files import check_place
     from ..runs.evaluation import draw_relations, inspect_graph
     from ..runs.graph_inspection import as_json, statistics_table
     from ..runs.graph_picture import check_picture_name
 
     if options.picture:
         check_picture_name(options.picture)
+    for path in filter(None, (options.picture, options.json)):
+        check_place(path)
     data, batch_size = described_for_run(options)
     statistics = inspect_graph(options.model, data, split=options.split, batch_size=batch_size)
     print(statistics_table(statistics))

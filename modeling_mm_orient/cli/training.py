@@ -99,6 +99,7 @@ def _train(options) -> None:
     from ..runs.card import metrics_table
     from ..runs.report.writing import RunRecord, summary_of
     from ..runs.run_folder import REPORT_FILE
+    from ..runs.scoring import judged_split
     from ..runs.training import train
 
     config = _config_fields(options.set)
@@ -125,7 +126,7 @@ def _train(options) -> None:
     if process_state().is_main_process:
         for split, values in metrics.items():
             print(f"\n{split}\n\n{metrics_table(values)}")
-        split = "test" if "test" in metrics else "validation"
+        split = judged_split(metrics)
         tasks = read_json(f"{options.output}/config.json")["tasks"]
         print(f"\n{summary_of(tasks, metrics[split], split, RunRecord.read(options.output))}")
         print(f"\nsaved to {options.output}; to look at: {options.output}/{REPORT_FILE}")

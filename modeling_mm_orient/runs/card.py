@@ -15,6 +15,7 @@ from ..tasks import kind_of
 from .card_facts import DATASET, CardFacts
 from .card_header import base_models, card_header
 from .run_folder import CARD_FILE, NOISE_FILE
+from .scoring import judged_split
 
 logger = logging.getLogger(__name__)
 
@@ -196,7 +197,7 @@ def _noise(rows: list[dict]) -> str:
 
 def _limits(config, metrics: dict, facts: CardFacts) -> list[str]:
     """What these figures and this model's form allow to be said."""
-    values = metrics.get("test", metrics.get("validation", {}))
+    values = metrics.get(judged_split(metrics), {})
     lines = []
     for task in config.tasks:
         found = values.get(task["name"])
@@ -220,8 +221,10 @@ def _limits(config, metrics: dict, facts: CardFacts) -> list[str]:
         f"texts in other languages than {language} were not tried" if language else "its languages are not said"
     )
     lines.append("errors were not counted per group of people: count them before you use it")
-    if "test" not in metrics:
-        lines.append("there was no test split: the figures are of the posts that the best epoch was chosen on")
+    if judged_split(metrics) != "test":
+        lines.append(
+            "there were no labelled test posts: the figures are of the posts that the best epoch was chosen on"
+        )
     return lines
 
 
@@ -244,4 +247,4 @@ def metrics_table(metrics: dict) -> str:
     if metrics.get("mean_macro_f1") is not None:
         lines.append(f"| **mean** | model | {metrics['mean_macro_f1']:.3f} | | | |")
     table = lines if len(lines) > 2 else []
-    return "\n".join(table) + ("\n\n" if table and errors else "") + "\n".join(errors)
+    return "\n".join(table) + ("\n\n" if table and errors else "") + "\n".join(errors) or "No post has a label."

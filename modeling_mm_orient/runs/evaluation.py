@@ -11,6 +11,7 @@ from torch.utils.data import Subset
 
 from ..data.arrays import FeatureArrays
 from ..data.description import DataDescription
+from ..data.problems import Problem
 from ..data.reading import read_posts, read_split
 from ..data.splits import SPLITS, assign_known_splits
 from ..features.inputs import encoded_sample, model_inputs, reads_pictures, sampled_embeds
@@ -65,12 +66,14 @@ def evaluate(
 
 @dataclass
 class PostsToScore:
-    """A run and the posts it is judged by; `splits` are all that were read."""
+    """A run and the posts it is judged by; `splits` are all that were read, `left_out` what was wrong with those that were
+    not, None where that was not kept."""
 
     model: object
     processor: object
     posts: datasets.Dataset
     splits: dict[str, datasets.Dataset]
+    left_out: list[Problem] | None = None
 
 
 def posts_to_evaluate(
@@ -83,11 +86,13 @@ def posts_to_evaluate(
     data.numeric_columns = [column["name"] for column in processor.numeric_columns]
     with_pictures = reads_pictures(model.config.encoder_names)
     if split in SPLITS:
-        splits = read_posts(data, skip_bad_posts, with_pictures, training=False, split_at_random=False)[0]
+        splits, _, left_out = read_posts(data, skip_bad_posts, with_pictures, training=False, split_at_random=False)
     else:
+        left_out = None if skip_bad_posts else []
         splits = {split: read_split(data, split, skip_bad_posts=skip_bad_posts, check_images=with_pictures)[0]}
     in_memory = set() if model.relation_memory is None else set(model.relation_memory.keys.tolist())
-    return PostsToScore(model, processor, posts_to_score(splits, read_splits(run), in_memory, split, known), splits)
+    posts = posts_to_score(splits, read_splits(run), in_memory, split, known)
+    return PostsToScore(model, processor, posts, splits, left_out)
 
 
 def posts_to_score(

@@ -15,11 +15,13 @@ from ..explanation import PARTS, explain
 from ..partial_files import whole_file
 from ..pictures import read_image, reduced, undecoded
 from ..tasks import kind_of
+from .metric_plots import on_figure
 from .pages import page, picture_url, write_page
 from .run_folder import describe_data, load_run, read_run
 
 SHOWN_SIDE = 560  # pixels of the picture's longer side on a page
 INK, HEAT = "#2b6cb0", "Oranges"
+MOST_WORDS = 60  # for which a figure has room
 NAMES = {"picture": "without the picture", "text": "without the text", "neighbours": "without the neighbours"}
 
 
@@ -115,13 +117,15 @@ class Explanation:
         above[0].set_title("HIMA's attention over regions and words", fontsize=9, loc="left")
         colours = matplotlib.colormaps[HEAT]
         x, y, line = 0.0, 1.0, 52
-        for word, share in _shaded(self.found)[:60]:
+        shaded = _shaded(self.found)
+        more = [(f"and {len(shaded) - MOST_WORDS} more words", 0.0)] if len(shaded) > MOST_WORDS else []
+        for word, share in shaded[:MOST_WORDS] + more:
             if x + len(word) > line and x:
                 x, y = 0.0, y - 0.17
             shown = word if len(word) <= line else f"{word[: line - 1]}…"
             box = {"facecolor": colours(0.75 * share), "edgecolor": "none", "pad": 1.5}
             shown = shown.replace("$", r"\$")
-            below.text(x / line, y, shown, fontsize=8, family="monospace", va="top", bbox=box)
+            below.text(x / line, y, shown, fontsize=8, family=["monospace", "sans-serif"], va="top", bbox=box)
             x += len(shown) + 1.5
 
 
@@ -261,9 +265,11 @@ def _bars(tasks: list[dict], found: dict) -> list[tuple[str, list[tuple[str, flo
         scores = _task_rows(task, found)
         decided = scores["decision"]
         rows = {row["label"]: row["scores"] for row in scores["labels"]}
-        chosen = decided if decided in rows else max(rows, key=lambda label: rows[label]["all"])
+        chosen = (
+            decided if isinstance(decided, str) and decided in rows else max(rows, key=lambda label: rows[label]["all"])
+        )
         named = {"all": "as it is"} | NAMES
-        title = f"{task['name']}: {chosen}" if scores["is_probability"] else task["name"]
+        title = on_figure(task["name"]) + (f": {on_figure(chosen)}" if scores["is_probability"] else "")
         bars.append((title, [(named[name], value) for name, value in rows[chosen].items()]))
     return bars
 

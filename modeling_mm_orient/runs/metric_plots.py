@@ -8,6 +8,7 @@ from ..partial_files import whole_file
 
 DOTS_PER_INCH = 130
 BEFORE, AFTER = "#9aa7b4", "#c8501e"
+LONGEST_NAME = 24
 
 
 def plot_metrics(metrics: dict, path) -> None:
@@ -16,6 +17,13 @@ def plot_metrics(metrics: dict, path) -> None:
     if figure is not None:
         with whole_file(Path(path)) as partial:
             figure.savefig(partial, dpi=DOTS_PER_INCH, format="png")
+
+
+def on_figure(name: str) -> str:
+    """A name of a user's on a figure: no formula, on one line, and with room for what else is there."""
+    short = " ".join(name.split())
+    short = short if len(short) <= LONGEST_NAME else f"{short[: LONGEST_NAME - 1]}…"
+    return short.replace("$", r"\$")
 
 
 def metrics_figure(metrics: dict):
@@ -48,7 +56,7 @@ def _reliability(axis, name: str, found: dict) -> None:
             axis.plot(said, right, "-", color=colour, linewidth=1.5, label=f"{label}, error {error:.3f}")
             axis.scatter(said, right, s=[8 + 120 * count / sum(posts) for count in posts], color=colour)
     axis.set(xlim=(0, 1.03), ylim=(0, 1.03), xlabel="probability", ylabel="share that is right")
-    axis.set_title(f"{name}: calibration")
+    axis.set_title(f"{on_figure(name)}: calibration")
     axis.legend(loc="lower right", fontsize=8, frameon=False)
 
 
@@ -56,5 +64,5 @@ def _coverage(axis, name: str, found: dict) -> None:
     kept, errors = zip(*found["coverage"], strict=True)
     axis.plot(kept, errors, "o-", color=AFTER, markersize=3, linewidth=1.5)
     axis.set(xlim=(0, 1.02), ylim=(0, max(0.05, 1.15 * max(errors))), xlabel="share of posts decided", ylabel="error")
-    axis.set_title(f"{name}: error by coverage")
+    axis.set_title(f"{on_figure(name)}: error by coverage")
     axis.grid(alpha=0.3)

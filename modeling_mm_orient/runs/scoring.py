@@ -13,6 +13,8 @@ from .metrics import METRICS, errors_by_coverage
 # what changes from epoch to epoch; the majority's metrics are constants of the data
 OF_CLASSES = ("macro_f1", "weighted_f1", "accuracy", "auroc", "calibration_error")
 OF_NUMBERS = ("mse", "mae", "pearson")
+BEST = "mean_macro_f1"
+LESS_IS_BETTER = ("loss", "mse", "mae", "calibration_error")
 
 
 def metrics_of_logits(tasks: list[dict], logits: dict, labels: dict) -> dict:
@@ -55,6 +57,22 @@ def multi_task_metrics(tasks: list[dict], references: dict, scores: dict) -> dic
     macro = [metrics["macro_f1"] for metrics in result.values() if "macro_f1" in metrics]
     result["mean_macro_f1"] = float(np.mean(macro)) if macro else None
     return result
+
+
+def kept_by(trainer: dict) -> tuple[str, bool]:
+    """The metric of validation by which an epoch is kept as the best, and whether more of it is better.
+
+    Args:
+        trainer: what was said of the Trainer's own settings.
+    """
+    name = trainer.get("metric_for_best_model", BEST).removeprefix("eval_")
+    return name, trainer.get("greater_is_better", not name.endswith(LESS_IS_BETTER))
+
+
+def judged_split(metrics: dict[str, dict]) -> str:
+    """The split, of `metrics` by split, that a run is judged by: test, or validation where no test post has a label."""
+    tasks = [found for found in metrics.get("test", {}).values() if isinstance(found, dict)]
+    return "test" if tasks else "validation"
 
 
 def task_metrics_function(tasks: list[dict]):

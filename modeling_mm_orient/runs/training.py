@@ -55,7 +55,7 @@ from .run_folder import (
     SPLITS_FILE,
     read_splits,
 )
-from .scoring import epoch_metrics, metrics_of_logits, task_metrics_function
+from .scoring import BEST, epoch_metrics, judged_split, kept_by, metrics_of_logits, task_metrics_function
 from .settings import TrainingSettings
 from .single_baselines import single_baselines
 from .trainer import (
@@ -72,8 +72,6 @@ logger = logging.getLogger(__name__)
 LOCK_FILE = ".training.lock"
 SEARCH_FILES = ("search.json", "search.db")
 BEFORE_A_RUN = (LOCK_FILE, *SEARCH_FILES)  # what a folder may hold that no run was begun in
-BEST = "mean_macro_f1"
-LESS_IS_BETTER = ("loss", "mse", "mae", "calibration_error")
 
 
 @dataclass
@@ -162,7 +160,7 @@ def train_prepared(
     trainer = fit(prepared, built, resume)
     metrics = report(prepared, built, trainer)
     if with_report and process_state().is_main_process:
-        _write_report(prepared, built)
+        _write_report(prepared, built, judged_split(metrics))
     process_state().wait_for_everyone()
     return metrics
 
@@ -205,7 +203,7 @@ def prepare_posts(prepared: Prepared) -> Prepared:
     if description.paraphrases is not None:
         posts = add_paraphrases(posts, description.paraphrases)
     aims_of(settings.decide or [], tasks)
-    best = settings.trainer.get("metric_for_best_model", BEST).removeprefix("eval_")
+    best, _ = kept_by(settings.trainer)
     if best not in (names := [*epoch_metrics(tasks), "loss"]):
         nearest = get_close_matches(best, names, 1)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(names)}"
@@ -369,14 +367,14 @@ def report(prepared: Prepared, built: Built, trainer: MMOrientTrainer) -> dict:
                 np.savez(file, **{name: value.numpy() for name, value in found["validation"][0].items()})
         write_json(output / METRICS_FILE, metrics)
         write_json(output / HISTORY_FILE, {"log": trainer.state.log_history})
-        plot_metrics(metrics.get("test", metrics["validation"]), output / METRICS_PLOT)
+        plot_metrics(metrics[judged_split(metrics)], output / METRICS_PLOT)
         save_for_hub(built.model, built.processor, output, model_card(built.model.config, metrics, built.run))
         shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
     state.wait_for_everyone()
     return metrics
 
 
-def _write_report(prepared: Prepared, built: Built) -> None:
+def _write_report(prepared: Prepared, built: Built, split: str) -> None:
     """Single baselines to compare with, and the page."""
     model, output, posts = built.model, prepared.output, prepared.posts
     baselines = {}
@@ -384,7 +382,6 @@ def _write_report(prepared: Prepared, built: Built) -> None:
         asked = (built.references, prepared.tasks, prepared.settings.seed)
         baselines = single_baselines(model, built.inputs, built.collator, *asked)
         write_json(output / BASELINES_FILE, baselines)
-    split = "test" if "test" in posts else "validation"
     judged = judge(model, built.inputs[split], built.collator, posts[split], {}, prepared.settings.batch_size)
     judged.references = references_in(posts, judged.evidence)
     write_report(output, output.resolve().name, model, judged, split, posts, RunRecord.read(str(output)))
@@ -450,8 +447,8 @@ def _their_arguments(said: dict) -> dict:
     follows = {}
     if "logging_steps" in said:
         follows["logging_strategy"] = "steps"
-    if (best := said.get("metric_for_best_model")) is not None:
-        follows["greater_is_better"] = not best.endswith(LESS_IS_BETTER)
+    if "metric_for_best_model" in said:
+        follows["greater_is_better"] = kept_by(said)[1]
     return follows | said
 
 

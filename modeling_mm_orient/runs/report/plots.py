@@ -8,13 +8,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..metric_plots import on_figure
+from ..scoring import BEST
+
 INK, ACCENT, FAINT = "#2b6cb0", "#c8501e", "#9aa7b4"
 MOST_NAMED = 30  # classes whose names fit beside a matrix
 MOST_COUNTED = 15  # classes whose numbers fit into its cells
 
 
-def learning_curves(history: Sequence[dict]):
-    """Losses and macro-F1 by epoch, of the Trainer's log; None where no epoch was evaluated."""
+def learning_curves(history: Sequence[dict], best_by: tuple[str, bool] = (BEST, True)):
+    """Losses and macro-F1 by epoch, of the Trainer's log; None where no epoch was evaluated. `best_by`: see `kept_by`."""
     evaluated = [entry for entry in history if "eval_loss" in entry]
     if not evaluated:
         return None
@@ -27,14 +30,17 @@ def learning_curves(history: Sequence[dict]):
     left.plot(epochs, [e["eval_loss"] for e in evaluated], color=INK, marker="o", markersize=3, label="validation")
     left.set(xlabel="epoch", ylabel="loss", title="loss")
     means = [entry["eval_mean_macro_f1"] for entry in evaluated]
-    endings = ("mean_macro_f1", "_majority_macro_f1")
-    tasks = [name for name in evaluated[-1] if name.endswith("_macro_f1") and not name.endswith(endings)]
+    tasks = [name for name in evaluated[-1] if name.endswith("_macro_f1") and name != f"eval_{BEST}"]
     for name in tasks:
         values = [entry.get(name, np.nan) for entry in evaluated]
-        right.plot(epochs, values, linewidth=1, alpha=0.75, label=name.removeprefix("eval_").removesuffix("_macro_f1"))
+        shown = on_figure(name.removeprefix("eval_").removesuffix("_macro_f1"))
+        right.plot(epochs, values, linewidth=1, alpha=0.75, label=shown)
     right.plot(epochs, means, color="black", linewidth=2, marker="o", markersize=3, label="mean")
-    best = int(np.argmax(means))
-    right.axvline(epochs[best], color=ACCENT, linewidth=1, linestyle=":")
+    metric, more_is_better = best_by
+    scores = np.array([entry.get(f"eval_{metric}", np.nan) for entry in evaluated]) * (1 if more_is_better else -1)
+    if np.isfinite(scores).any():
+        best = int(np.nanargmax(scores))
+        right.axvline(epochs[best], color=ACCENT, linewidth=1, linestyle=":")
     right.set(xlabel="epoch", ylabel="validation macro-F1" if tasks else "score", title="the dotted epoch was kept")
     right.legend(fontsize=7, frameon=False, ncols=2)
     left.legend(fontsize=8, frameon=False)
@@ -60,7 +66,7 @@ def confusion_matrix(labels: list[str], truth: np.ndarray, decided: np.ndarray):
                 colour = "white" if shares[row, column] > 0.6 else "black"
                 axis.text(column, row, matrix[row, column], ha="center", va="center", fontsize=8, color=colour)
     if count <= MOST_NAMED:
-        names = [_plain(label) for label in labels]
+        names = [on_figure(label) for label in labels]
         axis.set_xticks(range(count), names, rotation=40, ha="right", fontsize=8)
         axis.set_yticks(range(count), names, fontsize=8)
     axis.set(xlabel="decided", ylabel="labelled")
@@ -77,12 +83,6 @@ def values_against_truth(truth: np.ndarray, values: np.ndarray):
     axis.set(xlabel="labelled", ylabel="predicted")
     axis.spines[["top", "right"]].set_visible(False)
     return figure
-
-
-def _plain(label: str) -> str:
-    """A label that matplotlib takes for no formula, and that leaves room."""
-    short = label if len(label) <= 24 else f"{label[:23]}…"
-    return short.replace("$", r"\$")
 
 
 def _figure(width: float, height: float):

@@ -1,7 +1,7 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """`report.html`: a run as a page that needs nothing else, made when training ends and anew whenever asked for."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import datasets
@@ -11,14 +11,15 @@ from ...data.arrays import FeatureArrays
 from ...data.description import DataDescription
 from ...data.json_files import read_json
 from ...features.inputs import model_inputs
+from ...partial_files import check_place
 from ...pictures import undecoded
 from ...tasks import collate_labels, kind_of
 from ..evaluation import PostsToScore, posts_to_evaluate
 from ..metric_plots import metrics_figure
 from ..pages import figure_url, page, write_page
 from ..predictions import predict_logits
-from ..run_folder import BASELINES_FILE, HISTORY_FILE, REPORT_FILE, read_run
-from ..scoring import metrics_of_logits
+from ..run_folder import BASELINES_FILE, HISTORY_FILE, METRICS_FILE, REPORT_FILE, read_run
+from ..scoring import judged_split, kept_by, metrics_of_logits
 from .contents import NEIGHBOURS, Judged, class_table, clearest_errors, label_counts_by_split, thumbnails
 from .plots import confusion_matrix, learning_curves, values_against_truth
 from .summary import summarise, summary_text
@@ -63,18 +64,21 @@ def judge(model, inputs, collator, posts: datasets.Dataset, references: dict[str
     )
 
 
-def report_html(name: str, model, judged: Judged, split: str, splits: dict, record: RunRecord) -> str:
+def report_html(
+    name: str, model, judged: Judged, split: str, splits: dict, record: RunRecord, left_out: list[dict] | None
+) -> str:
     """The page's text.
 
     Args:
-        name: of the run. judged: the posts of `split`. splits: all posts that were read, by split.
+        name: of the run. judged: the posts of `split`. splits: all posts that were read, by split. left_out: the problems
+            of those that were not; None says nothing of them.
     """
     tasks = [task for task in model.config.tasks if len(judged.known(task))]
     metrics = metrics_of_logits(model.config.tasks, judged.logits, judged.labels)
     counts = label_counts_by_split(splits, model.config.tasks)
     summary, best = summarise(model.config.tasks, metrics, record.baselines, split, record.training_counts())
     sections = [_section(judged, task, metrics[task["name"]], counts[task["name"]]) for task in tasks]
-    curves = learning_curves(record.history)
+    curves = learning_curves(record.history, kept_by(record.run.get("training", {}).get("trainer", {})))
     return page(
         "report.html.j2",
         title=name,
@@ -89,7 +93,7 @@ def report_html(name: str, model, judged: Judged, split: str, splits: dict, reco
         thumbnails=thumbnails([card for section in sections for card in section["cards"]], judged.references),
         counts=counts,
         splits={split: _of_split(posts) for split, posts in splits.items()},
-        left_out=record.run.get("left_out", []),
+        left_out=left_out,
         settings=record.run.get("training", {}),
         architecture=_architecture(model),
         encoders={
@@ -103,7 +107,7 @@ def report_html(name: str, model, judged: Judged, split: str, splits: dict, reco
 def write_report(folder, name: str, model, judged: Judged, split: str, splits: dict, record: RunRecord) -> Path:
     """Write `report.html` into a run's folder; returns where."""
     path = Path(folder) / REPORT_FILE
-    write_page(path, report_html(name, model, judged, split, splits, record))
+    write_page(path, report_html(name, model, judged, split, splits, record, record.run.get("left_out", [])))
     return path
 
 
@@ -111,7 +115,7 @@ def report(
     run: str,
     data: DataDescription,
     *,
-    split: str = "test",
+    split: str | None = None,
     output: str | None = None,
     batch_size: int = 32,
     feature_cache: str | None = None,
@@ -120,6 +124,7 @@ def report(
     """Make a finished run's report anew, of the posts that `evaluate` would score.
 
     Args:
+        split: None takes test, of a run's own posts validation where no test post has a label.
         output: an .html file (default: `report.html` in the run's folder). Others as in `evaluate`.
 
     Returns:
@@ -131,6 +136,8 @@ def report(
     path = Path(output) if output else Path(run) / REPORT_FILE
     if path.suffix != ".html":
         raise ValueError(f"{path}: a report is written to an .html file")
+    check_place(path)
+    split = split or _split_of(run, data)
     found: PostsToScore = posts_to_evaluate(run, data, split=split, skip_bad_posts=skip_bad_posts)
     model, record = found.model, RunRecord.read(run)
     posts = datasets.DatasetDict({split: found.posts})
@@ -138,9 +145,17 @@ def report(
     inputs, collator = model_inputs(model, found.processor, posts, model.config.tasks, feature_cache, arrays)
     judged = judge(model, inputs[split], replace(collator, labels=False), found.posts, {}, batch_size)
     judged.references = references_in(found.splits, judged.evidence)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_page(path, report_html(Path(run).resolve().name, model, judged, split, found.splits, record))
+    left_out = None if found.left_out is None else [asdict(problem) for problem in found.left_out]
+    write_page(path, report_html(Path(run).resolve().name, model, judged, split, found.splits, record, left_out))
     return path, terminal_summary(model, judged, split, record)
+
+
+def _split_of(run: str, data: DataDescription) -> str:
+    """The split that a report is of when none is named."""
+    is_own = read_run(run).get("data", {}).get("data") == data.data
+    return (
+        judged_split(read_json(Path(run) / METRICS_FILE)) if is_own and (Path(run) / METRICS_FILE).is_file() else "test"
+    )
 
 
 def terminal_summary(model, judged: Judged, split: str, record: RunRecord) -> str:
