@@ -35,7 +35,7 @@ SWITCHES = (
 LEAST_TEMPERATURE = 1e-4  # of cosines: below, single precision tells no edges apart
 TASK_DEFAULTS = {
     "kind": SINGLE_LABEL.name, "labels": [], "loss_weight": 1.0, "class_weights": None, "focal_gamma": 0.0,
-    "temperature": 1.0, "decision_offsets": None, "expert_weights": None, "doubts": None,
+    "temperature": 1.0, "decision_offsets": None, "expert_weights": None, "doubts": None, "mean": 0.0, "std": 1.0,
 }  # fmt: skip
 
 PAPER_SIZES = {
@@ -154,8 +154,9 @@ class MMOrientConfig(PreTrainedConfig):
             `focal_gamma` (0.0), `temperature` (1.0; logits are divided by it for probabilities) and `decision_offsets`
             (None or one per label, added to log-probabilities, of several labels to log-odds, before deciding),
             `expert_weights` (None or expert -> weight) and `doubts` (None or rising quantiles of doubt at equal steps); all
-            four ours, and fitted to posts that were not trained on, see
-            `runs.decisions` and `runs.blending`. None (default) takes the paper's five tasks on Memotion.
+            four ours, and fitted to posts that were not trained on, see `runs.decisions` and `runs.blending`; of a
+            regression `mean` (0.0) and `std` (1.0) of the values that its head learns standardised (ours). None
+            (default) takes the paper's five tasks on Memotion.
         label_smoothing: how much of a label is spread over all in training (ours; default 0).
         task_loss_weighting: `"uniform"` (paper), `"given"` (each task's `loss_weight`) or `"uncertainty"` (learned).
 
@@ -390,8 +391,11 @@ class MMOrientConfig(PreTrainedConfig):
             or not all(_is_number(weight) and weight >= 0 for weight in weights)
         ):
             self._refuse(f"{where}.class_weights", f"None or {len(labels)} numbers of at least 0", weights)
-        if not _is_number(task["temperature"]) or task["temperature"] <= 0:
-            self._refuse(f"{where}.temperature", "a number above 0", task["temperature"])
+        for name in ("temperature", "std"):
+            if not _is_number(task[name]) or not 0 < task[name] < float("inf"):
+                self._refuse(f"{where}.{name}", "a number above 0", task[name])
+        if not _is_number(task["mean"]) or not abs(task["mean"]) < float("inf"):
+            self._refuse(f"{where}.mean", "a finite number", task["mean"])
         offsets = task["decision_offsets"]
         if offsets is not None and (
             not isinstance(offsets, (list, tuple))

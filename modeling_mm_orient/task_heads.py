@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .global_batch import num_processes, sum_over_processes
-from .tasks import FITTED, SINGLE_LABEL, are_tasks, kind_of
+from .tasks import FITTED, OF_HEADS, SINGLE_LABEL, are_tasks, kind_of
 
 # a handful of scalars has to find its scale while the layers below learn: a step of Adam moves a trust 30 times as far
 TRUST_STEP = 30.0
@@ -53,7 +53,7 @@ class TaskHeads(nn.Module):
             if votes is not None and self.trust is not None:
                 trust = TRUST_STEP * self.trust[index]
                 outputs = outputs + torch.einsum("n,bnc->bc", trust, votes[task["name"]].to(outputs.dtype))
-            logits[task["name"]] = kind_of(task).form(outputs)
+            logits[task["name"]] = kind_of(task).at_scale(task, kind_of(task).form(outputs))
         return logits
 
     @torch.no_grad()
@@ -97,6 +97,7 @@ class TaskHeads(nn.Module):
                     class_weights = torch.tensor(class_weights, device=target.device)
                 form = (class_weights, task["focal_gamma"], self.label_smoothing if self.training else 0.0)
                 losses, weights = kind_of(task).losses(logits[name], target, *form)
+                losses = losses / task.get("std", 1.0) ** 2  # a task does not count for its unit
                 count = weights.sum()
                 if self.training:
                     count = sum_over_processes(count) / num_processes()
@@ -139,7 +140,8 @@ def with_rules(tasks: list[dict], before: list[dict]) -> list[dict]:
     if not are_tasks([{"kind": SINGLE_LABEL.name, "labels": []} | task for task in tasks if isinstance(task, dict)]):
         return tasks  # the configuration says what is wrong
     old = {head_of(task): task for task in before}
-    fitted = [{name: old[head_of(task)][name] for name in FITTED} if head_of(task) in old else {} for task in tasks]
+    carried = (*FITTED, *OF_HEADS)
+    fitted = [{name: old[head_of(task)][name] for name in carried} if head_of(task) in old else {} for task in tasks]
     return [rules | task for rules, task in zip(fitted, tasks, strict=True)]
 
 

@@ -20,6 +20,7 @@ FITTED = (
     "expert_weights",
     "doubts",
 )  # what a run adds to a task, see `runs.decisions`
+OF_HEADS = ("mean", "std")  # what a head was trained with, which stays with it
 LABEL_PREFIX = "label."  # of a task's column in a data set of posts: a task may bear the name of anything of ours
 # what a post may hold that is no label, whatever its tasks are called
 NOT_LABELS = (
@@ -58,6 +59,14 @@ class TaskKind:
     def form(self, outputs: Tensor) -> Tensor:
         """A head's outputs (B, `num_outputs`) as the logits of a model's output."""
         return outputs
+
+    def at_scale(self, task: dict, logits: Tensor) -> Tensor:
+        """A head's logits in the unit of the labels."""
+        return logits
+
+    def scale(self, values: list) -> dict[str, float]:
+        """What of these labels, None where missing, a head of the task is to know."""
+        return {}
 
     def losses(
         self, logits: Tensor, labels: Tensor, class_weights: Tensor | None, gamma: float, smoothing: float = 0.0
@@ -332,6 +341,17 @@ class Regression(TaskKind):
 
     def form(self, outputs: Tensor) -> Tensor:
         return outputs.squeeze(-1)
+
+    def at_scale(self, task: dict, logits: Tensor) -> Tensor:
+        """A head learns standardised values: years or likes are beyond what its weights reach."""
+        mean, std = task.get("mean", 0.0), task.get("std", 1.0)
+        return logits if (mean, std) == (0.0, 1.0) else logits.float() * std + mean
+
+    def scale(self, values: list) -> dict[str, float]:
+        known = torch.tensor([value for value in values if value is not None], dtype=torch.float64)
+        if not len(known):
+            return {}
+        return {"mean": float(known.mean()), "std": float(known.std(correction=0)) or 1.0}
 
     def losses(
         self, logits: Tensor, labels: Tensor, class_weights: Tensor | None, gamma: float, smoothing: float = 0.0

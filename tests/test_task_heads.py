@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from modeling_mm_orient.task_heads import TaskHeads
+from modeling_mm_orient.task_heads import TaskHeads, with_rules
+from modeling_mm_orient.tasks import REGRESSION
 
 from .helpers import TASKS, label_batch, tiny_config
 
@@ -96,3 +97,19 @@ def test_wrong_labels_are_refused(labels, message):
     module, logits = heads()
     with pytest.raises(ValueError, match=message):
         module.loss(logits, labels)
+
+
+def test_a_regression_is_learned_standardised_whatever_its_unit():
+    bare = {"name": "year", "kind": "regression"}
+    scaled = bare | REGRESSION.scale([2010.0, None, 2014.0])
+    assert (scaled["mean"], scaled["std"]) == (2012.0, 2.0)
+    (module, logits), (plain, of_plain) = heads([scaled]), heads([bare])
+    assert torch.allclose(logits["year"], 2012 + 2 * of_plain["year"])
+    labels = torch.tensor([2010.0, 2014.0, *[float("nan")] * 7])
+    loss, _ = module.loss(logits, {"year": labels})
+    expected, _ = plain.loss(of_plain, {"year": (labels - 2012) / 2})
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-3)
+    stays = with_rules([bare], module.tasks)[0]
+    assert (stays["mean"], stays["std"]) == (2012.0, 2.0)  # its head is the same
+    with pytest.raises(ValueError, match=r"std.*above 0"):
+        tiny_config(tasks=[scaled | {"std": 0.0}])

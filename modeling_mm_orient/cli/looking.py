@@ -17,9 +17,7 @@ def add_verbs(verbs) -> None:
     )
     add_run(verb)
     add_data(verb, required=False)
-    verb.add_argument(
-        "--split", help="default: test, or what the run has not seen; without labels there, validation"
-    )
+    verb.add_argument("--split", help="default: test, or what the run has not seen; without labels there, validation")
     verb.add_argument("--output", metavar="FILE", help=".html (default: report.html in the run's folder)")
     add_feature_cache(verb)
 

@@ -170,12 +170,35 @@ class MMOrientClassifier:
         """`MMOrientProcessor`."""
         return self._run()[1]
 
-    def explain(self, post: Mapping, *, neighbours: int = 3):
-        """Why a post (`{"image", "text"}`) got its verdict: shown in a notebook, saved by `save_html` and `save_png`."""
-        from .explanation_page import explain_post, references_of_run
+    def explain(self, post: Mapping, *, neighbours: int = 3, root=None, **description):
+        """Why a post got its verdict: shown in a notebook, saved by `save_html` and `save_png`.
 
-        references = references_of_run(str(self.folder))
-        return explain_post(self.model, self.processor, post, neighbours=neighbours, references=references)
+        Args:
+            post: `image`, `text` and `numbers`, or a row of the columns that were learned from. neighbours: reference posts
+                per modality. root, description: of a row, as in `predict`.
+
+        Raises:
+            ValueError: it is neither, or a part of it cannot be read.
+        """
+        from .explanation_page import POST_KEYS, explain_post
+
+        model, processor = self._run()
+        if isinstance(post, Mapping) and not set(post) <= {*POST_KEYS}:
+            with self._described(post, root, description) as (said, _):
+                row = unlabelled(model, processor, replace(said, labels=None), None)[0][0]
+                return explain_post(model, processor, as_post(row, processor), neighbours, self._references)
+        return explain_post(model, processor, post, neighbours, self._references)
+
+    def _references(self, ids: list[str]) -> dict[str, dict]:
+        """What is known of reference posts, see `explain_post`."""
+        from .explanation_page import posts_by_id, references_of_run
+
+        if self._learned is None:
+            find = references_of_run(str(self.folder))
+            return {} if find is None else find(ids)
+        data, root = self._learned
+        with self._described(data, root, {}) as (said, _):
+            return {name: thumbnail_of(post) for name, post in posts_by_id(said)(ids).items()}
 
     def save(self, folder) -> Path:
         """Keep the run in a folder of its own, which must not be there; complete or not at all."""

@@ -31,6 +31,7 @@ from ..features.inputs import model_inputs, reads_pictures, sampled_embeds
 from ..memory_file import LARGE_MEMORY
 from ..numeric_columns import fitted_columns
 from ..partial_files import whole_file
+from ..task_heads import head_of
 from ..tasks import LABEL_PREFIX, kind_of
 from .blending import fit_experts, hear, heard_posts, joined
 from .card import model_card
@@ -208,6 +209,11 @@ def prepare_posts(prepared: Prepared) -> Prepared:
         nearest = get_close_matches(best, names, 1)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(names)}"
         raise ValueError(f"`metric_for_best_model` {best!r} is no metric of these tasks; {hint}")
+    kept = [] if prepared.start is None else [head_of(task) for task in prepared.start.config.tasks]
+    tasks = [  # a head that is gone on from keeps its scale
+        task if head_of(task) in kept else task | kind_of(task).scale(posts["train"][LABEL_PREFIX + task["name"]])
+        for task in tasks
+    ]
     if settings.class_weights == "balanced":
         tasks = [
             task | {"class_weights": kind_of(task).balanced_weights(task, posts["train"][LABEL_PREFIX + task["name"]])}
