@@ -20,6 +20,7 @@ from .pictures import reduced
 from .tasks import kind_of, predictions_by_task
 
 PARTS = ("picture", "text", "neighbours")
+WITHOUT_ENCODERS = "this model has no encoders and reads no picture or text: it takes feature arrays (mm-orient predict --feature-arrays)"
 LEVELS = 255.0  # of a ramp's grey values
 MARK = 128  # of the channel that tells a picture from what pads it
 LARGEST_RESIDUAL = 0.02  # of the picture's side: a ramp that comes out less straight was not only resized and cropped
@@ -53,6 +54,8 @@ def explain(
         `neighbours`: `{"image", "text"}`, see `RelationMemory.evidence`. `without`: part -> the verdict without it, None
         where the post has no such part, or nothing else.
     """
+    if not model.config.encoder_names:
+        raise ValueError(WITHOUT_ENCODERS)
     tasks, pictures = model.config.tasks, list(pictures or [])
     inputs = _inputs(model, processor, pictures, text, numbers)
     memory = model.relation_memory if model.config.relation_scope != "batch" else None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import Pipeline
 
-from .explanation import explain
+from .explanation import WITHOUT_ENCODERS, explain
 from .names import PIPELINE_TASK
 from .numeric_columns import standardised
 from .pictures import IMAGE_SOURCES, MAX_IMAGE_PIXELS, read_image, reduced, undecoded
@@ -177,6 +177,8 @@ class MultimodalClassificationPipeline(Pipeline):
             post = {"image": post}  # a picture as `datasets` has it
         if unknown := [name for name in post if name not in POST_KEYS]:
             raise ValueError(f"a post has {', '.join(f'`{name}`' for name in POST_KEYS)}, not {unknown[0]!r}")
+        if not self.model.config.encoder_names:
+            raise ValueError(WITHOUT_ENCODERS)
         image, text = post.get("image"), post.get("text")
         if text is not None and not isinstance(text, str):
             raise ValueError(f"the text of a post must be a string or None, got {type(text).__name__}")

@@ -49,6 +49,28 @@ def test_it_explains(fitted, tmp_path):
     assert "mood" in found._repr_html_() and "mood" in (tmp_path / "why.html").read_text()
 
 
+def test_it_explains_a_row_and_shows_what_it_learned_from(tmp_path):
+    for i in range(24):
+        Image.new("RGB", (9, 9), COLOURS[i % 2]).save(tmp_path / f"{i}.png")
+    table = frame(photo=[f"{i}.png" for i in range(24)])
+    made = classifier(config={"relation_scope": "memory"})
+    made.fit(table, "mood", text=["caption", "joy"], image="photo", numeric=["likes"], root=tmp_path)
+    found = made.explain(table.iloc[1].to_dict(), root=tmp_path)
+    assert found.found["text"] == "caption: a blue thing 1\njoy: 1" and len(found.pictures) == 1
+    shown = {post["id"] for posts in found.found["neighbours"].values() for post in posts}
+    assert shown and set(found.thumbnails) == shown  # of a frame, which has no folder
+    assert all(thumbnail["picture"] for thumbnail in found.thumbnails.values())
+    for post, said in (("x", "a post is a dict"), ({"caption": "x"}, "no column likes")):
+        with pytest.raises(ValueError, match=said):
+            made.explain(post)
+    with pytest.raises(ValueError, match="at least 0"):
+        made.explain({"text": "x"}, neighbours=-1)
+    with pytest.raises(FileNotFoundError, match="no such folder, and no id of the Hub"):
+        MMOrientClassifier.load(tmp_path / "none")
+    kept = made.save(tmp_path / "kept")
+    assert main(["report", str(kept)]) == 1
+
+
 def test_it_measures_saves_and_loads(fitted, tmp_path):
     assert set(fitted.metrics) == {"validation", "test"}
     known = fitted.evaluate(frame(photo=[picture(size=(9, 9), colour=i) for i in range(24)]))

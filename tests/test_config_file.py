@@ -102,3 +102,11 @@ def test_all_verbs_take_it(capsys):
         with pytest.raises(SystemExit):
             main([*verb, "--help"])
         assert "--config FILE" in capsys.readouterr().out
+
+
+def test_a_wrong_command_is_told_in_one_line(capsys):
+    for command in (["train"], ["explain", "RUN"], ["nonesuch"], ["report", "RUN", "--splitt", "x"]):
+        with pytest.raises(SystemExit) as left:
+            main(command)
+        said = capsys.readouterr().err
+        assert left.value.code == 2 and said.startswith("mm-orient") and said.count("\n") == 1 and "--help" in said

@@ -10,7 +10,7 @@ from modeling_mm_orient import MMOrientForMultiTaskClassification, MultimodalCla
 from modeling_mm_orient.explanation import explain, region_boxes, words_with_attention
 from modeling_mm_orient.runs.run_folder import load_run
 
-from .helpers import as_bytes, make_processor, save_run, small_towers
+from .helpers import as_bytes, make_processor, save_run, small_towers, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -181,3 +181,12 @@ def test_numbers_of_a_post_are_read_by_their_names(pipe):
     many, none, wrong = reader(posts, on_error="skip", batch_size=3, explain=True)
     assert many["x"] != pytest.approx(none["x"], abs=1e-7) and "'like'" in wrong["error"]
     assert many["explanation"]["verdict"]["x"] == pytest.approx(many["x"], abs=1e-6)
+
+
+def test_a_model_on_feature_arrays_says_that_it_reads_no_post():
+    bare = MultimodalClassificationPipeline(model=tiny_model().eval(), processor=make_processor())
+    for explained in (False, True):
+        with pytest.raises(ValueError, match="it takes feature arrays"):
+            bare({"text": "a cat"}, explain=explained)
+    with pytest.raises(ValueError, match="it takes feature arrays"):
+        explain(bare.model, bare.processor, None, "a cat")

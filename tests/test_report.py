@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import datasets
 import numpy as np
@@ -116,6 +117,19 @@ def test_explain_writes_a_page_a_picture_and_values(run, capsys, tmp_path):
     ):
         assert main(["explain", str(run / "run"), *command]) == 1
         assert said in capsys.readouterr().err
+
+
+def test_an_explanation_does_without_reference_posts_that_are_unreadable(run, tmp_path, caplog):
+    changed = tmp_path / "run"
+    shutil.copytree(run / "run", changed)
+    record = json.loads((changed / "run.json").read_text())
+    (tmp_path / "emptied").mkdir()
+    record["data"]["data"] = str(tmp_path / "emptied")
+    (changed / "run.json").write_text(json.dumps(record))
+    assert main(["explain", str(changed), "--post", "none", "words", "--output", str(tmp_path / "a.html")]) == 0
+    assert "reference posts are not shown" in caplog.text
+    command = ["explain", str(changed), "--post", "none", "words", "--data", str(tmp_path / "emptied")]
+    assert main([*command, "--output", str(tmp_path / "b.html")]) == 1
 
 
 def test_posts_of_many_labels_and_without_labelled_test_posts(tmp_path, capsys):

@@ -13,6 +13,10 @@ SUFFIXES = (".toml", ".yaml", ".yml")
 class Parser(argparse.ArgumentParser):
     """A parser whose verbs read `--config`; `others_of_file` are the Trainer's options in the file, name -> values."""
 
+    def error(self, message: str):
+        """One line: the usage of a verb fills a screen, and what is wrong would stand below it."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
     def parse_known_args(self, args=None, namespace=None):
         if not _is_verb(self):
             return super().parse_known_args(args, namespace)
@@ -54,8 +58,8 @@ def config_arguments(verb: argparse.ArgumentParser, file: str, args: list[str]) 
             others[option.removeprefix("--")] = _words(value, where)
         elif action is None or action.dest in ("help", "help_trainer"):
             nearest = get_close_matches(option, known, 1)
-            hint = f"did you mean {nearest[0].removeprefix('--')!r}?" if nearest else f"see {verb.prog} --help"
-            raise ValueError(f"{file} has an unknown option {key!r}; {hint}")
+            hint = f"; did you mean {nearest[0].removeprefix('--')!r}?" if nearest else ""
+            raise ValueError(f"{file} has an unknown option {key!r}{hint}")
         elif action not in said:
             arguments += _as_arguments(option, action, value, where)
     return arguments, others

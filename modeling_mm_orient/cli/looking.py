@@ -1,6 +1,8 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """To look at: report, explain, inspect-graph."""
 
+import os
+
 from .options import add_data, add_feature_cache, add_json, add_run, add_verb, described_for_run, feature_cache_of
 
 NOTHING = "none"  # in place of a picture or a text
@@ -64,6 +66,8 @@ def _report(options) -> None:
         options.data = read_run(options.model).get("data", {}).get("data")
         if not options.data:
             raise ValueError(f"{options.model} does not say what it learned from: name posts with --data")
+        if os.path.isabs(options.data) and not os.path.exists(options.data):
+            raise ValueError(f"{options.data}, what {options.model} learned from, is gone: name posts with --data")
     data, batch_size = described_for_run(options)
     path, summary = report(
         options.model,

@@ -6,6 +6,7 @@ classifier.fit(frame, labels=["offensive", "emotions=joy,sadness"], text="captio
 classifier.predict(new)
 """
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,18 +15,18 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pandas
-from huggingface_hub import snapshot_download
 
 from ..data.columns import IMAGE_NAMES
 from ..data.description import DataDescription
 from ..data.json_files import read_json
 from ..features.cache import DEFAULT_FEATURE_CACHE
 from ..partial_files import own_partial
+from ..pictures import pictures_of, undecoded
 from .evaluation import evaluate
 from .posts_in_memory import write_posts
 from .predictions import predict_logits, prediction_lines, prediction_row, unlabelled
 from .preset_files import is_from_scratch, load_preset, with_architecture, with_encoders, with_tiny_encoders
-from .run_folder import METRICS_FILE, describe_data, load_run, read_run
+from .run_folder import METRICS_FILE, describe_data, folder_or_download, load_run, read_run
 from .settings import TrainingSettings
 from .trainer_options import trainer_fields
 from .training import train
@@ -79,6 +80,7 @@ class MMOrientClassifier:
         theirs = trainer_fields({name: value for name, value in settings.items() if name not in SETTINGS})
         self._settings = TrainingSettings(**self._preset["training"] | ours | theirs)
         self._config, self._feature_cache, self._loaded = config or {}, feature_cache, None
+        self._learned: tuple | None = None  # posts of Python's and their root, for which no folder stands
 
     def fit(
         self,
@@ -127,6 +129,7 @@ class MMOrientClassifier:
                 overwrite=overwrite or self._temporary is not None,
             )
         self._loaded = None
+        self._learned = None if isinstance(data, (str, os.PathLike)) else (data, root)
         return self
 
     def predict(self, data, *, root=None, batch_size: int | None = None, **description) -> pandas.DataFrame:
@@ -158,6 +161,7 @@ class MMOrientClassifier:
     @property
     def metrics(self) -> dict:
         """Of validation and test, as training left them: split -> task -> metrics."""
+        read_run(str(self.folder))
         return read_json(self.folder / METRICS_FILE)
 
     @property
@@ -185,8 +189,10 @@ class MMOrientClassifier:
         model, processor = self._run()
         if isinstance(post, Mapping) and not set(post) <= {*POST_KEYS}:
             with self._described(post, root, description) as (said, _):
-                row = unlabelled(model, processor, replace(said, labels=None), None)[0][0]
-                return explain_post(model, processor, as_post(row, processor), neighbours, self._references)
+                row = undecoded(unlabelled(model, processor, replace(said, labels=None), None)[0])[0]
+                numbers = row["numbers"] if processor.numeric_columns else None
+                whole = {"image": pictures_of(row), "text": row["text"], "numbers": numbers}
+                return explain_post(model, processor, whole, neighbours, self._references)
         return explain_post(model, processor, post, neighbours, self._references)
 
     def _references(self, ids: list[str]) -> dict[str, dict]:
@@ -198,7 +204,7 @@ class MMOrientClassifier:
             return {} if find is None else find(ids)
         data, root = self._learned
         with self._described(data, root, {}) as (said, _):
-            return {name: thumbnail_of(post) for name, post in posts_by_id(said)(ids).items()}
+            return posts_by_id(said)(ids)
 
     def save(self, folder) -> Path:
         """Keep the run in a folder of its own, which must not be there; complete or not at all."""
@@ -219,10 +225,8 @@ class MMOrientClassifier:
         Raises:
             FileNotFoundError: the folder holds none.
         """
-        folder = Path(folder_or_id)
-        if not folder.is_dir():
-            folder = Path(snapshot_download(str(folder_or_id), revision=revision))
-        read_run(str(folder))
+        folder = folder_or_download(str(folder_or_id), revision)
+        read_run(folder)
         return cls(folder)
 
     def push(self, repo_id: str, *, private: bool = False):

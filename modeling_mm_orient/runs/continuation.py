@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import datasets
-from huggingface_hub import snapshot_download
 
 from ..configuration_mm_orient import MMOrientConfig
 from ..data.description import DataDescription
@@ -14,7 +13,7 @@ from ..data.splits import assign_known_splits
 from ..modeling_mm_orient import MMOrientForMultiTaskClassification
 from ..processing_mm_orient import MMOrientProcessor
 from ..tasks import FITTED
-from .run_folder import read_run, read_splits
+from .run_folder import folder_or_download, read_run, read_splits
 
 logger = logging.getLogger(__name__)
 
@@ -50,12 +49,8 @@ def open_start(source: str, freeze_body: bool = False) -> Start:
     Raises:
         FileNotFoundError: there is none. OSError: the Hub has none, or cannot be reached.
     """
-    folder = source
-    if not Path(source).is_dir():
-        if Path(source).is_absolute() or source.startswith(".") or source.count("/") != 1:
-            raise FileNotFoundError(f"{source}: no such folder, and no id of the Hub")
-        name, _, revision = source.partition("@")
-        folder = snapshot_download(name, revision=revision or None)
+    name, _, revision = (source, "", "") if Path(source).is_dir() else source.partition("@")
+    folder = folder_or_download(name, revision or None)
     run = read_run(folder)
     config, processor = MMOrientConfig.from_pretrained(folder), MMOrientProcessor.from_pretrained(folder)
     return Start(source, folder, run, config, processor, freeze_body)

@@ -1,7 +1,8 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """A verdict's evidence to look at: as HTML and as a picture."""
 
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +15,15 @@ from ..data.reading import read_split
 from ..explanation import PARTS, explain
 from ..partial_files import whole_file
 from ..pictures import read_image, reduced, undecoded
+from ..pipeline_mm_orient import POST_KEYS
 from ..tasks import kind_of
 from .metric_plots import on_figure
 from .pages import page, picture_url, write_page
 from .run_folder import describe_data, load_run, read_run
 
 SHOWN_SIDE = 560  # pixels of the picture's longer side on a page
+logger = logging.getLogger(__name__)
+
 INK, HEAT = "#2b6cb0", "Oranges"
 MOST_WORDS = 60  # for which a figure has room
 NAMES = {"picture": "without the picture", "text": "without the text", "neighbours": "without the neighbours"}
@@ -138,7 +142,7 @@ def check_form(path) -> None:
 def explain_post(
     model,
     processor,
-    post: dict,
+    post: Mapping,
     neighbours: int = 5,
     references: Callable[[list[str]], dict[str, dict]] | None = None,
 ) -> Explanation:
@@ -153,6 +157,12 @@ def explain_post(
     Raises:
         ValueError: the picture cannot be read, or there is neither picture nor text.
     """
+    if not isinstance(post, Mapping):
+        raise ValueError(f"a post is a dict of {', '.join(POST_KEYS)}, got {type(post).__name__}")
+    if unknown := [name for name in post if name not in POST_KEYS]:
+        raise ValueError(f"a post has {', '.join(f'`{name}`' for name in POST_KEYS)}, not {unknown[0]!r}")
+    if neighbours < 0:
+        raise ValueError(f"`neighbours` must be at least 0, got {neighbours}")
     image, text = post.get("image"), post.get("text")
     images = image if isinstance(image, (list, tuple)) else [image]
     pictures = [read_image(each, processor.max_image_pixels) for each in images if each is not None]
@@ -178,7 +188,16 @@ def references_of_run(run: str, data: str | None = None) -> Callable[[list[str]]
     place = data or description.get("data", {}).get("data")
     if place is None or not (data or Path(place).exists()):
         return None
-    return posts_by_id(describe_data(description, place))
+    find = posts_by_id(describe_data(description, place))
+
+    def find_what_is_there(ids: list[str]) -> dict[str, dict]:
+        try:
+            return find(ids)
+        except (ValueError, OSError) as error:
+            logger.warning("reference posts are not shown: %s", error)
+            return {}
+
+    return find if data else find_what_is_there  # what was named must be there
 
 
 def posts_by_id(description: DataDescription) -> Callable[[list[str]], dict[str, dict]]:

@@ -43,6 +43,21 @@ def read_splits(folder: str) -> dict[str, str]:
     return read_json(path) if path.is_file() else {}
 
 
+def folder_or_download(source: str, revision: str | None = None) -> str:
+    """A folder, or where that of a repository of the Hub was downloaded to.
+
+    Raises:
+        FileNotFoundError: it is neither. OSError: the Hub has none, or cannot be reached.
+    """
+    if Path(source).is_dir():
+        return source
+    if Path(source).is_absolute() or source.startswith(".") or source.count("/") != 1:
+        raise FileNotFoundError(f"{source}: no such folder, and no id of the Hub")
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(source, revision=revision)
+
+
 def load_run(folder: str, *, load_relation_memory: bool = True):
     """Model and processor of a finished run; on a machine without an accelerator with `for_cpu`'s layers.
 
