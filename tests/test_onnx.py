@@ -9,7 +9,7 @@ import torch
 from modeling_mm_orient import MMOrientForMultiTaskClassification, relation_memory
 from modeling_mm_orient.cli import main
 from modeling_mm_orient.runs import hub, onnx_export
-from modeling_mm_orient.runs.onnx_export import export_onnx
+from modeling_mm_orient.runs.onnx_export import deviation, export_onnx
 from modeling_mm_orient.runs.preset_files import load_preset
 from modeling_mm_orient.runs.run_folder import load_run
 from modeling_mm_orient.tasks import probabilities_of
@@ -146,3 +146,10 @@ def test_every_form(tmp_path, form):
     assert all(graph["deviation"] <= 1e-4 for graph in said["graphs"].values())
     for count in (1, 4, 5) if processor is not None else ():
         assert_alike(model, tmp_path / "model.onnx", posts(processor, count))
+
+
+def test_a_deviation_is_that_of_single_precision():
+    assert deviation(np.float32([0.5, 2012.0002]), np.float32([0.5, 2012.0])) < 1e-6
+    assert (
+        deviation(np.float32([0.5002]), np.float32([0.5])) > 1e-4 and deviation(np.float32([9]), np.float32([0])) == 9
+    )
