@@ -20,8 +20,7 @@ from .pictures import reduced
 from .tasks import kind_of, predictions_by_task
 
 PARTS = ("picture", "text", "neighbours")
-WITHOUT_ENCODERS = "this model has no encoders and reads no picture or text: "
-    "it takes feature arrays (mm-orient predict --feature-arrays)"
+WITHOUT_ENCODERS = "this model has no encoders: it takes feature arrays, no post (mm-orient predict --feature-arrays)"
 LEVELS = 255.0  # of a ramp's grey values
 MARK = 128  # of the channel that tells a picture from what pads it
 LARGEST_RESIDUAL = 0.02  # of the picture's side: a ramp that comes out less straight was not only resized and cropped
