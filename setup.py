@@ -48,6 +48,7 @@ setup(
         "networkx>=3.4",  # communities and layout of relation graphs; torch brings it as well
         "pyyaml>=6",  # `--config` in YAML; transformers has it too
         "numpy>=2.1",
+        "pandas>=2.2.3",  # frames in and out of MMOrientClassifier; datasets brings it as well
         "pillow>=11.3",
         "pyarrow>=18",  # shards of features, Parquet in and out
         "scipy>=1.14",  # least losses of few numbers: temperatures, the weights of experts

@@ -94,7 +94,8 @@ def test_posts_in_every_form(tmp_path, form):
         Image.new("RGB", (6, 6), COLOURS[i % 2]).save(tmp_path / name)
     table = frame(20, image=names)
     absolute = [str(tmp_path / name) for name in names]
-    whole = datasets.Dataset.from_pandas(table.assign(image=absolute)).cast_column("image", datasets.Image())
+    whole = datasets.Dataset.from_dict(table.assign(image=absolute).to_dict("list"))
+    whole = whole.cast_column("image", datasets.Image())
     write_folder(tmp_path / "folder", [row | {"image": None} for row in table.to_dict("records")], pictures=False)
     data = {
         "paths": table,

@@ -2,6 +2,7 @@
 """A verdict's evidence to look at: as HTML and as a picture."""
 
 import logging
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from ..pictures import read_image, reduced, undecoded
 from ..pipeline_mm_orient import POST_KEYS
 from ..tasks import kind_of
 from .metric_plots import on_figure
-from .pages import page, picture_url, write_page
+from .pages import opened, page, picture_url, write_page
 from .run_folder import describe_data, load_run, read_run
 
 SHOWN_SIDE = 560  # pixels of the picture's longer side on a page
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 INK, HEAT = "#2b6cb0", "Oranges"
 MOST_WORDS = 60  # for which a figure has room
+MOST_NEIGHBOURS, NEIGHBOUR_HEIGHT = 5, 1.7  # of each modality in a figure, and inches
 NAMES = {"picture": "without the picture", "text": "without the text", "neighbours": "without the neighbours"}
 
 
@@ -85,8 +87,13 @@ class Explanation:
 
         bars = _bars(self.tasks, self.found)
         height = max(4.0, 0.34 * sum(len(rows) + 1.6 for _, rows in bars))
-        figure = Figure(figsize=(11, height), layout="constrained")
-        left, right = figure.subfigures(1, 2, width_ratios=[1, 1.35])
+        near = {m: posts[:MOST_NEIGHBOURS] for m, posts in self.found["neighbours"].items() if posts}
+        figure = Figure(figsize=(11, height + NEIGHBOUR_HEIGHT * len(near)), layout="constrained")
+        upper = figure
+        if near:
+            upper, lower = figure.subfigures(2, 1, height_ratios=[height, NEIGHBOUR_HEIGHT * len(near)])
+            self._draw_neighbours(lower, near)
+        left, right = upper.subfigures(1, 2, width_ratios=[1, 1.35])
         self._draw_post(left)
         axes = right.subplots(len(bars), 1, squeeze=False, height_ratios=[len(rows) + 1.6 for _, rows in bars])[:, 0]
         for axis, (name, rows) in zip(axes, bars, strict=True):
@@ -101,6 +108,28 @@ class Explanation:
             if min(values) >= 0 and max(values) <= 1:
                 axis.set_xlim(0, 1)
         return figure
+
+    def _draw_neighbours(self, figure, near: dict[str, list[dict]]) -> None:
+        """A row of reference posts per modality: picture or text, similarity and labels."""
+        rows = figure.subplots(len(near), MOST_NEIGHBOURS, squeeze=False)
+        for (modality, posts), axes in zip(near.items(), rows, strict=True):
+            for axis in axes:
+                axis.axis("off")
+            for axis, post in zip(axes, posts, strict=False):
+                known = self.thumbnails.get(post["id"], {})
+                if (picture := opened(known.get("picture"))) is not None:
+                    axis.imshow(picture)
+                else:
+                    said = textwrap.shorten(known.get("text") or post["id"], 60)
+                    axis.text(0.5, 0.5, _plain(textwrap.fill(said, 20)), ha="center", va="center", fontsize=7)
+                labels = [", ".join(map(str, label)) if isinstance(label, list) else str(label)
+                          for label in post["labels"].values()]  # fmt: skip
+                below = textwrap.fill(textwrap.shorten(", ".join(labels), 60), 30)
+                axis.set_title(_plain(f"{post['similarity']:.2f} {below}"), fontsize=7)
+            axes[0].text(
+                -0.08, 0.5, f"near by {'picture' if modality == 'image' else 'text'}", rotation=90, va="center",
+                ha="right", fontsize=8, transform=axes[0].transAxes,
+            )  # fmt: skip
 
     def _draw_post(self, figure) -> None:
         import matplotlib
@@ -128,8 +157,7 @@ class Explanation:
                 x, y = 0.0, y - 0.17
             shown = word if len(word) <= line else f"{word[: line - 1]}…"
             box = {"facecolor": colours(0.75 * share), "edgecolor": "none", "pad": 1.5}
-            shown = shown.replace("$", r"\$")
-            below.text(x / line, y, shown, fontsize=8, family=["monospace", "sans-serif"], va="top", bbox=box)
+            below.text(x / line, y, _plain(shown), fontsize=8, family=["monospace", "sans-serif"], va="top", bbox=box)
             x += len(shown) + 1.5
 
 
@@ -209,6 +237,11 @@ def posts_by_id(description: DataDescription) -> Callable[[list[str]], dict[str,
         return {name: posts[rows[name]] for name in ids if name in rows}
 
     return find
+
+
+def _plain(text: str) -> str:
+    """A text that matplotlib takes for no formula."""
+    return text.replace("$", r"\$")
 
 
 def thumbnail_of(post: dict) -> dict:
