@@ -19,7 +19,7 @@ from ..pictures import read_image, reduced, undecoded
 from ..pipeline_mm_orient import POST_KEYS
 from ..tasks import kind_of
 from .metric_plots import on_figure
-from .pages import opened, page, picture_url, write_page
+from .pages import page, picture_url, write_page
 from .run_folder import describe_data, load_run, read_run
 
 SHOWN_SIDE = 560  # pixels of the picture's longer side on a page
@@ -117,8 +117,8 @@ class Explanation:
                 axis.axis("off")
             for axis, post in zip(axes, posts, strict=False):
                 known = self.thumbnails.get(post["id"], {})
-                if (picture := opened(known.get("picture"))) is not None:
-                    axis.imshow(picture)
+                if (url := known.get("picture")) is not None:
+                    axis.imshow(read_image(url))
                 else:
                     said = textwrap.shorten(known.get("text") or post["id"], 60)
                     axis.text(0.5, 0.5, _plain(textwrap.fill(said, 20)), ha="center", va="center", fontsize=7)

@@ -44,11 +44,6 @@ def picture_url(picture: Image.Image | None, side: int = THUMBNAIL) -> str | Non
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def opened(url: str | None) -> Image.Image | None:
-    """The picture of a `picture_url`."""
-    return None if url is None else Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
-
-
 def figure_url(figure) -> str:
     """A matplotlib figure as a `data:` URL of an SVG: sharp on paper."""
     buffer = io.BytesIO()
