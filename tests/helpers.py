@@ -30,6 +30,7 @@ from modeling_mm_orient import (
     MMOrientModel,
     MMOrientProcessor,
 )
+from modeling_mm_orient.cli import main
 from modeling_mm_orient.data.description import DataDescription
 from modeling_mm_orient.features.collation import FeatureCollator
 from modeling_mm_orient.runs.presets import train_tokenizer
@@ -288,6 +289,11 @@ def write_folder(folder: Path, rows: list[dict] = ROWS, name: str = "labels.csv"
 def describe(folder, **fields) -> DataDescription:
     """The description of a folder of `write_folder`."""
     return DataDescription(**{"data": str(folder), "labels": ["mood"], "split_column": "split"} | fields)
+
+
+def train_on(folder, output, *options) -> int:
+    """`mm-orient train` on a folder of posts; its exit status."""
+    return main([str(part) for part in ("train", "--data", folder, "--output", output, *options)])
 
 
 # Processes.

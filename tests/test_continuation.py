@@ -8,7 +8,7 @@ from modeling_mm_orient.cli import main
 from modeling_mm_orient.data.json_files import read_json
 from modeling_mm_orient.runs import training
 
-from .helpers import write_folder
+from .helpers import train_on, write_folder
 
 ROWS = [
     {"image": f"{i}.png", "caption": f"words {i}", "mood": "ab"[i % 2], "spam": ["no", "yes"][i // 2 % 2],
@@ -21,27 +21,15 @@ ROWS = [
 def before(tmp_path_factory):
     folder = write_folder(tmp_path_factory.mktemp("posts") / "posts", ROWS)
     run = folder.parent / "run"
-    command = [
-        "train",
-        "--data",
-        folder,
-        "--labels",
-        "mood",
-        "--numeric-columns",
-        "likes",
-        "--output",
-        run,
-        "--epochs",
-        "1",
-    ]
-    assert main([*map(str, command), "--set", "relation_scope=memory", "memory_top_k=3", "--batch-size", "4"]) == 0
+    fields = ("--set", "relation_scope=memory", "memory_top_k=3")
+    options = ("--labels", "mood", "--numeric-columns", "likes", "--epochs", 1, *fields, "--batch-size", 4)
+    assert train_on(folder, run, *options) == 0
     return folder, run
 
 
 def go_on(before, output, *options) -> int:
     folder, run = before
-    command = ["train", "--data", folder, "--init-from", run, "--output", output, "--epochs", "1", *options]
-    return main([str(part) for part in command])
+    return train_on(folder, output, "--init-from", run, "--epochs", 1, *options)
 
 
 def test_new_tasks_and_more_posts_start_where_it_ended(before, tmp_path, monkeypatch, caplog):

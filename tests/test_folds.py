@@ -2,12 +2,11 @@
 
 import pytest
 
-from modeling_mm_orient.cli import main
 from modeling_mm_orient.data.json_files import read_json
 from modeling_mm_orient.runs import folds as of_folds
 from modeling_mm_orient.runs.folds import folds_table, summary
 
-from .helpers import write_folder
+from .helpers import train_on, write_folder
 
 ROWS = [
     {"image": "", "text": f"words {i if i > 4 else 0}", "mood": "ab"[i % 2], "score": i / 4, "split": split}
@@ -16,21 +15,7 @@ ROWS = [
 
 
 def validate(folder, output, *options) -> int:
-    command = [
-        "train",
-        "--data",
-        folder,
-        "--labels",
-        "mood",
-        "score",
-        "--output",
-        output,
-        "--folds",
-        "3",
-        "--epochs",
-        "1",
-    ]
-    return main([*map(str, command), *options])
+    return train_on(folder, output, "--labels", "mood", "score", "--folds", 3, "--epochs", 1, *options)
 
 
 @pytest.fixture

@@ -2,11 +2,10 @@
 
 import pytest
 
-from modeling_mm_orient.cli import main
 from modeling_mm_orient.data.json_files import read_json
 from modeling_mm_orient.runs import search, training
 
-from .helpers import write_folder
+from .helpers import train_on, write_folder
 
 pytest.importorskip("optuna", reason="settings are searched by Optuna")
 
@@ -17,21 +16,7 @@ ROWS = [
 
 
 def find(folder, output, *options) -> int:
-    command = [
-        "train",
-        "--data",
-        folder,
-        "--labels",
-        "mood",
-        "--output",
-        output,
-        "--search",
-        "3",
-        "--epochs",
-        "2",
-        *options,
-    ]
-    return main([str(part) for part in command])
+    return train_on(folder, output, "--labels", "mood", "--search", 3, "--epochs", 2, *options)
 
 
 @pytest.fixture
