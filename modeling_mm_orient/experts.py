@@ -1,11 +1,12 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """Experts (ours): each speaks of every task by itself, and a task's verdict is their weighted mean.
 
-`text`, `image` and `both` are linear in E_txt, E_img and both side by side; `neighbours` is the vote of the reference posts'
-labels; `network` is MM-ORIENT's network. What one says is a score per label: a log-probability, of several labels the
+`words` is linear in the n-grams of the text, weighed by their rarity among training posts (TF-IDF); `text`, `image` and
+`both` are in E_txt, E_img and both side by side; `neighbours` is the vote of the reference posts' labels; `network` is
+MM-ORIENT's network. What one says is a score per label: a log-probability, of several labels the
 log-odds, for regression a value.
 
-Shapes: B posts, C labels of a task, D features.
+Shapes: B posts, C labels of a task, D features, N n-grams.
 """
 
 from typing import cast
@@ -14,10 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from .names import MODALITIES
+from .ngrams import BUCKETS
 from .tasks import kind_of
 
-NEEDS = {"text": ("text",), "image": ("image",), "both": MODALITIES, "neighbours": (), "network": ()}
-LINEAR = ("text", "image", "both")
+WORDS, NGRAMS = "words", "ngrams"
+# expert -> what a post must have for it to speak: modalities, n-grams
+NEEDS: dict[str, tuple[str, ...]] = {
+    WORDS: (NGRAMS,), "text": ("text",), "image": ("image",), "both": MODALITIES, "neighbours": (), "network": (),
+}  # fmt: skip
+LINEAR = ("words", "text", "image", "both")
 LEAST_WEIGHT = 1e-3  # so that where those of weight lack their modality, the others speak
 
 
@@ -36,13 +42,17 @@ class Experts(nn.Module):
         self.linear = nn.ModuleDict(
             {
                 name: nn.ModuleList(
-                    nn.Linear(sum(embed_dims[m] for m in NEEDS[name]), kind_of(task).num_outputs(task))
+                    nn.Linear(
+                        sum((embed_dims | {NGRAMS: BUCKETS})[m] for m in NEEDS[name]), kind_of(task).num_outputs(task)
+                    )
                     for task in tasks
                 )
                 for name in names
                 if name in LINEAR
             }
         ).requires_grad_(False)  # fitted when all else is trained, see `runs.blending`
+        self.rarity: Tensor | None
+        self.register_buffer("rarity", torch.zeros(BUCKETS) if WORDS in names else None)
 
     def layers(self, name: str) -> nn.ModuleList:
         """A linear expert's layer for each task."""
@@ -54,18 +64,24 @@ class Experts(nn.Module):
         network: dict[str, Tensor],
         votes: dict[str, Tensor] | None,
         averages: dict[str, tuple[Tensor, Tensor]] | None,
+        ngram_ids: Tensor,
     ) -> dict[str, dict[str, Tensor]]:
         """Task -> expert -> scores (B, C), or (B,).
 
         Args:
             embeds: modality -> (B, D). network: task -> the network's own scores.
             votes: task -> (B, 3, C), see `neighbour_votes`. averages: see `RelationMemory.label_averages`.
+            ngram_ids: (B, N) int64, see `PostInputs`.
         """
+        values = None if self.rarity is None else tf_idf(ngram_ids, self.rarity)
         scores: dict[str, dict[str, Tensor]] = {}
         for index, task in enumerate(self.tasks):
             kind, said = kind_of(task), {}
             for name in self.names:
-                if name in LINEAR:
+                if values is not None and name == WORDS:
+                    layer = cast("nn.Linear", self.layers(name)[index])
+                    said[name] = kind.scores(kind.form(of_ngrams(layer, ngram_ids, values)))
+                elif name in LINEAR:
                     layer = cast("nn.Linear", self.layers(name)[index])
                     features = torch.cat([embeds[m] for m in NEEDS[name]], -1).to(layer.weight.dtype)
                     said[name] = kind.scores(kind.form(layer(features)))
@@ -80,10 +96,29 @@ class Experts(nn.Module):
     def keep_from(self, other: "Experts", tasks: list[str]) -> None:
         """Take over what `other` knows of tasks that stay."""
         old = {task["name"]: place for place, task in enumerate(other.tasks)}
+        if self.rarity is not None and other.rarity is not None:
+            self.rarity.copy_(other.rarity)
         for place, task in enumerate(self.tasks):
             if task["name"] in tasks:
                 for name in self.linear:
                     self.layers(name)[place].load_state_dict(other.layers(name)[old[task["name"]]].state_dict())
+
+
+def has_ngrams(ngram_ids: Tensor, has_text: Tensor) -> Tensor:
+    """Bool (B,): whose n-grams are known; of a post without a text they are not looked at."""
+    return has_text & (ngram_ids > 0).any(-1)
+
+
+def tf_idf(ngram_ids: Tensor, rarity: Tensor) -> Tensor:
+    """Values (B, N) of n-grams: their `rarity` (buckets,) float, of length 1 in a post; 0 where `ngram_ids` (B, N) pad."""
+    values = rarity[ngram_ids].float()
+    return values / values.square().sum(-1, keepdim=True).sqrt().clamp(min=1e-9)
+
+
+def of_ngrams(layer: nn.Linear, ngram_ids: Tensor, values: Tensor) -> Tensor:
+    """(B, C): a layer of all buckets, of posts' n-grams and their values (B, N)."""
+    said = torch.einsum("cbn,bn->bc", layer.weight[:, ngram_ids].float(), values)
+    return said.to(layer.weight.dtype) + layer.bias
 
 
 def verdicts(tasks: list[dict], scores: dict[str, dict[str, Tensor]], present: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -91,7 +126,7 @@ def verdicts(tasks: list[dict], scores: dict[str, dict[str, Tensor]], present: d
 
     Args:
         tasks: task descriptions; their `expert_weights` weigh, None hears the network alone.
-        scores: task -> expert -> (B, C), or (B,). present: modality -> bool (B,).
+        scores: task -> expert -> (B, C), or (B,). present: bool (B,) of all that `NEEDS` names.
     """
     logits = {}
     for task in tasks:

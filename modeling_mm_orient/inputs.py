@@ -1,7 +1,7 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """What the models take, named once: `PostInputs`, and a `forward` whose signature lists its fields.
 
-Shapes: B posts, R regions, T tokens, D features, F task features.
+Shapes: B posts, R regions, T tokens, N n-grams, D features, F task features.
 """
 
 import inspect
@@ -44,6 +44,8 @@ class PostInputs:
             relation memory it leaves the post itself and its duplicates out of its neighbours.
         picture_counts: (B,) int64, where a post has several pictures (ours): pixels and their masks are then (B, K, ...), of
             which so many are there. Their regions are those of one picture, their embeddings averaged.
+        ngram_ids: (B, N) int64, what the expert `words` reads (ours): the texts' n-grams, see `ngrams.ngram_ids`, 0 after
+            the end; without them it is not heard.
     """
 
     pixel_values: Tensor | None = None
@@ -65,6 +67,7 @@ class PostInputs:
     has_text: Tensor | None = None
     post_keys: Tensor | None = None
     picture_counts: Tensor | None = None
+    ngram_ids: Tensor | None = None
 
 
 INPUT_NAMES = tuple(field.name for field in fields(PostInputs))

@@ -31,7 +31,7 @@ from .encoders import (
     read_images,
     read_texts,
 )
-from .experts import Experts, verdicts
+from .experts import NGRAMS, Experts, has_ngrams, verdicts
 from .global_batch import GlobalBatch
 from .hima import BatchAttention
 from .inputs import PostInputs, takes_post_inputs
@@ -724,7 +724,7 @@ class MMOrientForMultiTaskClassification(MMOrientPreTrainedModel):
         loss, task_losses = (None, None) if labels is None else self._loss(members, labels, inputs.post_keys)
         parts: dict[str, Any] = {"logits": members[0]}
         if several:
-            parts = self._verdicts(members, outputs)
+            parts = self._verdicts(members, outputs, inputs.ngram_ids)
         if output_members:
             parts["member_logits"] = {name: torch.stack([each[name] for each in members]) for name in members[0]}
         else:
@@ -732,17 +732,23 @@ class MMOrientForMultiTaskClassification(MMOrientPreTrainedModel):
         kept = {name: value for name, value in outputs.items() if output_components or name not in COMPONENTS}
         return MMOrientOutput(loss=loss, task_losses=task_losses, **parts, **kept)
 
-    def _verdicts(self, members: list[dict[str, Tensor]], outputs: MMOrientOutput) -> dict[str, Any]:
+    def _verdicts(self, members: list[dict[str, Tensor]], outputs: MMOrientOutput, ngram_ids: Tensor | None) -> dict:
         """The members' mean, and the experts' where there are any, as parts of the output."""
         network = {}
         for task in self.config.tasks:
             said = [kind_of(task).scores(each[task["name"]]) for each in members]
             network[task["name"]] = torch.stack(said).mean(0)
+        if ngram_ids is None:
+            ngram_ids = outputs.has_text.new_zeros((len(outputs.has_text), 1), dtype=torch.long)
         embeds = {"image": outputs.image_embeds, "text": outputs.text_embeds}
-        present = {"image": outputs.has_image, "text": outputs.has_text}
+        present = {
+            "image": outputs.has_image,
+            "text": outputs.has_text,
+            NGRAMS: has_ngrams(ngram_ids, outputs.has_text),
+        }
         votes = outputs.neighbour_votes if "neighbours" in self.config.experts else None
         averages = None if votes is None else self.relation_memory.label_averages()
-        scores = self.experts(embeds, network, votes, averages)
+        scores = self.experts(embeds, network, votes, averages, ngram_ids)
         return {"logits": verdicts(self.config.tasks, scores, present), "expert_scores": scores}
 
     def _loss(self, members, labels, post_keys) -> tuple[Tensor, dict[str, Tensor]]:

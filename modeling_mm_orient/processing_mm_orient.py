@@ -1,7 +1,7 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """MMOrientProcessor: pictures and texts to the inputs of all three encoders.
 
-Shapes: B posts, T tokens.
+Shapes: B posts, T tokens, N n-grams.
 """
 
 import os
@@ -15,6 +15,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 
+from .ngrams import ngram_ids, padded
 from .numeric_columns import check_columns, standardised
 from .pictures import IMAGE_SOURCES, MAX_IMAGE_PIXELS, read_image, reduced
 from .task_features import check_sources, task_features
@@ -50,6 +51,7 @@ class MMOrientProcessor(ProcessorMixin):
         task_features: what `task_features` are made of, see `task_features.check_sources` (default nothing).
         numeric_columns: numbers that come after them, with their statistics, see `numeric_columns.check_columns` (ours;
             default none).
+        ngrams: give the texts' n-grams, for a model with the expert `words` (ours; default False).
     """
 
     valid_processor_kwargs = MMOrientProcessorKwargs
@@ -70,6 +72,7 @@ class MMOrientProcessor(ProcessorMixin):
         inpainter: str | Callable = "opencv",
         task_features: list[dict] | tuple[dict, ...] = (),
         numeric_columns: list[dict] | tuple[dict, ...] = (),
+        ngrams: bool = False,
         **kwargs,
     ):
         parts = {"image_processor": image_processor, "tokenizer": tokenizer}
@@ -95,6 +98,7 @@ class MMOrientProcessor(ProcessorMixin):
         self.inpainter = registered(inpainter, INPAINTERS, "inpainter")
         self.task_features = check_sources(task_features)
         self.numeric_columns = check_columns(numeric_columns)
+        self.ngrams = ngrams
 
     @classmethod
     def from_encoders_pretrained(
@@ -149,7 +153,8 @@ class MMOrientProcessor(ProcessorMixin):
             `pixel_values`, `input_ids` (B, T), `attention_mask`, ... for the encoders there are, those of the joint
             encoder with the prefix `joint_`; where a post has several pictures, pixels are (B, K, ...) and `picture_counts`
             (B,) says how many; `has_image` and `has_text` (B,) bool; with task features or numeric columns,
-            `task_features` (B, F). The inputs of a modality that no post of the batch has are left out.
+            `task_features` (B, F); with `ngrams`, `ngram_ids` (B, N). The inputs of a modality that no post of the batch
+            has are left out.
 
         Raises:
             ValueError: lengths differ, a post has neither picture nor text, or a picture cannot be read.
@@ -190,6 +195,8 @@ class MMOrientProcessor(ProcessorMixin):
                 if self.joint_padding == "max_length":
                     options["return_attention_mask"] = False
                 data |= _joint(self.joint_processor.tokenizer(text, **options))
+            if self.ngrams:
+                data["ngram_ids"] = padded([ngram_ids(words) for words in text]).tolist()
         data["has_image"] = [image is not None for image in images]
         data["has_text"] = [bool(words) for words in text]
         if self.task_features:
@@ -225,6 +232,7 @@ class MMOrientProcessor(ProcessorMixin):
             for part in (self.joint_processor.image_processor, self.joint_processor.tokenizer):
                 names += _joint(dict.fromkeys(part.model_input_names))
         extra = ["task_features"] if self.task_features or self.numeric_columns else []
+        extra += ["ngram_ids"] if self.ngrams else []
         return [*dict.fromkeys(names), "has_image", "has_text", *extra]
 
     def to_dict(self) -> dict:
@@ -233,6 +241,8 @@ class MMOrientProcessor(ProcessorMixin):
         settings = super().to_dict()
         if not self.numeric_columns:
             settings.pop("numeric_columns", None)
+        if not self.ngrams:
+            settings.pop("ngrams", None)
         return settings | {"parts": self.get_attributes(), "joint_processor": joint} | own
 
     def save_pretrained(self, save_directory, **kwargs):

@@ -50,7 +50,10 @@ def posts_of(count: int, seed: int) -> PostArrays:
     here = torch.ones(count, dtype=torch.bool)
     keys = [f"{number:08x}" for number in torch.randint(0, 2**31, (count,), generator=draw).tolist()]
     labels = {"mood": mood, "tags": tags, "size": size}
-    return PostArrays(keys, {"image": image, "text": text}, {"image": here, "text": here}, labels, None, sequences)
+    words = torch.stack([3 + mood, 6 + (size > 0).long(), 8 + tags[:, 0].long(), 10 + tags[:, 1].long()], 1)
+    return PostArrays(
+        keys, {"image": image, "text": text}, {"image": here, "text": here}, labels, words, None, sequences
+    )
 
 
 @pytest.fixture(scope="module")

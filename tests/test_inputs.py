@@ -18,7 +18,7 @@ APART = ("without_themselves", "without_neighbours")
 
 def test_signatures_list_every_input():
     names = list(inspect.signature(MMOrientModel.forward).parameters)
-    assert names == ["self", *INPUT_NAMES, *ASKED, *APART] and len(INPUT_NAMES) == 19
+    assert names == ["self", *INPUT_NAMES, *ASKED, *APART] and len(INPUT_NAMES) == 20
     names = list(inspect.signature(MMOrientForMultiTaskClassification.forward).parameters)
     assert names == ["self", *INPUT_NAMES, "labels", *ASKED, "output_members", *APART]
     assert list(inspect.signature(MMOrientModel.encode_posts).parameters) == ["self", *INPUT_NAMES]

@@ -1,7 +1,8 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """From posts or stored features to batches for the model and for `transformers.Trainer`.
 
-Use with `TrainingArguments(remove_unused_columns=False)`. Shapes: B posts, L regions or tokens, D features, C labels.
+Use with `TrainingArguments(remove_unused_columns=False)`. Shapes: B posts, N n-grams, L regions or tokens, D features,
+C labels.
 """
 
 from collections import deque
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ..ngrams import padded
 from ..numeric_columns import standardised
 from ..pictures import key_number, pictures_of, post_key
 from ..tasks import collate_labels
@@ -63,8 +65,9 @@ class PostCollator:
 @dataclass
 class FeatureCollator:
     """Stored features (`image_embeds` (D,), `text_embeds`, `region_features` (R, D), `token_features` (T, D),
-    `task_features`, `has_image`, `has_text`, default True, `post_key` as `post_key` gives it, and task columns) to model
-    inputs, float32 and padded; `numbers` stand among the task features as `numeric_columns` of a processor say."""
+    `ngram_ids` (N,), `task_features`, `has_image`, `has_text`, default True, `post_key` as `post_key` gives it, and task
+    columns) to model inputs, float32 and padded; `numbers` stand among the task features as `numeric_columns` of a processor
+    say."""
 
     tasks: list[dict]
     labels: bool = True
@@ -108,6 +111,8 @@ def _features(posts: list[dict]) -> dict:
     for name, mask in (("region_features", "region_mask"), ("token_features", "token_mask")):
         if posts[0].get(name) is not None:
             batch[name], batch[mask] = pad_sequences([np.asarray(post[name]) for post in posts])
+    if posts[0].get("ngram_ids") is not None:
+        batch["ngram_ids"] = torch.from_numpy(padded([post["ngram_ids"] for post in posts]))
     for name in ("has_image", "has_text"):
         if name in posts[0]:
             batch[name] = torch.tensor([bool(post[name]) for post in posts])

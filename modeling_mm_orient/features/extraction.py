@@ -34,15 +34,17 @@ from ..partial_files import whole_file
 from ..pictures import pictures_of, post_key
 from ..task_features import task_features
 
-FORMAT = 2  # of the shards; part of the fingerprint
+FORMAT = 3  # of the shards; part of the fingerprint
 SHARD_POSTS = 512
 VECTORS = ("image_embeds", "text_embeds", "task_features")
 SEQUENCES = {"region_features": "region_mask", "token_features": "token_mask"}
+NGRAMS = "ngram_ids"
 COLUMNS = datasets.Features(
     {
         "id": datasets.Value("string"),
         "key": datasets.Value("string"),
         **{name: datasets.Sequence(datasets.Value("float16")) for name in (*VECTORS, *SEQUENCES)},
+        NGRAMS: datasets.Sequence(datasets.Value("int32")),
         "has_image": datasets.Value("bool"),
         "has_text": datasets.Value("bool"),
     }
@@ -90,7 +92,8 @@ def encoder_fingerprint(model, processor) -> str:
     for part in (processor, processor.joint_processor):
         if part is not None:
             settings = part.to_dict()
-            settings.pop("numeric_columns", None)  # they change no stored feature
+            for name in ("numeric_columns", "ngrams"):  # they change no stored feature
+                settings.pop(name, None)
             digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
             vocabulary = part.tokenizer.get_vocab() if part.tokenizer is not None else {}
             digest.update(json.dumps(sorted(vocabulary.items())).encode())
@@ -263,6 +266,7 @@ class ShardBatches(IterableDataset):
         self.bare = copy.copy(processor)  # for posts that are treated already
         self.bare.text_cleaning, self.bare.task_features, self.bare.numeric_columns = [], [], []
         self.bare.remove_overlaid_text = self.bare.read_missing_text = False
+        self.bare.ngrams = True  # stored whoever reads them
 
     def __iter__(self) -> Iterator[PreparedBatch]:
         worker = get_worker_info()
@@ -323,7 +327,8 @@ def encode_batch(model, processor, batch: PreparedBatch, bf16: bool = False) -> 
     A post whose features are not finite is taken out of the batch, and has a problem there.
     """
     device = model.device
-    inputs = {name: value.to(device, non_blocking=True) for name, value in batch.inputs.items()}
+    ngrams = batch.inputs.get(NGRAMS)
+    inputs = {name: value.to(device, non_blocking=True) for name, value in batch.inputs.items() if name != NGRAMS}
     inputs |= _stand_ins(model.config, inputs, len(batch.ids))
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         encoded = model.encode_posts(**inputs)
@@ -333,8 +338,9 @@ def encode_batch(model, processor, batch: PreparedBatch, bf16: bool = False) -> 
     if not sound.all():
         kept = _take_out(batch, sound).to(device)
         encoded = {name: None if values is None else values[kept] for name, values in encoded.items()}
+        ngrams = None if ngrams is None else ngrams[kept.cpu()]
         extra = None if extra is None else extra[kept]
-    return _columns(encoded, extra, batch)
+    return _columns(encoded, extra, ngrams, batch)
 
 
 def _finite_rows(encoded, extra: torch.Tensor | None) -> torch.Tensor:
@@ -356,7 +362,7 @@ def _take_out(batch: PreparedBatch, sound: torch.Tensor) -> torch.Tensor:
     return kept
 
 
-def _columns(encoded, extra: torch.Tensor | None, batch: PreparedBatch) -> dict[str, list]:
+def _columns(encoded, extra: torch.Tensor | None, ngrams: torch.Tensor | None, batch: PreparedBatch) -> dict[str, list]:
     if not batch.ids:
         return {name: [] for name in ("position", *COLUMNS)}
     columns = {"id": batch.ids, "key": batch.keys, "position": batch.positions}
@@ -364,6 +370,8 @@ def _columns(encoded, extra: torch.Tensor | None, batch: PreparedBatch) -> dict[
         columns[name] = list(_half(encoded[name]))
     empty = [np.zeros(0, np.float16)] * len(batch.ids)
     columns["task_features"] = empty if extra is None else list(_half(extra))
+    numbers = np.zeros((len(batch.ids), 0), np.int32) if ngrams is None else ngrams.numpy().astype(np.int32)
+    columns[NGRAMS] = [row[row > 0] for row in numbers]
     for name, mask in SEQUENCES.items():
         kept = encoded[mask]
         ends = kept.sum(1).cumsum(0).cpu().numpy()[:-1]
@@ -391,9 +399,9 @@ def feature_table(parts: list[dict[str, list]]) -> pa.Table:
     arrays = []
     for entry in COLUMNS.arrow_schema:
         values = [columns[entry.name][row] for row in order]
-        if entry.name in (*VECTORS, *SEQUENCES):
+        if entry.name in (*VECTORS, *SEQUENCES, NGRAMS):
             ends = np.cumsum([0, *map(len, values)], dtype=np.int32)
-            flat = np.concatenate([np.zeros(0, np.float16), *values])
+            flat = np.concatenate([np.zeros(0, np.int32 if entry.name == NGRAMS else np.float16), *values])
             arrays.append(pa.ListArray.from_arrays(pa.array(ends), pa.array(flat)).cast(entry.type))
         else:
             arrays.append(pa.array(values, type=entry.type))

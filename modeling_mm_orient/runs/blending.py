@@ -16,9 +16,10 @@ from scipy.optimize import minimize
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from ..experts import LINEAR, NEEDS, verdicts
+from ..experts import LINEAR, NEEDS, NGRAMS, WORDS, has_ngrams, verdicts
 from ..tasks import kind_of
 from .linear_experts import fit_linear
+from .ngram_features import NgramReader, side_by_side
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +32,12 @@ CAUTION = 0.2  # how much weights are drawn to those
 
 @dataclass
 class Testimony:
-    """What a model says of posts: `embeds` and `present` by modality; `scores`, task -> expert -> (N, C) or (N,), `members`,
-    task -> (members, N, C) or (members, N), `keys` (N,) and `labels` by task."""
+    """What a model says of posts: `embeds` by modality, `ngram_ids` (N, L), `present` by what `NEEDS` names;
+    `scores`, task -> expert -> (N, C) or (N,), `members`, task -> (members, N, C) or (members, N), `keys` (N,) and `labels`
+    by task."""
 
     embeds: dict[str, Tensor]
+    ngram_ids: Tensor
     present: dict[str, Tensor]
     scores: dict[str, dict[str, Tensor]]
     members: dict[str, Tensor]
@@ -44,10 +47,15 @@ class Testimony:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def features(self, modalities: tuple[str, ...]) -> Tensor:
+        """Their embeddings side by side, (N, D)."""
+        return torch.cat([self.embeds[modality] for modality in modalities], -1)
+
     def at(self, rows: slice) -> "Testimony":
         """Of some of the posts."""
         return Testimony(
             {m: values[rows] for m, values in self.embeds.items()},
+            self.ngram_ids[rows],
             {m: values[rows] for m, values in self.present.items()},
             {task: {name: values[rows] for name, values in said.items()} for task, said in self.scores.items()},
             {task: values[:, rows] for task, values in self.members.items()},
@@ -72,11 +80,17 @@ def hear(model, inputs, collator, batch_size: int) -> Testimony:
     parts = []
     for batch in DataLoader(inputs, batch_size, collate_fn=collator):
         labels, batch = batch.pop("labels"), {name: value.to(model.device) for name, value in batch.items()}
+        ngrams = batch.get("ngram_ids", torch.zeros(len(batch["has_text"]), 1, dtype=torch.long)).cpu()
         found = model(**batch, output_components=True, output_members=True, without_themselves=True)
         parts.append(
             Testimony(
                 {"image": found.image_embeds.float().cpu(), "text": found.text_embeds.float().cpu()},
-                {"image": found.has_image.cpu(), "text": found.has_text.cpu()},
+                ngrams,
+                {
+                    "image": found.has_image.cpu(),
+                    "text": found.has_text.cpu(),
+                    NGRAMS: has_ngrams(ngrams, found.has_text.cpu()),
+                },
                 {
                     task: {name: value.cpu() for name, value in said.items()}
                     for task, said in found.expert_scores.items()
@@ -94,6 +108,7 @@ def joined(parts: list[Testimony]) -> Testimony:
     first = parts[0]
     return Testimony(
         {m: torch.cat([part.embeds[m] for part in parts]) for m in first.embeds},
+        side_by_side([part.ngram_ids for part in parts]),
         {m: torch.cat([part.present[m] for part in parts]) for m in first.present},
         {
             task: {name: torch.cat([part.scores[task][name] for part in parts]) for name in said}
@@ -122,6 +137,9 @@ def fit_experts(
     members = config.members
     folds = train.keys % (members if members > 1 else FOLDS)
     unseen = (train.keys != 0) & (members > 1) & apart
+    if WORDS in config.experts:
+        ngrams = NgramReader(train.ngram_ids)
+        model.experts.rarity.copy_(ngrams.rarity)
     for index, task in enumerate(config.tasks):
         name, kind = task["name"], kind_of(task)
         said = dict(train.scores[name])
@@ -138,16 +156,21 @@ def fit_experts(
                 with torch.no_grad():
                     layer.weight.zero_()
                     layer.bias.zero_()
-                del said[expert], heard[expert]
+                said.pop(expert, None)
+                heard.pop(expert, None)
                 continue
-            features = torch.cat([train.embeds[m] for m in NEEDS[expert]], -1)
-            fitted = fit_linear(task, features[rows], train.labels[name][rows], folds[rows])
+            labelled = train.labels[name][rows], folds[rows]
+            if expert == WORDS:
+                fitted = ngrams.fit(task, rows, *labelled)
+                outputs = ngrams.outputs(validation.ngram_ids, fitted)
+            else:
+                fitted = fit_linear(task, train.features(NEEDS[expert])[rows], *labelled)
+                outputs = validation.features(NEEDS[expert]) @ fitted.weight.T + fitted.bias
             with torch.no_grad():
                 layer.weight.copy_(fitted.weight)
                 layer.bias.copy_(fitted.bias)
             said[expert][rows] = kind.scores(kind.form(fitted.left_out))
-            theirs = torch.cat([validation.embeds[m] for m in NEEDS[expert]], -1)
-            heard[expert] = kind.scores(kind.form(theirs @ fitted.weight.T + fitted.bias))
+            heard[expert] = kind.scores(kind.form(outputs))
         scores = {expert: torch.cat([said[expert][unseen], heard[expert]]) for expert in said}
         truth = torch.cat([train.labels[name][unseen], validation.labels[name]])
         present = {m: torch.cat([train.present[m][unseen], here]) for m, here in validation.present.items()}

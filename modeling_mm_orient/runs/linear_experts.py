@@ -4,19 +4,16 @@
 Shapes: N posts, D features, F folds, C outputs of a task.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..tasks import kind_of
 
-PENALTIES = (
-    1.0,
-    0.3,
-    0.1,
-    0.03,
-)  # of squared weights of standardised features, beside a mean loss; the strongest first
+# of squared weights, beside a mean loss; the strongest first
+PENALTIES = (1.0, 0.3, 0.1, 0.03)  # of standardised features
+PENALTIES_OF_ROWS = (3e-3, 1e-3, 3e-4, 1e-4, 3e-5)  # of rows of length 1
 STEPS = 60
 
 
@@ -33,14 +30,21 @@ class Fitted:
 
 
 def fit_linear(task: dict, features: Tensor, labels: Tensor, folds: Tensor, penalties=PENALTIES) -> Fitted:
-    """A linear layer for one task.
+    """A linear layer for one task, of features that are standardised first.
 
     Args:
         features: (N, D), of posts that have the modality and a label. labels: in the form of the task's kind.
         folds: (N,) int64; the layer of a fold is fitted to the posts of the others.
     """
     mean, spread = features.mean(0), features.std(0, correction=0).clamp(min=1e-6)
-    rows, kind, count = (features - mean) / spread, kind_of(task), kind_of(task).num_outputs(task)
+    found = fit_rows(task, (features - mean) / spread, labels, folds, penalties)
+    weight = found.weight / spread
+    return replace(found, weight=weight, bias=found.bias - weight @ mean)
+
+
+def fit_rows(task: dict, rows: Tensor, labels: Tensor, folds: Tensor, penalties=PENALTIES_OF_ROWS) -> Fitted:
+    """As `fit_linear`, of rows (N, D) as they are."""
+    kind, count = kind_of(task), kind_of(task).num_outputs(task)
     centre, scale = 0.0, 1.0
     if not kind.is_classification:  # so that a penalty means the same whatever is measured
         centre, scale = float(labels.mean()), max(float(labels.std(correction=0)), 1e-6)
@@ -60,14 +64,8 @@ def fit_linear(task: dict, features: Tensor, labels: Tensor, folds: Tensor, pena
         loss = float(losses.sum() / weights.sum().clamp(min=1))
         if best is not None and loss >= best.loss:
             break
-        weight, bias = parameters[:, :-1].mean(0) / spread[:, None], parameters[:, -1].mean(0)
-        best = Fitted(
-            scale * weight.T.contiguous(),
-            scale * (bias - mean @ weight) + centre,
-            scale * left_out + centre,
-            loss,
-            penalty,
-        )
+        weight, bias = parameters[:, :-1].mean(0).T.contiguous(), parameters[:, -1].mean(0)
+        best = Fitted(scale * weight, scale * bias + centre, scale * left_out + centre, loss, penalty)
     assert best is not None
     return best
 

@@ -16,6 +16,7 @@ from torch.export import Dim
 
 from ..data.json_files import write_json
 from ..inputs import INPUT_NAMES
+from ..ngrams import ngram_ids, padded
 from ..optional_dependencies import ONNX_AVAILABLE
 from ..relation_memory import ROOM_FOR_EQUALS
 from ..tasks import MULTI_LABEL, kind_of, probabilities_of
@@ -27,11 +28,12 @@ END_TO_END, FEATURES, DESCRIPTION = "model.onnx", "features.onnx", "model.json"
 CHATTY = ("onnxscript", "onnx_ir", "torch.onnx")
 TEXTS = ("a", "when the code compiles at once", "nobody: me at three in the morning, still here", "two words")
 MOST_POSTS = 4096  # of a batch
-MOST_ROWS = 4096  # regions, and tokens that come as features
+MOST_ROWS = 4096  # regions, n-grams, and tokens that come as features
 LENGTHS = {
     "tokens": ("input_ids", "attention_mask", "token_type_ids", "token_features", "token_mask"),
     "regions": ("region_features", "region_mask"),
     "joint_tokens": ("joint_input_ids", "joint_attention_mask"),
+    "ngrams": ("ngram_ids",),
 }
 
 
@@ -149,7 +151,7 @@ def _free_dimensions(name: str, processor, tokenised: bool) -> dict[int, Dim]:
     if kind is None or (kind == "joint_tokens" and processor.joint_padding == "max_length"):
         return dimensions
     most = MOST_ROWS
-    if tokenised:
+    if tokenised and kind in ("tokens", "joint_tokens"):
         most = processor.joint_max_tokens if kind == "joint_tokens" else processor.max_tokens
     return dimensions | {1: Dim(kind, min=1, max=most)}
 
@@ -211,6 +213,10 @@ def _feature_batch(config, seed: int) -> dict[str, Tensor]:
         "has_image": torch.ones(count, dtype=torch.bool),
         "has_text": torch.ones(count, dtype=torch.bool),
     }
+    if "words" in config.experts:
+        found["ngram_ids"] = torch.from_numpy(
+            padded([ngram_ids(TEXTS[(row + seed) % len(TEXTS)]) for row in range(count)])
+        )
     if config.task_feature_dim:
         found["task_features"] = normal(count, config.task_feature_dim)
     if count > 2 and seed:

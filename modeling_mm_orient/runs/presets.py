@@ -41,7 +41,8 @@ def build_model(
         sizes = [*sizes, {"name": "numbers", "size": 2 * len(numeric_columns)}]
     if sizes:
         fields |= {"task_features": sizes, "task_feature_dim": None}
-    reads = {"task_features": sources, "numeric_columns": numeric_columns or []}
+    ngrams = "words" in fields.get("experts", ())
+    reads = {"task_features": sources, "numeric_columns": numeric_columns or [], "ngrams": ngrams}
     if encoders:
         given = ENCODER_CONFIGS | ({"region_feature_dim"} if "vision" in encoders else set())
         fields = {name: value for name, value in fields.items() if name not in given}

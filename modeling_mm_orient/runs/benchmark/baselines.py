@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...tasks import kind_of
+from ..ngram_features import rarity_of, sparse_tf_idf
 from .features import MODALITIES, PostArrays
 
 Predict = Callable[[PostArrays], dict[str, Tensor]]
@@ -77,6 +78,24 @@ class Linear(Baseline):
 class TextOnly(Linear):
     name = "text_only"
     modalities = ("text",)
+
+
+class WordsAlone(Baseline):
+    """Logistic regression on TF-IDF of the texts' words, pairs of words and pieces of words; ridge regression of a value."""
+
+    name = "tfidf"
+    hyper_parameter, values = "C", (1.0, 4.0, 16.0)
+
+    def fit(self, train, validation, tasks, value, seed) -> Predict:
+        rarity = rarity_of(train.ngram_ids)
+        features = sparse_tf_idf(train.ngram_ids, rarity)
+        fits = {task["name"]: _linear(task, features, train.labels[task["name"]], value) for task in tasks}
+
+        def predict(posts: PostArrays) -> dict[str, Tensor]:
+            features = sparse_tf_idf(posts.ngram_ids, rarity)
+            return {name: torch.from_numpy(np.asarray(fit(features), np.float64)) for name, fit in fits.items()}
+
+        return predict
 
 
 class ImageOnly(Linear):
@@ -157,7 +176,7 @@ def _linear(task: dict, features: np.ndarray, labels: Tensor, strength: float):
     known = kind.known(labels).numpy()
     if not kind.is_classification:
         if not known.any():
-            return lambda features: np.zeros(len(features))
+            return lambda features: np.zeros(features.shape[0])
         return Ridge(alpha=1 / strength).fit(features[known], truth[known]).predict
     if truth.ndim == 1:
         return _classes(features[known], truth[known], len(task["labels"]), strength)
@@ -174,7 +193,7 @@ def _classes(features: np.ndarray, truth: np.ndarray, classes: int, strength: fl
     model = LogisticRegression(C=strength, max_iter=200, tol=1e-3).fit(features, truth) if len(seen) > 1 else None
 
     def logits(features: np.ndarray) -> np.ndarray:
-        found = np.full((len(features), classes), np.log(RAREST))
+        found = np.full((features.shape[0], classes), np.log(RAREST))
         if model is None:
             found[:, seen] = 0.0
         else:

@@ -22,6 +22,7 @@ from ...features.extraction import process_state
 from ...features.inputs import model_inputs, reads_pictures
 from ...pictures import post_key
 from ...tasks import LABEL_PREFIX, collate_labels
+from ..ngram_features import side_by_side
 from ..presets import ENCODER_CONFIGS, build_model, treat_as
 from ..settings import TrainingSettings
 
@@ -66,13 +67,15 @@ class PostArrays:
     Args:
         keys: of their content. embeds: modality -> E_img or E_txt, (N, D) float32, zeros where it is missing.
         present: modality -> bool (N,). labels: task name -> labels, missing ones included.
-        extra: task features (N, D), or None. sequences: modality -> (N, L, W) and its bool mask (N, L), if asked for.
+        ngram_ids: (N, L) int64, see `ngrams.ngram_ids`. extra: task features (N, D), or None.
+        sequences: modality -> (N, L, W) and its bool mask (N, L), if asked for.
     """
 
     keys: list[str]
     embeds: dict[str, Tensor]
     present: dict[str, Tensor]
     labels: dict[str, Tensor]
+    ngram_ids: Tensor
     extra: Tensor | None = None
     sequences: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
@@ -85,6 +88,7 @@ class PostArrays:
         return PostArrays(
             self.keys + other.keys,
             *({name: torch.cat([part[name] for part in many]) for name in many[0]} for many in _columns(parts)),
+            side_by_side([self.ngram_ids, other.ngram_ids]),
             None if self.extra is None else torch.cat([self.extra, other.extra]),
             {name: _side_by_side([part.sequences[name] for part in parts]) for name in self.sequences},
         )
@@ -94,6 +98,7 @@ class PostArrays:
         return PostArrays(
             [self.keys[row] for row in rows.tolist()],
             *({name: value[rows] for name, value in part.items()} for part in (self.embeds, self.present, self.labels)),
+            self.ngram_ids[rows],
             None if self.extra is None else self.extra[rows],
             {name: (values[rows], mask[rows]) for name, (values, mask) in self.sequences.items()},
         )
@@ -201,6 +206,7 @@ def arrays_of(encoder, posts, collator, with_sequences: bool) -> PostArrays:
     for start in range(0, len(posts), BATCH):
         batch = collator([posts[row] for row in range(start, min(start + BATCH, len(posts)))])
         labels, extra = batch.pop("labels"), batch.pop("task_features", None)
+        ngrams = batch.pop("ngram_ids", torch.zeros(len(batch["has_text"]), 1, dtype=torch.long))
         numbers = batch.pop("post_keys", torch.ones(len(batch["has_image"]), dtype=torch.long))
         keys = [f"{number - 1:015x}" for number in numbers.tolist()]
         encoded = encoder.encode_posts(**{name: value.to(encoder.device) for name, value in batch.items()})
@@ -213,11 +219,12 @@ def arrays_of(encoder, posts, collator, with_sequences: bool) -> PostArrays:
         embeds, present = (
             {name: value.cpu() for name, value in part.items()} for part in (encoded.embeds, encoded.present)
         )
-        parts.append(PostArrays(keys, embeds, present, labels, extra, sequences))
+        parts.append(PostArrays(keys, embeds, present, labels, ngrams, extra, sequences))
     first = parts[0]
     return PostArrays(
         [key for part in parts for key in part.keys],
         *({name: torch.cat([part[name] for part in many]) for name in many[0]} for many in _columns(parts)),
+        side_by_side([part.ngram_ids for part in parts]),
         None if first.extra is None else torch.cat([part.extra for part in parts]),
         {name: _side_by_side([part.sequences[name] for part in parts]) for name in first.sequences},
     )

@@ -17,7 +17,7 @@ MM_ORIENT, PAPER, RIVAL = "mm_orient", "paper", "decision"
 # own method -> fields of `MMOrientConfig` beside the preset's, or for the paper's form beside the defaults
 OWN_METHODS: dict[str, dict] = {MM_ORIENT: {}, PAPER: {"relation_scope": "batch", "stage2_combine": "concat"}}
 BASELINE_NAMES = (
-    "majority", "text_only", "image_only", "logistic_regression", "knn",
+    "majority", "tfidf", "text_only", "image_only", "logistic_regression", "knn",
     "concatenation", "late_fusion", "gated_fusion", "cross_attention", "hate_clipper",
 )  # fmt: skip
 IN_MODAL = [name for name in STREAM_NAMES if len(set(name.split("_over_"))) == 1]
@@ -36,6 +36,7 @@ ABLATIONS: dict[str, dict] = {
     "gate": {"relation_gate": False},
     "members": {"members": 1},
     "experts": {"experts": []},
+    "words": {"experts": [name for name in EXPERT_NAMES if name != "words"]},
     "linear_experts": {"experts": ["neighbours", "network"]},
     "normalisation": {"merge_normalize": False},
     "modality_dropout": {"modality_dropout": 0.0},
