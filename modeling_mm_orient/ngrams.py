@@ -20,7 +20,7 @@ WORD = re.compile(r"\w+")
 
 def ngram_ids(text: str) -> list[int]:
     """The buckets of a text's n-grams, from 1 on, each once and in order; of a text of white space alone none."""
-    text = unicodedata.normalize("NFKC", text[:MOST_LETTERS]).lower()
+    text = unicodedata.normalize("NFKC", text[:MOST_LETTERS]).lower()[:MOST_LETTERS]
     words = WORD.findall(text)
     found = {f"w {word}" for word in words} | {f"w {one} {two}" for one, two in pairwise(words)}
     for word in text.split():

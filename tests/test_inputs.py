@@ -39,8 +39,8 @@ def test_a_misspelt_input_is_refused_with_the_nearest_name(wrong, meant):
 def test_an_input_given_twice_or_one_too_many():
     with pytest.raises(TypeError, match="`pixel_values` twice"):
         tiny_model()(torch.zeros(1), pixel_values=torch.zeros(1))
-    with pytest.raises(TypeError, match="takes 26 inputs, got 27"):
-        tiny_model()(*[None] * 27)
+    with pytest.raises(TypeError, match="takes 27 inputs, got 28"):
+        tiny_model()(*[None] * 28)
 
 
 def test_inputs_by_position_are_those_by_name():
