@@ -124,7 +124,9 @@ def test_every_form(tmp_path, form):
                 **fields,
             )
         ).eval()  # fmt: skip
-        processor = make_processor(joint=True, max_tokens=64, joint_max_tokens=64, joint_padding="max_length")
+        processor = make_processor(
+            joint=True, max_tokens=64, joint_max_tokens=64, joint_padding="max_length", ngrams=True
+        )
         processor.joint_processor.image_processor.size = {"shortest_edge": 16}
         processor.joint_processor.image_processor.crop_size = {"height": 16, "width": 16}
         words = [{"id": str(row), "text": f"cat number {row}", "offensive": row % 2} for row in range(30)]
@@ -132,7 +134,8 @@ def test_every_form(tmp_path, form):
             {"id": f"p{row}", "image": picture("RGB", (9, 9), (row * 8, 10, 99)), "text": "x"} for row in range(20)
         ]
         model.build_relation_memory(words + pictured, processor)
-        weights = {"text": 0.2, "image": 0.2, "both": 0.1, "neighbours": 0.3, "network": 0.2}
+        model.experts.rarity.fill_(1.0)
+        weights = {"words": 0.2, "text": 0.2, "image": 0.2, "both": 0.1, "neighbours": 0.3, "network": 0.2}
         for task in model.config.tasks:
             task |= {"expert_weights": weights, "temperature": 1.3}
     else:
@@ -144,6 +147,8 @@ def test_every_form(tmp_path, form):
     assert (tmp_path / "features.onnx") in written and ((tmp_path / "model.onnx") in written) == (processor is not None)
     said = json.loads((tmp_path / "model.json").read_text())
     assert all(graph["deviation"] <= 1e-4 for graph in said["graphs"].values())
+    if form == "modern":
+        assert all(graph["inputs"]["ngram_ids"]["shape"] == ["posts", "ngrams"] for graph in said["graphs"].values())
     for count in (1, 4, 5) if processor is not None else ():
         assert_alike(model, tmp_path / "model.onnx", posts(processor, count))
 

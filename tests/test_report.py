@@ -70,7 +70,7 @@ def test_training_ends_with_a_summary_and_a_page(run, capsys):
     metrics = json.loads((run / "run" / "metrics.json").read_text())["test"]["mood"]
     assert re.findall(scores, html)[0][0] == f"{metrics['macro_f1']:.3f}"
     baselines = json.loads((run / "run" / "baselines.json").read_text())
-    assert set(baselines) == {"text_only", "image_only", "logistic_regression", "knn"}
+    assert set(baselines) == {"tfidf", "text_only", "image_only", "logistic_regression", "knn"}
     assert all("mse" in found["test"]["score"] for found in baselines.values())
 
 

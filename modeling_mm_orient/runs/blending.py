@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Subset
 
 from ..experts import LINEAR, NEEDS, NGRAMS, WORDS, has_ngrams, verdicts
 from ..tasks import kind_of
-from .linear_experts import fit_linear
+from .linear_experts import EmbeddingReader
 from .ngram_features import NgramReader, side_by_side
 
 logger = logging.getLogger(__name__)
@@ -47,9 +47,9 @@ class Testimony:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def features(self, modalities: tuple[str, ...]) -> Tensor:
-        """Their embeddings side by side, (N, D)."""
-        return torch.cat([self.embeds[modality] for modality in modalities], -1)
+    def read_by(self, expert: str) -> Tensor:
+        """What a linear expert reads of them: n-grams (N, L), or embeddings side by side (N, D)."""
+        return self.ngram_ids if expert == WORDS else torch.cat([self.embeds[m] for m in NEEDS[expert]], -1)
 
     def at(self, rows: slice) -> "Testimony":
         """Of some of the posts."""
@@ -137,16 +137,20 @@ def fit_experts(
     members = config.members
     folds = train.keys % (members if members > 1 else FOLDS)
     unseen = (train.keys != 0) & (members > 1) & apart
-    if WORDS in config.experts:
-        ngrams = NgramReader(train.ngram_ids)
-        model.experts.rarity.copy_(ngrams.rarity)
+    readers = {
+        expert: (NgramReader if expert == WORDS else EmbeddingReader)(train.read_by(expert))
+        for expert in config.experts
+        if expert in LINEAR
+    }
+    if WORDS in readers:
+        model.experts.rarity.copy_(readers[WORDS].rarity)
     for index, task in enumerate(config.tasks):
         name, kind = task["name"], kind_of(task)
         said = dict(train.scores[name])
         if members > 1:
             said["network"] = kind.scores(train.members[name][folds, torch.arange(len(folds))])
         heard = dict(validation.scores[name])
-        for expert in [expert for expert in config.experts if expert in LINEAR]:
+        for expert, reader in readers.items():
             layer = model.experts.layers(expert)[index]
             known = kind.known(train.labels[name])
             for modality in NEEDS[expert]:
@@ -160,12 +164,8 @@ def fit_experts(
                 heard.pop(expert, None)
                 continue
             labelled = train.labels[name][rows], folds[rows]
-            if expert == WORDS:
-                fitted = ngrams.fit(task, rows, *labelled)
-                outputs = ngrams.outputs(validation.ngram_ids, fitted)
-            else:
-                fitted = fit_linear(task, train.features(NEEDS[expert])[rows], *labelled)
-                outputs = validation.features(NEEDS[expert]) @ fitted.weight.T + fitted.bias
+            fitted = reader.fit(task, rows, *labelled)
+            outputs = reader.outputs(validation.read_by(expert), fitted)
             with torch.no_grad():
                 layer.weight.copy_(fitted.weight)
                 layer.bias.copy_(fitted.bias)

@@ -1,8 +1,8 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """What simple methods come to on a run's own posts and embeddings (ours): the yardstick of its report.
 
-Logistic regression (of a value: ridge) on the text, on the picture and on both, and a vote of the nearest neighbours, each
-cross-fitted and with a decision rule fitted to posts left out, as the run itself.
+Logistic regression (of a value: ridge) on words, on the text, on the picture and on both, and a vote of the nearest
+neighbours, each cross-fitted and with a decision rule fitted to posts left out, as the run itself.
 """
 
 import logging
@@ -11,18 +11,19 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from ..names import MODALITIES
+from ..experts import NEEDS, NGRAMS, WORDS, has_ngrams
 from ..tasks import kind_of
 from .benchmark.baselines import NearestNeighbours
 from .benchmark.cross_fitting import cross_fitted, folds_of
 from .benchmark.features import PostArrays, arrays_of
 from .decisions import aims_of, fit_decisions
-from .linear_experts import fit_linear
+from .linear_experts import EmbeddingReader
+from .ngram_features import NgramReader
 from .scoring import metrics_of_logits
 
 logger = logging.getLogger(__name__)
 
-LINEAR = {"text_only": ("text",), "image_only": ("image",), "logistic_regression": MODALITIES}
+LINEAR = {"tfidf": WORDS, "text_only": "text", "image_only": "image", "logistic_regression": "both"}
 MOST_POSTS = 5_000  # of training that they learn from, so that a report stays a matter of seconds
 NEIGHBOURS = 32
 
@@ -40,7 +41,9 @@ def single_baselines(model, inputs: dict, collator, references, tasks: list[dict
     if len(folds_of(posts["train"].keys).unique()) < 2:
         logger.warning("no single baselines to compare with: %d training posts are too few", len(posts["train"]))
         return {}
-    found = {name: _linear(tasks, posts, modalities) for name, modalities in LINEAR.items()}
+    found = {name: _linear(tasks, posts, expert) for name, expert in LINEAR.items()}
+    if not posts["train"].ngram_ids.any():  # nobody gave any
+        del found["tfidf"]
     knn = cross_fitted(NearestNeighbours(), posts, tasks, {"k": NEIGHBOURS}, seed)
     found[NearestNeighbours.name] = (knn.tasks, knn.logits)
     return {
@@ -69,21 +72,23 @@ def _score(found: dict) -> float | None:
     return -sum(shares) / len(shares) if shares else None
 
 
-def _linear(tasks: list[dict], posts: dict[str, PostArrays], modalities: tuple[str, ...]):
+def _linear(tasks: list[dict], posts: dict[str, PostArrays], expert: str):
     """Tasks with their fitted rule, and split -> task -> logits."""
     learned = posts["train"].and_(posts["validation"])
     folds, left_out, of_test = folds_of(learned.keys), {}, {}
+    present = learned.present | {NGRAMS: has_ngrams(learned.ngram_ids, learned.present["text"])}
+    reader = (NgramReader if expert == WORDS else EmbeddingReader)(_read_by(expert, learned))
     for task in tasks:
         name, kind = task["name"], kind_of(task)
         known = kind.known(learned.labels[name])
-        for modality in modalities:
-            known = known & learned.present[modality]
+        for needed in NEEDS[expert]:
+            known = known & present[needed]
         rows = known.nonzero()[:, 0]
         if len(rows) < 2:  # nothing to learn from: every label is as likely
             outputs = [torch.zeros(len(part), kind.num_outputs(task)) for part in (learned, posts["test"])]
         else:
-            fitted = fit_linear(task, _joined(learned, modalities)[rows], learned.labels[name][rows], folds[rows])
-            outputs = [_joined(part, modalities) @ fitted.weight.T + fitted.bias for part in (learned, posts["test"])]
+            fitted = reader.fit(task, rows, learned.labels[name][rows], folds[rows])
+            outputs = [reader.outputs(_read_by(expert, part), fitted) for part in (learned, posts["test"])]
             outputs[0][rows] = fitted.left_out
         left_out[name], of_test[name] = (kind.form(values) for values in outputs)
     rules = fit_decisions(tasks, left_out, learned.labels, aims_of([], tasks))
@@ -91,8 +96,8 @@ def _linear(tasks: list[dict], posts: dict[str, PostArrays], modalities: tuple[s
     return rules, {"validation": of_validation, "test": of_test}
 
 
-def _joined(posts: PostArrays, modalities: tuple[str, ...]) -> Tensor:
-    return torch.cat([posts.embeds[modality] for modality in modalities], -1)
+def _read_by(expert: str, posts: PostArrays) -> Tensor:
+    return posts.ngram_ids if expert == WORDS else torch.cat([posts.embeds[m] for m in NEEDS[expert]], -1)
 
 
 def _numbers(metrics: dict) -> dict:
