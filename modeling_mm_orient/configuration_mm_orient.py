@@ -133,6 +133,11 @@ class MMOrientConfig(PreTrainedConfig):
         relation_dropout: in training, how often a stream replaces a post's neighbourhood by the post (ours; default 0).
         neighbour_labels: let the labels of reference posts be a stream of their own, added to the logits (ours; default
             False).
+        unfamiliar_pictures: the share of the training posts' pictures by which `picture_familiarity` is set at the end of a
+            run: so many have no other post's picture so near (ours; default 0, nothing is set).
+        picture_familiarity: None, or a cosine: in `eval()` a picture whose nearest reference post is farther is left out of
+            account where the post has a text: damaged pictures come out so (ours; with a memory that is not looked up by
+            `"threshold"`).
         relation_hidden_size: output width of a stream (default 512, the paper's embedding width).
         relation_layers: relation layers per stream (paper 1).
         relation_normalize: L2-normalise a layer's output (paper).
@@ -202,6 +207,8 @@ class MMOrientConfig(PreTrainedConfig):
     relation_gate: bool = False
     relation_dropout: float = 0.0
     neighbour_labels: bool = False
+    unfamiliar_pictures: float = 0.0
+    picture_familiarity: float | None = None
     relation_hidden_size: int = 512
     relation_layers: int = 1
     relation_normalize: bool = True
@@ -462,6 +469,7 @@ class MMOrientConfig(PreTrainedConfig):
             "learner_dropout": (0, 1),
             "relation_dropout": (0, 1),
             "modality_dropout": (0, 1),
+            "unfamiliar_pictures": (0, 1),
             "label_smoothing": (0, 1),
         }.items():
             value = getattr(self, name)
@@ -471,6 +479,9 @@ class MMOrientConfig(PreTrainedConfig):
             self._refuse("edge_temperature", f"a number of at least {LEAST_TEMPERATURE}")
         if self.relation_memory is not None and not isinstance(self.relation_memory, str):
             self._refuse("relation_memory", "None, a folder or a Hub id")
+        familiar = self.picture_familiarity
+        if familiar is not None and (not _is_number(familiar) or not -1 <= familiar <= 1):
+            self._refuse("picture_familiarity", "None or a cosine from -1 to 1")
         if self.experts and "network" not in self.experts:
             self._refuse("experts", "with 'network' among them")
         if "neighbours" in self.experts and self.relation_scope == "batch":

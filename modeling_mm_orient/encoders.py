@@ -60,6 +60,16 @@ class PostFeatures(ModelOutput):
             *(image.present, text.present),
         )
 
+    def without(self, lost: dict[str, Tensor]) -> "PostFeatures":
+        """The posts as if they lacked a modality where `lost`, modality -> bool (B,), says so."""
+        has_image, has_text = self.has_image & ~lost["image"], self.has_text & ~lost["text"]
+        return PostFeatures(
+            *(self.image_embeds * has_image[:, None], self.text_embeds * has_text[:, None]),
+            *(self.region_features, self.region_mask & has_image[:, None]),
+            *(self.token_features, self.token_mask & has_text[:, None]),
+            *(has_image, has_text),
+        )
+
     @property
     def embeds(self) -> dict[str, Tensor]:
         """Modality -> E_img or E_txt (B, D)."""

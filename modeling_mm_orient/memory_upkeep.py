@@ -129,6 +129,33 @@ def neighbours_in_memory(
     return found
 
 
+def nearest_cosine(found: ReferencePosts) -> Tensor:
+    """(B,): the cosine of the nearest reference post, -1 where there is none."""
+    cosines = found.similarity.masked_fill(found.entries < 0, -1.0)
+    return torch.cat([cosines, cosines.new_full((len(cosines), 1), -1.0)], 1).amax(1)
+
+
+def familiar(
+    posts: PostFeatures, references: dict[str, ReferencePosts], least: float
+) -> tuple[PostFeatures, dict[str, ReferencePosts]]:
+    """Posts without a picture that is unlike every reference post's, and their neighbours (ours). Without a text a picture
+    stays.
+
+    Args:
+        references: of `neighbours_in_memory`. least: the cosine to the nearest below which a picture is unlike.
+    """
+    lost = posts.has_image & posts.has_text & (nearest_cosine(references["image"]) < least)
+    by_image, kept = references["image"], ~lost[:, None]
+    by_image = by_image._replace(
+        weights=by_image.weights * kept,
+        entries=by_image.entries.masked_fill(~kept, -1),
+        similarity=by_image.similarity * kept,
+        present={name: here & kept for name, here in by_image.present.items()},
+    )
+    without = posts.without({"image": lost, "text": torch.zeros_like(lost)})
+    return without, references | {"image": by_image}
+
+
 def _embeds_and_presence(posts: list[dict], encode, processor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     if posts[0].get("image_embeds") is not None:
         rows = {m: [torch.as_tensor(post[f"{m}_embeds"]) for post in posts] for m in MODALITIES}

@@ -36,7 +36,7 @@ from .global_batch import GlobalBatch
 from .hima import BatchAttention
 from .inputs import PostInputs, takes_post_inputs
 from .memory_file import HUB_OPTIONS, LARGE_MEMORY, find_memory, remove_memory
-from .memory_upkeep import NeighbourRule, check_fit, differ, neighbours_in_memory, reference_posts
+from .memory_upkeep import NeighbourRule, check_fit, differ, familiar, neighbours_in_memory, reference_posts
 from .names import ENCODER_MODULES, ENCODER_NAMES
 from .network import Member, NetworkParts, Relations
 from .partial_files import whole_file
@@ -388,8 +388,11 @@ class MMOrientModel(MMOrientPreTrainedModel, NetworkParts):
         everyone: dict[str, Tensor] = {}
         if self.config.relation_scope != "batch":
             apart = self.training or without_themselves
-            sought = _of_nobody(posts) if without_neighbours else posts
-            references = self.look_up_references(sought, inputs.post_keys, without_themselves=apart)
+            references = self.look_up_references(posts, inputs.post_keys, without_themselves=apart)
+            if self.config.picture_familiarity is not None and not self.training:
+                posts, references = familiar(posts, references, self.config.picture_familiarity)
+            if without_neighbours:
+                references = self.look_up_references(_of_nobody(posts), inputs.post_keys, without_themselves=apart)
         if self.relations is not None:
             graphs, everyone = self._relation_graphs(posts, batch)
         relations = Relations(graphs, everyone, references)
@@ -557,14 +560,7 @@ class MMOrientModel(MMOrientPreTrainedModel, NetworkParts):
             return posts
         drawn = torch.rand(len(posts.has_image), device=posts.has_image.device)
         both = posts.has_image & posts.has_text
-        has_image, has_text = posts.has_image & ~(both & (drawn < share / 2)), posts.has_text
-        has_text = has_text & ~(both & (drawn > 1 - share / 2))
-        return PostFeatures(
-            *(posts.image_embeds * has_image[:, None], posts.text_embeds * has_text[:, None]),
-            *(posts.region_features, posts.region_mask & has_image[:, None]),
-            *(posts.token_features, posts.token_mask & has_text[:, None]),
-            *(has_image, has_text),
-        )
+        return posts.without({"image": both & (drawn < share / 2), "text": both & (drawn > 1 - share / 2)})
 
     def _sees_global_batch(self) -> bool:
         return self.training and self.config.gather_global_batch

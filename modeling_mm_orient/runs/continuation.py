@@ -117,7 +117,7 @@ def model_of(start: Start, tasks: list[dict], config: dict) -> MMOrientForMultiT
     new = [task["name"] for task in tasks if task["name"] not in stays]
     # what was fitted to the posts of before is fitted to those of now
     fresh = [{name: value for name, value in task.items() if name not in FITTED} for task in model.config.tasks]
-    model.config.update({"tasks": fresh, "relation_memory": None})
+    model.config.update({"tasks": fresh, "relation_memory": None, "picture_familiarity": None})
     logger.info(
         "from %s: encoders, network and the heads of %s; beginning anew: the heads of %s",
         *(start.source, ", ".join(stays) or "no task", ", ".join(new) or "no task"),
