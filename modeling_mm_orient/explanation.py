@@ -47,7 +47,8 @@ def explain(
     Returns:
         `verdict`: as the pipeline gives it. `decisions`: by each task's rule.
         `regions`: a list of `{"picture", "box", "attention"}` that sums to 1, by the picture's number, with `box` None where
-        the vision encoder's regions have no place; None without a picture. `words`: `{"start", "end", "word", "attention"}`,
+        the vision encoder's regions have no place; None without a picture, or where it was left out of account as unlike
+        every reference post's: then `strange_picture` is True. `words`: `{"start", "end", "word", "attention"}`,
         places in `text`, the text as the encoder reads it (cleaned, or read from the picture); what special tokens and
         spaces get is left over.
         `experts`: task -> expert -> `{"weight", "says"}`; empty for a model of one network.
@@ -60,12 +61,13 @@ def explain(
     inputs = _inputs(model, processor, pictures, text, numbers)
     memory = model.relation_memory if model.config.relation_scope != "batch" else None
     with torch.inference_mode():
-        found = model(**inputs, output_attentions=True, output_relations=True, output_members=True)
+        asked = ("output_attentions", "output_relations", "output_members", "output_components")
+        found = model(**inputs, **dict.fromkeys(asked, True))
     seen = processor.treat([_several(pictures)], [text])[1][0]
     shown: dict[str, Any] = {"verdict": _verdict(tasks, found), "text": seen}
     shown["decisions"] = {task["name"]: kind_of(task).decision(task, shown["verdict"][task["name"]]) for task in tasks}
-    shown["regions"] = None
-    if pictures and found.region_attention is not None:
+    shown["regions"], shown["strange_picture"] = None, bool(pictures) and not bool(found.has_image[0])
+    if pictures and not shown["strange_picture"] and found.region_attention is not None:
         places = sizes or [picture.size for picture in pictures]
         shown["regions"] = regions_with_attention(model, processor, places, found.region_attention[0])
     shown["words"] = words_with_attention(processor, seen, found.word_attention[0]) if seen else []

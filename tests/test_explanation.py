@@ -8,6 +8,7 @@ from transformers import CLIPImageProcessor, MobileNetV2Config, MobileNetV2Model
 
 from modeling_mm_orient import MMOrientForMultiTaskClassification, MultimodalClassificationPipeline
 from modeling_mm_orient.explanation import explain, region_boxes, words_with_attention
+from modeling_mm_orient.runs.explanation_page import Explanation
 from modeling_mm_orient.runs.run_folder import load_run
 
 from .helpers import as_bytes, make_processor, save_run, small_towers, tiny_model
@@ -93,6 +94,21 @@ def test_a_pipeline_explains_its_verdict(pipe):
     assert both["without"]["text"]["offensive"] == pytest.approx(pipe({"image": halves()})["offensive"], abs=1e-5)
     assert words["without"]["picture"] is None and words["without"]["text"] is None
     assert both["without"]["neighbours"]["intensity"] != pytest.approx(both["verdict"]["intensity"], abs=1e-7)
+
+
+def test_a_picture_that_is_left_out_is_said_to_be(pipe, monkeypatch):
+    monkeypatch.setattr(pipe.model.config, "picture_familiarity", 1.0)
+    post = {"image": halves(), "text": "a cat on a mat"}
+    explanation = pipe(post, explain=True)["explanation"]
+    assert explanation["strange_picture"] and explanation["regions"] is None
+    assert explanation["without"]["picture"]["offensive"] == pytest.approx(
+        explanation["verdict"]["offensive"], abs=1e-5
+    )
+    shown = Explanation([halves()], explanation, pipe.model.config.tasks, {})
+    page = shown.html()
+    assert "left out of account: it is unlike every reference post" in page
+    assert shown.figure() is not None
+    assert not pipe({"image": halves()}, explain=True)["explanation"]["strange_picture"]
 
 
 def test_without_neighbours_no_memory_is_heard(pipe):

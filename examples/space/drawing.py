@@ -110,7 +110,9 @@ def _post(found: dict, picture: Image.Image | None) -> str:
     """Picture and words with HIMA's attention."""
     boxed = [region for region in found["regions"] or () if region["box"]]
     said = []
-    if picture is not None and not boxed:
+    if found.get("strange_picture"):
+        said.append("The picture was left out of account: it is unlike every reference post's.")
+    elif picture is not None and not boxed:
         said.append("This vision encoder's regions have no place in the picture.")
     said.append(
         "Colour shows where the model looked within the post, not why a task came out as it did. The columns “no …” "

@@ -147,7 +147,10 @@ class Explanation:
             for region in _regions(number, self.found["regions"] or [], 1.0):
                 box = (region["x"], region["y"]), region["width"], region["height"]
                 above[number].add_patch(Rectangle(*box, color="#ff6a00", alpha=region["opacity"], linewidth=0))
-        above[0].set_title("HIMA's attention over regions and words", fontsize=9, loc="left")
+        title = "HIMA's attention over regions and words"
+        if self.found["strange_picture"]:
+            title = "left out of account: unlike every reference post's picture"
+        above[0].set_title(title, fontsize=9, loc="left")
         colours = matplotlib.colormaps[HEAT]
         x, y, line = 0.0, 1.0, 52
         shaded = _shaded(self.found)
