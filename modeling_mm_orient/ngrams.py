@@ -1,8 +1,8 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """A text's words as numbers (ours): words, pairs of words and pieces of words, each hashed to one of some buckets.
 
-What an encoder's embedding blurs, the very words, the expert `words` reads. Nothing of the texts themselves is kept, and no
-vocabulary goes with a model. Shapes: B posts, N n-grams.
+What an encoder's embedding blurs, the very words, the expert `words` reads. No text and no vocabulary
+goes with a model. Shapes: B posts, N n-grams.
 """
 
 import re

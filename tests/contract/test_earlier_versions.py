@@ -44,6 +44,7 @@ def test_its_weights_are_written_under_the_same_names(tmp_path):
     assert all(torch.equal(memories[0][name], memories[1][name]) for name in memories[0])
     old, new = (json.loads((place / "config.json").read_text()) for place in (folder, tmp_path))
     later = {"members": 1, "experts": [], "merge_normalize": False, "modality_dropout": 0.0, "label_smoothing": 0.0}
+    later |= {"unfamiliar_pictures": 0.0, "picture_familiarity": None}
     assert set(new) - set(old) == {"auto_map", "custom_pipelines", *later} and not set(old) - set(new)
     assert {name: new[name] for name in later} == later  # what was trained without them does without them
 
