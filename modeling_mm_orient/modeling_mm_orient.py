@@ -734,8 +734,7 @@ class MMOrientForMultiTaskClassification(MMOrientPreTrainedModel):
         for task in self.config.tasks:
             said = [kind_of(task).scores(each[task["name"]]) for each in members]
             network[task["name"]] = torch.stack(said).mean(0)
-        if ngram_ids is None:
-            ngram_ids = outputs.has_text.new_zeros((len(outputs.has_text), 1), dtype=torch.long)
+        ngram_ids = _checked_ngrams(ngram_ids, outputs.has_text)
         embeds = {"image": outputs.image_embeds, "text": outputs.text_embeds}
         present = {
             "image": outputs.has_image,
@@ -774,6 +773,18 @@ def edit_json(path, **entries) -> None:
         content = json.load(file) | entries
     with whole_file(path) as partial:
         partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _checked_ngrams(ngram_ids: Tensor | None, has_text: Tensor) -> Tensor:
+    """(B, N) int64; none where none are given."""
+    count = len(has_text)
+    if ngram_ids is None:
+        return has_text.new_zeros((count, 1), dtype=torch.long)
+    if ngram_ids.dim() != 2 or len(ngram_ids) != count or ngram_ids.dtype != torch.long:
+        raise ValueError(
+            f"`ngram_ids` must be int64 of shape ({count}, n-grams), got {ngram_ids.dtype} of {tuple(ngram_ids.shape)}"
+        )
+    return ngram_ids
 
 
 def _of_nobody(posts: PostFeatures) -> PostFeatures:

@@ -113,6 +113,22 @@ def test_the_layer_of_words_is_that_of_scikit_learn():
     np.testing.assert_allclose(in_ngrams[:, 1] - in_ngrams[:, 0], np.mean(coefficients, 0), atol=5e-2)
 
 
+@pytest.mark.parametrize("texts", [["abc", "xyz", "qvw"], [" ", "\t", "."]])
+def test_words_that_no_two_posts_share_say_nothing(texts):
+    ids = ids_of(texts)
+    posts = sparse_tf_idf(ids, rarity_of(ids))
+    directions = directions_of(posts)
+    fitted = fit_rows(CLASSES[0], directions.rows, torch.tensor([0, 1, 1]), torch.arange(3), (1e-3,))
+    assert not directions.in_ngrams(fitted.weight).any() and fitted.bias[1] > fitted.bias[0]
+
+
+def test_ngrams_of_another_form_are_refused():
+    model, batch = tiny_model(experts=EXPERTS).eval(), feature_batch()
+    for wrong in (torch.zeros(9, dtype=torch.long), torch.zeros(8, 2, dtype=torch.long), torch.zeros(9, 2)):
+        with pytest.raises(ValueError, match="`ngram_ids` must be int64 of shape"):
+            model(**batch, ngram_ids=wrong)
+
+
 def test_many_posts_are_spanned_by_some(monkeypatch):
     texts, _ = written(90)
     ids = ids_of(texts)

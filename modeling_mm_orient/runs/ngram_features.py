@@ -83,7 +83,7 @@ def directions_of(posts: csr_matrix) -> Directions:
     order = np.argsort(-variances, kind="stable")[:MOST_DIRECTIONS]
     order = order[variances[order] > SMALLEST]
     mixed = turns[:, order] / np.sqrt(variances[order])
-    rows = posts.astype(np.float64) @ spanning.T @ mixed
+    rows = posts.astype(np.float64) @ (spanning.T @ mixed)
     return Directions(torch.from_numpy(np.ascontiguousarray(rows)).float(), spanning, mixed)
 
 
