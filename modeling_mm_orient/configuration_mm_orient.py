@@ -171,7 +171,8 @@ class MMOrientConfig(PreTrainedConfig):
 
     model_type = "mm_orient"
     keys_to_ignore_at_inference = [
-        "joint_representation", "member_representations", "member_logits", "expert_scores", "task_losses", "neighbour_votes"
+        "joint_representation", "member_representations", "member_logits", "expert_scores", "task_losses",
+        "neighbour_votes", "strange_pictures",
     ]  # fmt: skip
     sub_configs = {"joint_config": AutoConfig, "text_config": AutoConfig, "vision_config": AutoConfig}
 

@@ -61,12 +61,14 @@ def explain(
     inputs = _inputs(model, processor, pictures, text, numbers)
     memory = model.relation_memory if model.config.relation_scope != "batch" else None
     with torch.inference_mode():
-        asked = ("output_attentions", "output_relations", "output_members", "output_components")
-        found = model(**inputs, **dict.fromkeys(asked, True))
+        found = model(**inputs, output_attentions=True, output_relations=True, output_members=True)
     seen = processor.treat([_several(pictures)], [text])[1][0]
     shown: dict[str, Any] = {"verdict": _verdict(tasks, found), "text": seen}
     shown["decisions"] = {task["name"]: kind_of(task).decision(task, shown["verdict"][task["name"]]) for task in tasks}
-    shown["regions"], shown["strange_picture"] = None, bool(pictures) and not bool(found.has_image[0])
+    shown["regions"], shown["strange_picture"] = (
+        None,
+        found.strange_pictures is not None and bool(found.strange_pictures[0]),
+    )
     if pictures and not shown["strange_picture"] and found.region_attention is not None:
         places = sizes or [picture.size for picture in pictures]
         shown["regions"] = regions_with_attention(model, processor, places, found.region_attention[0])

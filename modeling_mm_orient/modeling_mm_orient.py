@@ -74,6 +74,7 @@ class MMOrientOutput(ModelOutput):
         image_neighbours, text_neighbours: (B, K) int64, the neighbours in the relation memory, nearest first, -1 where
             there are fewer; with `output_relations` and a memory. `RelationMemory.evidence` names them.
         image_similarities, text_similarities: (B, K), their cosines.
+        strange_pictures: (B,) bool, whose picture was left out of account; in `eval()` with `picture_familiarity`.
         neighbour_votes: task name -> (B, 3, C), what the labels of reference posts say, see `neighbour_votes`; where
             `neighbour_labels` is configured.
     """
@@ -102,6 +103,7 @@ class MMOrientOutput(ModelOutput):
     image_similarities: Tensor | None = None
     text_similarities: Tensor | None = None
     neighbour_votes: dict[str, Tensor] | None = None
+    strange_pictures: Tensor | None = None
 
 
 COMPONENTS = (
@@ -384,13 +386,16 @@ class MMOrientModel(MMOrientPreTrainedModel, NetworkParts):
 
         # who is whose neighbour, in the batch and in the memory
         references: dict[str, ReferencePosts] = {}
+        strange = None
         graphs: dict[str, Tensor] = {}
         everyone: dict[str, Tensor] = {}
         if self.config.relation_scope != "batch":
             apart = self.training or without_themselves
             references = self.look_up_references(posts, inputs.post_keys, without_themselves=apart)
             if self.config.picture_familiarity is not None and not self.training:
+                given = posts.has_image
                 posts, references = familiar(posts, references, self.config.picture_familiarity)
+                strange = given & ~posts.has_image
             if without_neighbours:
                 references = self.look_up_references(_of_nobody(posts), inputs.post_keys, without_themselves=apart)
         if self.relations is not None:
@@ -404,7 +409,7 @@ class MMOrientModel(MMOrientPreTrainedModel, NetworkParts):
         if len(understood) > 1:
             every = torch.stack([member.joint_representation for member in understood])
             parts = {"joint_representation": every.mean(0), "member_representations": every}
-        parts["neighbour_votes"] = self._neighbour_votes(posts, references)
+        parts |= {"neighbour_votes": self._neighbour_votes(posts, references), "strange_pictures": strange}
 
         if output_components:
             parts |= {"region_vector": first.region_vector, "word_vector": first.word_vector}

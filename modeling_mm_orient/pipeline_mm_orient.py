@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import Pipeline
+from transformers.utils import logging
 
 from .explanation import WITHOUT_ENCODERS, explain
 from .names import PIPELINE_TASK
@@ -40,6 +41,8 @@ UPLOAD_OPTIONS = (
 )
 POST_KEYS = ("image", "text", "numbers", "id")
 UNSET: Any = object()  # `top_k=None` asks for all labels as a list
+logger = logging.get_logger(__name__)
+
 NEIGHBOUR_OUTPUTS = ("image_neighbours", "text_neighbours", "image_similarities", "text_similarities")
 
 
@@ -237,6 +240,11 @@ class MultimodalClassificationPipeline(Pipeline):
             return {}
         inputs = self._inputs(posts, rows)
         found = self.model(**inputs, output_relations=output_relations)
+        if found.strange_pictures is not None and (count := int(found.strange_pictures.sum())):
+            logger.warning(
+                "%d picture(s) of %d posts left out of account: unlike every reference post's; `explain=True` says which",
+                *(count, len(rows)),
+            )
         tensors = {name: found[name] for name in NEIGHBOUR_OUTPUTS if output_relations}
         return tensors | {f"logits.{name}": values for name, values in found.logits.items()}
 

@@ -1,10 +1,14 @@
 """A picture unlike every reference post's is left out of account."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from modeling_mm_orient import MultimodalClassificationPipeline, pipeline_mm_orient
+from modeling_mm_orient.cli import main
 from modeling_mm_orient.memory_upkeep import nearest_cosine
 from modeling_mm_orient.runs.run_folder import load_run
 
@@ -92,7 +96,7 @@ def test_of_nobody_the_nearest_is_farthest():
     assert nearest_cosine(empty).tolist() == [-1.0] * 9
 
 
-def test_a_run_sets_it_by_its_own_pictures(tmp_path):
+def test_a_run_sets_it_by_its_own_pictures_and_says_what_it_leaves_out(tmp_path, caplog, monkeypatch):
     rows = [
         {"image": f"{i}.png", "text": f"caption {i % 7}", "mood": ["sad", "happy"][i % 2]}
         | {"split": "train" if i < 70 else "val" if i < 80 else "test"}
@@ -111,6 +115,25 @@ def test_a_run_sets_it_by_its_own_pictures(tmp_path):
     memory = torch.nn.functional.normalize(model.relation_memory.embeds["image"].float(), dim=-1)
     nearest = (memory @ memory.T).fill_diagonal_(-1).amax(1)
     assert 0 < float((nearest < least + 2e-3).float().mean()) < 0.06
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())
+    (tmp_path / "run" / "config.json").write_text(json.dumps(settings | {"picture_familiarity": 1.0}))
+    for i in range(80, 90):
+        Image.new("RGB", (16, 16), (i, 200, 0)).save(data / "images" / f"{i}.png")
+    command = ["predict", str(tmp_path / "run"), "--data", str(data), "--split", "test", "--output"]
+    assert main([*command, str(tmp_path / "p.jsonl")]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    assert len(lines) == 10 and all(line["strange_picture"] for line in lines)
+    assert main([*command, str(tmp_path / "p.csv")]) == 0
+    assert caplog.text.count("10 pictures of 10 posts left out of account") == 2
+    pipe = MultimodalClassificationPipeline(
+        **dict(zip(("model", "processor"), load_run(str(tmp_path / "run")), strict=True))
+    )
+    said: list[str] = []
+    monkeypatch.setattr(
+        pipeline_mm_orient.logger, "warning", lambda text, *values: said.append((text % values).split(":")[0])
+    )
+    pipe({"image": Image.new("RGB", (16, 16), (9, 200, 0)), "text": "a caption"})
+    assert said == ["1 picture(s) of 1 posts left out of account"]
     assert train_on(data, tmp_path / "off", *options, "--set", "unfamiliar_pictures=0") == 0
     assert load_run(str(tmp_path / "off"))[0].config.picture_familiarity is None
 

@@ -18,7 +18,18 @@ from .problems import Problem, shown
 
 MISSING_VALUES = ("", "nan")  # not "none": that is a class in some data sets
 # of posts, predictions and metrics
-RESERVED_TASK_NAMES = ("id", "image", "text", "split", "row", "post_key", "mean_macro_f1", "neighbours", "problem")
+RESERVED_TASK_NAMES = (
+    "id",
+    "image",
+    "text",
+    "split",
+    "row",
+    "post_key",
+    "mean_macro_f1",
+    "neighbours",
+    "problem",
+    "strange_picture",
+)
 MOST_CLASSES = 50
 ZERO_OR_ONE = {"0": 0.0, "0.0": 0.0, "false": 0.0, "no": 0.0, "1": 1.0, "1.0": 1.0, "true": 1.0, "yes": 1.0}
 LARGEST = float(np.finfo(np.float32).max)

@@ -259,10 +259,11 @@ class MMOrientClassifier:
         model, processor = self._run()
         with self._described(data, root, description) as (said, size):
             posts, inputs, collator = unlabelled(model, processor, replace(said, labels=None), None)
-            logits, _ = predict_logits(model, inputs, collator, batch_size or size)
+            verdicts = predict_logits(model, inputs, collator, batch_size or size)
+        verdicts.say_strange()
         index = data.index if isinstance(data, pandas.DataFrame) else posts["id"]
         tasks = model.config.tasks
-        return tasks, list(index), prediction_lines(posts["id"], logits, tasks)
+        return tasks, list(index), prediction_lines(posts["id"], verdicts.logits, tasks)
 
 
 def _columns(text, image) -> dict:

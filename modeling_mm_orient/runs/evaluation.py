@@ -58,10 +58,11 @@ def evaluate(
         model.for_cpu(int8=True)
     cache, arrays = None if int8_encoders else feature_cache, FeatureArrays(data.feature_arrays)
     inputs, collator = model_inputs(model, found.processor, datasets.DatasetDict({split: posts}), tasks, cache, arrays)
-    logits, _ = predict_logits(model, inputs[split], collator, batch_size)
+    verdicts = predict_logits(model, inputs[split], collator, batch_size)
+    verdicts.say_strange()
     labelled = posts.select_columns([name for name in posts.column_names if name.startswith(LABEL_PREFIX)])
     labels = collate_labels(list(labelled), tasks)
-    return metrics_of_logits(tasks, logits, labels)
+    return metrics_of_logits(tasks, verdicts.logits, labels)
 
 
 @dataclass

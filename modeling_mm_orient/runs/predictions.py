@@ -1,8 +1,9 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """Predictions of a finished run: posts to lines and tables.
 
-A line of JSON is `{"id": ..., TASK: {LABEL: probability}}`, for regression `{TASK: value}`; tables have columns `id`, `TASK`
-(what is decided: a label, or several joined by `|`) and `TASK:LABEL`.
+A line of JSON is `{"id": ..., TASK: {LABEL: probability}}`, for regression `{TASK: value}`, with `"strange_picture": true`
+if the picture was left out of account; tables have columns `id`, `TASK` (what is decided: a label, or several joined by `|`)
+and `TASK:LABEL`.
 
 Shapes: N posts, C labels of a task.
 """
@@ -15,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import datasets
 import pyarrow
@@ -43,26 +45,41 @@ STREAMED_POSTS = 256  # that are held at a time
 NUMBER = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+)?")
 
 
-@torch.inference_mode()
-def predict_logits(
-    model, inputs, collator, batch_size: int, neighbours: int = 0
-) -> tuple[dict[str, torch.Tensor], list[dict]]:
-    """All posts in their order: logits, task name -> (N, C), or (N,) for regression; and each one's evidence.
+class Verdicts(NamedTuple):
+    """Of posts in their order: `logits`, task name -> (N, C), or (N,) for regression; `evidence`, `neighbours_of` each;
+    `strange`, whose picture was left out of account."""
 
-    Evidence is that of `neighbours_of`, empty dicts where `neighbours` is 0.
-    """
+    logits: dict[str, torch.Tensor]
+    evidence: list[dict]
+    strange: list[bool]
+
+    def say_strange(self) -> None:
+        """Log how many pictures were left out, if any."""
+        say_strange(sum(self.strange), len(self.strange))
+
+
+def say_strange(count: int, posts: int) -> None:
+    """Log how many pictures were left out of account, if any."""
+    if count:
+        logger.warning("%d pictures of %d posts left out of account: unlike every reference post's", count, posts)
+
+
+@torch.inference_mode()
+def predict_logits(model, inputs, collator, batch_size: int, neighbours: int = 0) -> Verdicts:
+    """A model's verdicts on all posts; evidence is empty dicts where `neighbours` is 0."""
     on_cpu = model.quantised_from is not None or not torch.cuda.is_available()
     device = torch.device("cpu" if on_cpu else "cuda")
     model.to(device).eval()
-    batches, evidence = [], []
+    batches, evidence, strange = [], [], []
     for batch in tqdm(DataLoader(inputs, batch_size, collate_fn=collator), "predicting", leave=False):
         batch = {name: value.to(device) for name, value in batch.items() if name != "labels"}
         outputs = model(**batch, output_relations=neighbours > 0)
         batches.append({name: value.cpu() for name, value in outputs.logits.items()})
         rows = range(len(outputs.joint_representation))
+        strange += [False] * len(rows) if outputs.strange_pictures is None else outputs.strange_pictures.tolist()
         memory = model.relation_memory
         evidence += [neighbours_of(memory, outputs, row, neighbours) if neighbours else {} for row in rows]
-    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}, evidence
+    return Verdicts({name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}, evidence, strange)
 
 
 def predict(
@@ -114,27 +131,28 @@ def predict(
     counted = _Counted(lines)
     with whole_file(path) as partial:
         WRITERS[path.suffix](partial, counted, model.config.tasks)
+    say_strange(counted.strange, counted.count)
     return counted.count
 
 
 class _Counted:
-    """Lines as they come, and how many there were."""
+    """Lines as they come, how many there were, and with how many strange pictures."""
 
     def __init__(self, lines: Iterable[dict]):
-        self.lines, self.count = lines, 0
+        self.lines, self.count, self.strange = lines, 0, 0
 
     def __iter__(self) -> Iterator[dict]:
         for line in self.lines:
             self.count += 1
+            self.strange += "strange_picture" in line
             yield line
 
 
 def _lines(model, ids, inputs, collator, batch_size: int, neighbours: int, abstain: float) -> Iterator[dict]:
-    logits, evidence = predict_logits(model, inputs, collator, batch_size, neighbours)
-    lines = prediction_lines(ids, logits, model.config.tasks, abstain)
-    if neighbours:
-        lines = (line | {"neighbours": found} for line, found in zip(lines, evidence, strict=True))
-    yield from lines
+    found = predict_logits(model, inputs, collator, batch_size, neighbours)
+    lines = prediction_lines(ids, found.logits, model.config.tasks, abstain)
+    for line, evidence, strange in zip(lines, found.evidence, found.strange, strict=True):
+        yield line | ({"neighbours": evidence} if neighbours else {}) | ({"strange_picture": True} if strange else {})
 
 
 def _lines_of_stream(

@@ -57,11 +57,10 @@ def judge(model, inputs, collator, posts: datasets.Dataset, references: dict[str
         inputs: the posts as the model takes them. references: id -> reference post, as far as known.
     """
     neighbours = NEIGHBOURS if model.relation_memory is not None and model.config.relation_scope != "batch" else 0
-    logits, evidence = predict_logits(model, inputs, collator, batch_size, neighbours)
+    found = predict_logits(model, inputs, collator, batch_size, neighbours)
     tasks = model.config.tasks
-    return Judged(
-        posts, tasks, logits, collate_labels(list(posts.remove_columns("image")), tasks), evidence, references
-    )
+    labels = collate_labels(list(posts.remove_columns("image")), tasks)
+    return Judged(posts, tasks, found.logits, labels, found.evidence, references)
 
 
 def report_html(
