@@ -133,11 +133,11 @@ class MMOrientConfig(PreTrainedConfig):
         relation_dropout: in training, how often a stream replaces a post's neighbourhood by the post (ours; default 0).
         neighbour_labels: let the labels of reference posts be a stream of their own, added to the logits (ours; default
             False).
-        unfamiliar_pictures: the share of the training posts' pictures by which `picture_familiarity` is set at the end of a
-            run: so many have no other post's picture so near (ours; default 0, nothing is set).
+        unfamiliar_pictures: the share of the memory's pictures by which `picture_familiarity` is set at the end of a run: so
+            many have no other picture so near, copies aside (ours; default 0, nothing is set).
         picture_familiarity: None, or a cosine: in `eval()` a picture whose nearest reference post is farther is left out of
-            account where the post has a text: damaged pictures come out so (ours; with a memory that is not looked up by
-            `"threshold"`).
+            account where the post has a text, of several pictures all by the mean of their embeddings: damaged ones come
+            out so (ours; with a memory that is looked up by `"top_k"`, else it is not heeded).
         relation_hidden_size: output width of a stream (default 512, the paper's embedding width).
         relation_layers: relation layers per stream (paper 1).
         relation_normalize: L2-normalise a layer's output (paper).
@@ -295,6 +295,11 @@ class MMOrientConfig(PreTrainedConfig):
     def thresholds(self) -> dict[str, float]:
         """Modality -> tau."""
         return {"image": self.image_threshold, "text": self.text_threshold}
+
+    @property
+    def leaves_out_pictures(self) -> bool:
+        """Whether a picture is compared with those of the memory, see `picture_familiarity`."""
+        return self.picture_familiarity is not None and self.relation_scope != "batch" and self.memory_lookup == "top_k"
 
     def set_threshold(self, modality: str, threshold: float) -> None:
         """Set a modality's tau."""

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from .encoders import region_features
+from .experts import NEEDS, NGRAMS
 from .pictures import reduced
 from .tasks import kind_of, predictions_by_task
 
@@ -61,7 +62,8 @@ def explain(
     inputs = _inputs(model, processor, pictures, text, numbers)
     memory = model.relation_memory if model.config.relation_scope != "batch" else None
     with torch.inference_mode():
-        found = model(**inputs, output_attentions=True, output_relations=True, output_members=True)
+        asked = ("output_attentions", "output_relations", "output_members", "output_components")
+        found = model(**inputs, **dict.fromkeys(asked, True))
     seen = processor.treat([_several(pictures)], [text])[1][0]
     shown: dict[str, Any] = {"verdict": _verdict(tasks, found), "text": seen}
     shown["decisions"] = {task["name"]: kind_of(task).decision(task, shown["verdict"][task["name"]]) for task in tasks}
@@ -73,7 +75,8 @@ def explain(
         places = sizes or [picture.size for picture in pictures]
         shown["regions"] = regions_with_attention(model, processor, places, found.region_attention[0])
     shown["words"] = words_with_attention(processor, seen, found.word_attention[0]) if seen else []
-    shown["experts"] = _experts(tasks, found) if model.config.experts or model.config.members > 1 else {}
+    there = {"image": bool(found.has_image[0]), "text": bool(found.has_text[0]), NGRAMS: "ngram_ids" in inputs}
+    shown["experts"] = _experts(tasks, found, there) if model.config.experts or model.config.members > 1 else {}
     shown["neighbours"] = {"image": [], "text": []}
     if memory is not None:
         for modality in shown["neighbours"]:
@@ -104,12 +107,14 @@ def _verdict(tasks: list[dict], outputs) -> dict:
     return predictions_by_task(tasks, {name: values[0] for name, values in outputs.logits.items()})
 
 
-def _experts(tasks: list[dict], outputs) -> dict:
-    """Task -> expert -> how much it is heard, and what it says by itself."""
+def _experts(tasks: list[dict], outputs, there: dict[str, bool]) -> dict:
+    """Task -> expert -> how much it is heard, and what it says by itself; without those whose needs are not `there`."""
     experts: dict[str, dict] = {}
     for task in tasks:
         kind, weights, of_task = kind_of(task), task.get("expert_weights"), {}
         for name, scores in outputs.expert_scores[task["name"]].items():
+            if not all(there[needed] for needed in NEEDS[name]):
+                continue
             says = kind.prediction(task, kind.probabilities(scores[0].float()).tolist())
             weight = float(name == "network") if weights is None else weights.get(name, 0.0)
             of_task[name] = {"weight": weight, "says": says}

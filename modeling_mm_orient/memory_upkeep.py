@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers.utils import logging
 
 from .encoders import PostFeatures
@@ -19,6 +20,10 @@ from .relation_graph import edge_weights_of, listed_cosines
 from .relation_layers import ReferencePosts
 from .relation_memory import RelationMemory
 from .tasks import collate_labels
+
+FEWEST_PICTURES = 50  # from which it is said how near pictures are
+MOST_ASKED, MOST_COMPARED, QUERIES = 1024, 100_000, 64
+COPY = 1e-3  # of a cosine, by which copies of a picture differ
 
 
 class NeighbourRule(NamedTuple):
@@ -129,10 +134,27 @@ def neighbours_in_memory(
     return found
 
 
+def familiarity(memory: RelationMemory, share: float) -> float | None:
+    """The cosine that this share of the memory's pictures does not reach to another picture, copies of it aside; None where
+    there are too few. Of many pictures some are asked of some."""
+    places = memory.present["image"].nonzero()[:, 0].cpu()
+    if len(places) < FEWEST_PICTURES:
+        return None
+    places = places[torch.randperm(len(places), generator=torch.Generator().manual_seed(0))[:MOST_COMPARED]]
+    pictures = F.normalize(memory.embeds["image"][places.to(memory.embeds["image"].device)].float(), dim=-1)
+    nearest = []
+    for some in pictures[:MOST_ASKED].split(QUERIES):
+        cosines = some @ pictures.T
+        nearest.append(cosines.masked_fill(cosines > 1 - COPY, -torch.inf).amax(1))
+    found = torch.cat(nearest)
+    found = found[found > -torch.inf]
+    return None if len(found) < FEWEST_PICTURES else round(float(found.quantile(share)), 3)
+
+
 def nearest_cosine(found: ReferencePosts) -> Tensor:
-    """(B,): the cosine of the nearest reference post, -1 where there is none."""
-    cosines = found.similarity.masked_fill(found.entries < 0, -1.0)
-    return torch.cat([cosines, cosines.new_full((len(cosines), 1), -1.0)], 1).amax(1)
+    """(B,): the cosine of the nearest reference post, infinite where none was found: then nothing is known of it."""
+    cosines = F.pad(found.similarity.masked_fill(found.entries < 0, -torch.inf), (0, 1), value=-torch.inf).amax(1)
+    return cosines.masked_fill(cosines == -torch.inf, torch.inf)
 
 
 def familiar(

@@ -39,6 +39,7 @@ from .memory_file import HUB_OPTIONS, LARGE_MEMORY, find_memory, remove_memory
 from .memory_upkeep import NeighbourRule, check_fit, differ, familiar, neighbours_in_memory, reference_posts
 from .names import ENCODER_MODULES, ENCODER_NAMES
 from .network import Member, NetworkParts, Relations
+from .ngrams import BUCKETS
 from .partial_files import whole_file
 from .pipeline_mm_orient import AUTO_MAP, CUSTOM_PIPELINES, UPLOAD_OPTIONS
 from .private_apis import attention_implementation, own_names, set_attention_implementation, weights_state
@@ -145,6 +146,9 @@ class MMOrientPreTrainedModel(PreTrainedModel):
             # at first everyone listens to a quarter of the neighbourhood
             init.zeros_(module.gate.weight)
             init.constant_(module.gate.bias, -1.0)
+        elif isinstance(module, Experts):
+            if module.rarity is not None:
+                init.zeros_(module.rarity)
         elif isinstance(module, TaskHeads):
             if module.log_variances is not None:
                 init.zeros_(module.log_variances)
@@ -392,7 +396,7 @@ class MMOrientModel(MMOrientPreTrainedModel, NetworkParts):
         if self.config.relation_scope != "batch":
             apart = self.training or without_themselves
             references = self.look_up_references(posts, inputs.post_keys, without_themselves=apart)
-            if self.config.picture_familiarity is not None and not self.training:
+            if self.config.leaves_out_pictures and not self.training:
                 given = posts.has_image
                 posts, references = familiar(posts, references, self.config.picture_familiarity)
                 strange = given & ~posts.has_image
@@ -782,13 +786,15 @@ def edit_json(path, **entries) -> None:
 
 def _checked_ngrams(ngram_ids: Tensor | None, has_text: Tensor) -> Tensor:
     """(B, N) int64; none where none are given."""
-    count = len(has_text)
+    count = has_text.shape[0]
     if ngram_ids is None:
         return has_text.new_zeros((count, 1), dtype=torch.long)
-    if ngram_ids.dim() != 2 or len(ngram_ids) != count or ngram_ids.dtype != torch.long:
+    if ngram_ids.dim() != 2 or ngram_ids.shape[0] != count or ngram_ids.dtype != torch.long:
         raise ValueError(
             f"`ngram_ids` must be int64 of shape ({count}, n-grams), got {ngram_ids.dtype} of {tuple(ngram_ids.shape)}"
         )
+    if not torch.compiler.is_compiling() and bool(((ngram_ids < 0) | (ngram_ids >= BUCKETS)).any()):
+        raise ValueError(f"`ngram_ids` must be from 0 to {BUCKETS - 1}, as `ngrams.ngram_ids` gives them")
     return ngram_ids
 
 

@@ -5,7 +5,6 @@ What an encoder's embedding blurs, the very words, the expert `words` reads. No 
 goes with a model. Shapes: B posts, N n-grams.
 """
 
-import re
 import unicodedata
 import zlib
 from itertools import pairwise
@@ -15,13 +14,13 @@ import numpy as np
 BUCKETS = 2**15  # 0 pads; checkpoints depend on this number and on the hash
 PIECES = range(2, 6)  # letters of a piece of a word, its ends included
 MOST_LETTERS = 1000  # of a text; what comes after is not read
-WORD = re.compile(r"\w+")
 
 
 def ngram_ids(text: str) -> list[int]:
     """The buckets of a text's n-grams, from 1 on, each once and in order; of a text of white space alone none."""
     text = unicodedata.normalize("NFKC", text[:MOST_LETTERS]).lower()[:MOST_LETTERS]
-    words = WORD.findall(text)
+    # by category, since vowel signs are no word characters to regular expressions
+    words = "".join(c if c == "_" or unicodedata.category(c)[0] in "LMN" else " " for c in text).split()
     found = {f"w {word}" for word in words} | {f"w {one} {two}" for one, two in pairwise(words)}
     for word in text.split():
         word = f" {word} "

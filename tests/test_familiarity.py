@@ -9,7 +9,9 @@ from PIL import Image
 
 from modeling_mm_orient import MultimodalClassificationPipeline, pipeline_mm_orient
 from modeling_mm_orient.cli import main
-from modeling_mm_orient.memory_upkeep import nearest_cosine
+from modeling_mm_orient.memory_upkeep import familiarity, nearest_cosine
+from modeling_mm_orient.runs.continuation import check_conflicts, open_start
+from modeling_mm_orient.runs.continuation import model_of as model_of_start
 from modeling_mm_orient.runs.run_folder import load_run
 
 from .helpers import (
@@ -83,17 +85,40 @@ def test_without_neighbours_the_same_pictures_count():
     assert torch.equal(found.has_image, plain.has_image) and bool((found.image_neighbours == -1).all())
 
 
-def test_of_nobody_the_nearest_is_farthest():
+def test_of_nobody_nothing_is_known():
     model = model_of()
     posts = model.base_model.encode_posts(**batch_of())
     found = model.base_model.look_up_references(posts)["image"]
     cosines = nearest_cosine(found)
-    assert float(cosines[3]) == -1 and torch.allclose(cosines[:3], torch.ones(3), atol=1e-5)
+    assert float(cosines[3]) == float("inf") and torch.allclose(cosines[:3], torch.ones(3), atol=1e-5)
     memory = torch.nn.functional.normalize(torch.stack([post["image_embeds"] for post in reference_posts(40)]), dim=-1)
     wanted = (torch.nn.functional.normalize(posts.image_embeds, dim=-1) @ memory.T).amax(1)
     torch.testing.assert_close(cosines[4:], wanted[4:], atol=2e-3, rtol=1e-2)
     empty = found._replace(entries=found.entries[:, :0], similarity=found.similarity[:, :0])
-    assert nearest_cosine(empty).tolist() == [-1.0] * 9
+    assert nearest_cosine(empty).tolist() == [float("inf")] * 9
+
+
+def test_how_near_pictures_are_copies_aside():
+    references = [post for post in reference_posts(40) for _ in range(3)]  # a template under three captions
+    for number, post in enumerate(references):
+        references[number] = post | {"id": str(number), "text_embeds": torch.randn(6)}
+    model = model_of()
+    memory = model.build_relation_memory(references)
+    pictures = torch.nn.functional.normalize(
+        torch.stack([post["image_embeds"] for post in reference_posts(40)]), dim=-1
+    )
+    nearest = (pictures @ pictures.T).fill_diagonal_(-1).amax(1)
+    assert familiarity(memory, 0.1) == pytest.approx(float(nearest.quantile(0.1)), abs=0.01)
+    assert familiarity(model.build_relation_memory(reference_posts(40)), 0.1) is None  # too few
+
+
+@pytest.mark.parametrize("fields", [{"memory_lookup": "both"}, {"memory_lookup": "threshold"}, {"text_alone": True}])
+def test_where_nothing_is_known_of_pictures_none_is_left_out(fields):
+    alone = fields.pop("text_alone", False)
+    model, batch = model_of(picture_familiarity=0.99, **fields), batch_of()
+    if alone:
+        model.build_relation_memory([post | {"has_image": False} for post in reference_posts(40)])
+    assert model(**batch, output_components=True).has_image.tolist() == batch["has_image"].tolist()
 
 
 def test_a_run_sets_it_by_its_own_pictures_and_says_what_it_leaves_out(tmp_path, caplog, monkeypatch):
@@ -115,6 +140,10 @@ def test_a_run_sets_it_by_its_own_pictures_and_says_what_it_leaves_out(tmp_path,
     memory = torch.nn.functional.normalize(model.relation_memory.embeds["image"].float(), dim=-1)
     nearest = (memory @ memory.T).fill_diagonal_(-1).amax(1)
     assert 0 < float((nearest < least + 2e-3).float().mean()) < 0.06
+    start = open_start(str(tmp_path / "run"))
+    check_conflicts(start, {"unfamiliar_pictures": 0.0}, {})  # may be otherwise in a run that goes on
+    went_on = model_of_start(start, model.config.tasks, {"unfamiliar_pictures": 0.0}).config
+    assert went_on.unfamiliar_pictures == 0 and went_on.picture_familiarity is None
     settings = json.loads((tmp_path / "run" / "config.json").read_text())
     (tmp_path / "run" / "config.json").write_text(json.dumps(settings | {"picture_familiarity": 1.0}))
     for i in range(80, 90):

@@ -51,6 +51,17 @@ def test_whatever_a_text_holds_its_numbers_are_in_range_and_few():
     assert padded([[3, 5], []]).tolist() == [[3, 5], [0, 0]] and padded([[], []]).shape == (2, 1)
 
 
+def test_words_have_their_vowel_signs():
+    one, other = (set(ngram_ids(word)) for word in ("कुत्ता", "कुत्ती"))
+    assert zlib.crc32("w कुत्ता".encode()) % (BUCKETS - 1) + 1 in one - other
+
+
+def test_what_a_checkpoint_does_not_have_begins_at_nothing(tmp_path):
+    tiny_model(experts=["text", "network"]).save_pretrained(tmp_path)
+    model = MMOrientForMultiTaskClassification.from_pretrained(tmp_path, experts=EXPERTS)
+    assert not model.experts.rarity.any()
+
+
 def test_a_processor_gives_them_where_it_is_asked_to(tmp_path):
     processor = make_processor(ngrams=True)
     found = processor(images=[picture(), picture()], text=["a cat", None], return_tensors="pt")
@@ -124,6 +135,9 @@ def test_words_that_no_two_posts_share_say_nothing(texts):
 
 def test_ngrams_of_another_form_are_refused():
     model, batch = tiny_model(experts=EXPERTS).eval(), feature_batch()
+    for wrong in (torch.full((9, 2), -5), torch.full((9, 2), BUCKETS)):
+        with pytest.raises(ValueError, match="`ngram_ids` must be from 0 to 32767"):
+            model(**batch, ngram_ids=wrong)
     for wrong in (torch.zeros(9, dtype=torch.long), torch.zeros(8, 2, dtype=torch.long), torch.zeros(9, 2)):
         with pytest.raises(ValueError, match="`ngram_ids` must be int64 of shape"):
             model(**batch, ngram_ids=wrong)

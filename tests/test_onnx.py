@@ -135,6 +135,7 @@ def test_every_form(tmp_path, form):
         ]
         model.build_relation_memory(words + pictured, processor)
         model.experts.rarity.fill_(1.0)
+        model.config.picture_familiarity = 0.75
         weights = {"words": 0.2, "text": 0.2, "image": 0.2, "both": 0.1, "neighbours": 0.3, "network": 0.2}
         for task in model.config.tasks:
             task |= {"expert_weights": weights, "temperature": 1.3}

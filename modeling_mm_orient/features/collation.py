@@ -65,7 +65,7 @@ class PostCollator:
 @dataclass
 class FeatureCollator:
     """Stored features (`image_embeds` (D,), `text_embeds`, `region_features` (R, D), `token_features` (T, D),
-    `ngram_ids` (N,), `task_features`, `has_image`, `has_text`, default True, `post_key` as `post_key` gives it, and task
+    `ngram_ids` (N,), `task_features`, `post_key` as `post_key` gives it, `has_image` and `has_text`, default True, and task
     columns) to model inputs, float32 and padded; `numbers` stand among the task features as `numeric_columns` of a processor
     say."""
 
@@ -111,8 +111,9 @@ def _features(posts: list[dict]) -> dict:
     for name, mask in (("region_features", "region_mask"), ("token_features", "token_mask")):
         if posts[0].get(name) is not None:
             batch[name], batch[mask] = pad_sequences([np.asarray(post[name]) for post in posts])
-    if posts[0].get("ngram_ids") is not None:
-        batch["ngram_ids"] = torch.from_numpy(padded([post["ngram_ids"] for post in posts]))
+    ngrams = [post.get("ngram_ids") for post in posts]
+    if any(ids is not None for ids in ngrams):
+        batch["ngram_ids"] = torch.from_numpy(padded([() if ids is None else ids for ids in ngrams]))
     for name in ("has_image", "has_text"):
         if name in posts[0]:
             batch[name] = torch.tensor([bool(post[name]) for post in posts])

@@ -18,7 +18,8 @@ from .run_folder import folder_or_download, read_run, read_splits
 logger = logging.getLogger(__name__)
 
 OF_PROCESSOR = ("text_cleaning", "remove_overlaid_text", "read_missing_text")
-FREE = ("frozen_encoders", "learner_dropout")
+FREE = ("frozen_encoders", "learner_dropout", "unfamiliar_pictures")
+OF_THIS_RUN = ("frozen_encoders", "unfamiliar_pictures")  # that a run may have otherwise than its checkpoint
 DESCRIBED = ("name", "kind", "labels")
 
 
@@ -60,7 +61,7 @@ def check_conflicts(start: Start, config: dict, said: dict) -> None:
     """Refuse what is said otherwise than the checkpoint has it.
 
     Args:
-        config: fields of `MMOrientConfig`, `frozen_encoders` aside. said: fields of `DataDescription` that were named.
+        config: fields of `MMOrientConfig`, those of `OF_THIS_RUN` aside. said: fields of `DataDescription` that were named.
 
     Raises:
         ValueError: a field differs; the message has both values.
@@ -68,9 +69,9 @@ def check_conflicts(start: Start, config: dict, said: dict) -> None:
     numbers = [column["name"] for column in start.processor.numeric_columns]
     of_checkpoint = {name: getattr(start.processor, name) for name in OF_PROCESSOR} | {"numeric_columns": numbers}
     wanted = {name: value for name, value in said.items() if name in of_checkpoint}
-    found = {name: getattr(start.config, name) for name in config if name != "frozen_encoders"} | of_checkpoint
+    found = {name: getattr(start.config, name) for name in config if name not in OF_THIS_RUN} | of_checkpoint
     for name, value in (config | wanted).items():
-        if name != "frozen_encoders" and value != found[name]:
+        if name not in OF_THIS_RUN and value != found[name]:
             raise ValueError(f"`{name}` is {found[name]!r} in {start.source}, which is gone on from, and not {value!r}")
 
 
@@ -106,7 +107,7 @@ def model_of(start: Start, tasks: list[dict], config: dict) -> MMOrientForMultiT
     """The checkpoint's model with these tasks; which weights are kept and which begin anew is logged.
 
     Args:
-        config: of its fields `frozen_encoders` and `learner_dropout` count, which change no weight.
+        config: of its fields those of `FREE` count, which change no weight.
 
     Raises:
         ValueError: the new heads alone are to be trained, and there are none.

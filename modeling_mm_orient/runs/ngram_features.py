@@ -19,6 +19,7 @@ from .linear_experts import Fitted, fit_rows
 FEWEST_POSTS = 2  # that must have an n-gram for it to count
 MOST_DIRECTIONS = 512
 MOST_SPANNING = 2048  # posts that span them
+BLOCK = 1024  # posts
 SMALLEST = 1e-6  # variance of a direction that is kept
 
 
@@ -34,9 +35,11 @@ def rarity_of(ngram_ids: Tensor) -> Tensor:
 
 def sparse_tf_idf(ngram_ids: Tensor, rarity: Tensor) -> csr_matrix:
     """Posts (N, L) as rows of length 1, (N, buckets)."""
-    values, here = tf_idf(ngram_ids, rarity), ngram_ids > 0
+    here = ngram_ids > 0
     ends = np.concatenate([[0], here.sum(1).cumsum(0).numpy()])
-    return csr_matrix((values[here].numpy(), ngram_ids[here].numpy(), ends), (len(ngram_ids), BUCKETS))
+    blocks = zip(ngram_ids.split(BLOCK), here.split(BLOCK), strict=True)
+    values = torch.cat([tf_idf(ids.long(), rarity)[known] for ids, known in blocks])
+    return csr_matrix((values.numpy(), ngram_ids[here].numpy(), ends), (len(ngram_ids), BUCKETS))
 
 
 class NgramReader:
@@ -88,6 +91,7 @@ def directions_of(posts: csr_matrix) -> Directions:
 
 
 def side_by_side(parts: list[Tensor]) -> Tensor:
-    """Posts of several batches (N, L), one after the other, padded alike."""
+    """Posts of several batches (N, L), one after the other, padded alike, int32."""
     longest = max(part.shape[1] for part in parts)
+    parts = [part.int() for part in parts]  # one long text pads all
     return torch.cat([F.pad(part, (0, longest - part.shape[1])) for part in parts])

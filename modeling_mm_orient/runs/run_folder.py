@@ -1,6 +1,7 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """The folder of a run: what lies in it, and a finished one read back."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from ..data.fields import checked
 from ..data.json_files import read_json
 from ..data.sources import has_tables
 from .settings import TrainingSettings
+
+logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.json"
@@ -73,7 +76,10 @@ def load_run(folder: str, *, load_relation_memory: bool = True):
     model = MMOrientForMultiTaskClassification.from_pretrained(folder, load_relation_memory=load_relation_memory)
     if not torch.accelerator.is_available():
         model.for_cpu()
-    return model, MMOrientProcessor.from_pretrained(folder)
+    processor = MMOrientProcessor.from_pretrained(folder)
+    if "words" in model.config.experts and model.config.encoder_names and not processor.ngrams:
+        logger.warning("%s: the expert `words` is not heard, since the processor gives no n-grams (`ngrams`)", folder)
+    return model, processor
 
 
 def describe_data(run: dict, data: str, **changes) -> DataDescription:

@@ -27,9 +27,9 @@ from ..data.reading import read_posts
 from ..data.splits import split_of_keys
 from ..features.cache import DEFAULT_FEATURE_CACHE
 from ..features.extraction import process_state
-from ..features.inputs import encoded_sample, model_inputs, reads_pictures, sampled_embeds
+from ..features.inputs import model_inputs, reads_pictures, sampled_embeds
 from ..memory_file import LARGE_MEMORY
-from ..memory_upkeep import nearest_cosine
+from ..memory_upkeep import familiarity
 from ..numeric_columns import fitted_columns
 from ..partial_files import whole_file
 from ..task_heads import head_of
@@ -37,7 +37,7 @@ from ..tasks import LABEL_PREFIX, kind_of
 from .blending import fit_experts, hear, heard_posts, joined
 from .card import model_card
 from .continuation import Start, described_by, model_of, without_learned
-from .decisions import FEWEST_POSTS, aims_of, fit_decisions
+from .decisions import aims_of, fit_decisions
 from .graph_inspection import graph_statistics, threshold_at_quantile
 from .hub import save_for_hub
 from .metric_plots import plot_metrics
@@ -72,7 +72,6 @@ from .trainer import (
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".training.lock"
-FAMILIAR_STILL = 1e-3  # of a cosine, so that where most pictures are there twice none is strange for its last digit
 SEARCH_FILES = ("search.json", "search.db")
 BEFORE_A_RUN = (LOCK_FILE, *SEARCH_FILES)  # what a folder may hold that no run was begun in
 
@@ -356,7 +355,7 @@ def callbacks_of(prepared: Prepared, built: Built, patience: type = EarlyStoppin
 def report(prepared: Prepared, built: Built, trainer: MMOrientTrainer) -> dict:
     """Metrics of validation and test, and the finished folder. Who learned from a post is not heard on it."""
     output, state = prepared.output, process_state()
-    _fit_familiarity(built)
+    _fit_familiarity(built.model)
     tasks, logits, labels = _experts(prepared, built)
     built.model.config.update({"tasks": tasks})
     found = {}
@@ -396,19 +395,11 @@ def _write_report(prepared: Prepared, built: Built, split: str) -> None:
     write_report(output, output.resolve().name, model, judged, split, posts, RunRecord.read(str(output)))
 
 
-def _fit_familiarity(built: Built) -> None:
-    """Set how near a reference post's picture must be for one to count, by training posts and `unfamiliar_pictures`."""
-    config, encoder = built.model.config, built.model.base_model
-    if not config.unfamiliar_pictures or config.relation_scope == "batch" or config.memory_lookup == "threshold":
-        return
-    nearest = []
-    for posts, keys in encoded_sample(built.references, built.model, built.collator):
-        found = encoder.look_up_references(posts, keys, without_themselves=True)["image"]
-        nearest.append(nearest_cosine(found)[posts.has_image].cpu())
-    cosines = torch.cat(nearest)
-    if len(cosines) >= FEWEST_POSTS:
-        least = float(cosines.quantile(config.unfamiliar_pictures)) - FAMILIAR_STILL
-        config.update({"picture_familiarity": round(max(least, -1.0), 3)})
+def _fit_familiarity(model) -> None:
+    """Set how near a reference post's picture must be for one to count, by `unfamiliar_pictures`."""
+    config = model.config
+    if config.unfamiliar_pictures and config.relation_scope != "batch" and config.memory_lookup == "top_k":
+        config.update({"picture_familiarity": familiarity(model.relation_memory, config.unfamiliar_pictures)})
 
 
 def _experts(prepared: Prepared, built: Built) -> tuple[list[dict], dict, dict]:
