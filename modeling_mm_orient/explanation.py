@@ -67,10 +67,8 @@ def explain(
     seen = processor.treat([_several(pictures)], [text])[1][0]
     shown: dict[str, Any] = {"verdict": _verdict(tasks, found), "text": seen}
     shown["decisions"] = {task["name"]: kind_of(task).decision(task, shown["verdict"][task["name"]]) for task in tasks}
-    shown["regions"], shown["strange_picture"] = (
-        None,
-        found.strange_pictures is not None and bool(found.strange_pictures[0]),
-    )
+    shown["regions"] = None
+    shown["strange_picture"] = found.strange_pictures is not None and bool(found.strange_pictures[0])
     if pictures and not shown["strange_picture"] and found.region_attention is not None:
         places = sizes or [picture.size for picture in pictures]
         shown["regions"] = regions_with_attention(model, processor, places, found.region_attention[0])

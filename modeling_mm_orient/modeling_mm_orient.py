@@ -32,11 +32,12 @@ from .encoders import (
     read_texts,
 )
 from .experts import NGRAMS, Experts, has_ngrams, verdicts
+from .familiarity import without_strange_pictures
 from .global_batch import GlobalBatch
 from .hima import BatchAttention
 from .inputs import PostInputs, takes_post_inputs
 from .memory_file import HUB_OPTIONS, LARGE_MEMORY, find_memory, remove_memory
-from .memory_upkeep import NeighbourRule, check_fit, differ, familiar, neighbours_in_memory, reference_posts
+from .memory_upkeep import NeighbourRule, check_fit, differ, neighbours_in_memory, reference_posts
 from .names import ENCODER_MODULES, ENCODER_NAMES
 from .network import Member, NetworkParts, Relations
 from .ngrams import BUCKETS
@@ -398,7 +399,7 @@ class MMOrientModel(MMOrientPreTrainedModel, NetworkParts):
             references = self.look_up_references(posts, inputs.post_keys, without_themselves=apart)
             if self.config.leaves_out_pictures and not self.training:
                 given = posts.has_image
-                posts, references = familiar(posts, references, self.config.picture_familiarity)
+                posts, references = without_strange_pictures(posts, references, self.config.picture_familiarity)
                 strange = given & ~posts.has_image
             if without_neighbours:
                 references = self.look_up_references(_of_nobody(posts), inputs.post_keys, without_themselves=apart)

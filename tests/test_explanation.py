@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
 from PIL import Image
 from transformers import CLIPImageProcessor, MobileNetV2Config, MobileNetV2Model, ViTImageProcessorPil
 
@@ -107,7 +108,8 @@ def test_a_picture_that_is_left_out_is_said_to_be(pipe, monkeypatch):
     shown = Explanation([halves()], explanation, pipe.model.config.tasks, {})
     page = shown.html()
     assert "left out of account: it is unlike every reference post" in page
-    assert shown.figure() is not None
+    titles = [axis.get_title(loc="left") for axis in shown.figure().findobj(Axes)]
+    assert any("left out of account" in title for title in titles)
     assert not pipe({"image": halves()}, explain=True)["explanation"]["strange_picture"]
 
 

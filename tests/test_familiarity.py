@@ -9,7 +9,7 @@ from PIL import Image
 
 from modeling_mm_orient import MultimodalClassificationPipeline, pipeline_mm_orient
 from modeling_mm_orient.cli import main
-from modeling_mm_orient.memory_upkeep import familiarity, nearest_cosine
+from modeling_mm_orient.familiarity import least_familiarity, nearest_cosine
 from modeling_mm_orient.runs.continuation import check_conflicts, open_start
 from modeling_mm_orient.runs.continuation import model_of as model_of_start
 from modeling_mm_orient.runs.run_folder import load_run
@@ -108,8 +108,8 @@ def test_how_near_pictures_are_copies_aside():
         torch.stack([post["image_embeds"] for post in reference_posts(40)]), dim=-1
     )
     nearest = (pictures @ pictures.T).fill_diagonal_(-1).amax(1)
-    assert familiarity(memory, 0.1) == pytest.approx(float(nearest.quantile(0.1)), abs=0.01)
-    assert familiarity(model.build_relation_memory(reference_posts(40)), 0.1) is None  # too few
+    assert least_familiarity(memory, 0.1) == pytest.approx(float(nearest.quantile(0.1)), abs=0.01)
+    assert least_familiarity(model.build_relation_memory(reference_posts(40)), 0.1) is None  # too few
 
 
 @pytest.mark.parametrize("fields", [{"memory_lookup": "both"}, {"memory_lookup": "threshold"}, {"text_alone": True}])

@@ -22,7 +22,7 @@ import torch
 from huggingface_hub import constants
 
 from ..partial_files import whole_file
-from .extraction import COLUMNS, NGRAMS, SEQUENCES, SHARD_POSTS, VECTORS, Shard, encoder_fingerprint, write_shards
+from .extraction import COLUMNS, NGRAM_IDS, SEQUENCES, SHARD_POSTS, VECTORS, Shard, encoder_fingerprint, write_shards
 
 DEFAULT_FEATURE_CACHE = os.path.join(constants.HF_HOME, "mm_orient", "features")
 MADVISE = ctypes.CDLL(None).madvise if os.name == "posix" else None
@@ -98,7 +98,7 @@ class FeatureCache:
                 key = row.column("key")[0].as_py()
                 raise ValueError(f"{self.folder} holds features of the post {key} that are no numbers: encode it anew")
         features |= {name: features[name].reshape(-1, width) for name, width in widths.items()}
-        features[NGRAMS] = np.array(row.column(NGRAMS)[0].values)
+        features[NGRAM_IDS] = np.array(row.column(NGRAM_IDS)[0].values)
         if not self.processor.task_features:
             del features["task_features"]
         return features | {name: row.column(name)[0].as_py() for name in ("has_image", "has_text")}

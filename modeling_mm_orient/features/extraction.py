@@ -38,13 +38,13 @@ FORMAT = 3  # of the shards; part of the fingerprint
 SHARD_POSTS = 512
 VECTORS = ("image_embeds", "text_embeds", "task_features")
 SEQUENCES = {"region_features": "region_mask", "token_features": "token_mask"}
-NGRAMS = "ngram_ids"
+NGRAM_IDS = "ngram_ids"
 COLUMNS = datasets.Features(
     {
         "id": datasets.Value("string"),
         "key": datasets.Value("string"),
         **{name: datasets.Sequence(datasets.Value("float16")) for name in (*VECTORS, *SEQUENCES)},
-        NGRAMS: datasets.Sequence(datasets.Value("int32")),
+        NGRAM_IDS: datasets.Sequence(datasets.Value("int32")),
         "has_image": datasets.Value("bool"),
         "has_text": datasets.Value("bool"),
     }
@@ -327,8 +327,8 @@ def encode_batch(model, processor, batch: PreparedBatch, bf16: bool = False) -> 
     A post whose features are not finite is taken out of the batch, and has a problem there.
     """
     device = model.device
-    ngrams = batch.inputs.get(NGRAMS)
-    inputs = {name: value.to(device, non_blocking=True) for name, value in batch.inputs.items() if name != NGRAMS}
+    ngrams = batch.inputs.get(NGRAM_IDS)
+    inputs = {name: value.to(device, non_blocking=True) for name, value in batch.inputs.items() if name != NGRAM_IDS}
     inputs |= _stand_ins(model.config, inputs, len(batch.ids))
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         encoded = model.encode_posts(**inputs)
@@ -371,7 +371,7 @@ def _columns(encoded, extra: torch.Tensor | None, ngrams: torch.Tensor | None, b
     empty = [np.zeros(0, np.float16)] * len(batch.ids)
     columns["task_features"] = empty if extra is None else list(_half(extra))
     numbers = np.zeros((len(batch.ids), 0), np.int32) if ngrams is None else ngrams.numpy().astype(np.int32)
-    columns[NGRAMS] = [row[row > 0] for row in numbers]
+    columns[NGRAM_IDS] = [row[row > 0] for row in numbers]
     for name, mask in SEQUENCES.items():
         kept = encoded[mask]
         ends = kept.sum(1).cumsum(0).cpu().numpy()[:-1]
@@ -399,9 +399,9 @@ def feature_table(parts: list[dict[str, list]]) -> pa.Table:
     arrays = []
     for entry in COLUMNS.arrow_schema:
         values = [columns[entry.name][row] for row in order]
-        if entry.name in (*VECTORS, *SEQUENCES, NGRAMS):
+        if entry.name in (*VECTORS, *SEQUENCES, NGRAM_IDS):
             ends = np.cumsum([0, *map(len, values)], dtype=np.int32)
-            flat = np.concatenate([np.zeros(0, np.int32 if entry.name == NGRAMS else np.float16), *values])
+            flat = np.concatenate([np.zeros(0, np.int32 if entry.name == NGRAM_IDS else np.float16), *values])
             arrays.append(pa.ListArray.from_arrays(pa.array(ends), pa.array(flat)).cast(entry.type))
         else:
             arrays.append(pa.array(values, type=entry.type))

@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, Subset
 
 from ..experts import LINEAR, NEEDS, NGRAMS, WORDS, has_ngrams, verdicts
 from ..tasks import kind_of
-from .linear_experts import EmbeddingReader
-from .ngram_features import NgramReader, side_by_side
+from .expert_readers import read_by, reader_of
+from .ngram_features import side_by_side
 
 logger = logging.getLogger(__name__)
 
@@ -46,10 +46,6 @@ class Testimony:
 
     def __len__(self) -> int:
         return len(self.keys)
-
-    def read_by(self, expert: str) -> Tensor:
-        """What a linear expert reads of them: n-grams (N, L), or embeddings side by side (N, D)."""
-        return self.ngram_ids if expert == WORDS else torch.cat([self.embeds[m] for m in NEEDS[expert]], -1)
 
     def at(self, rows: slice) -> "Testimony":
         """Of some of the posts."""
@@ -137,11 +133,7 @@ def fit_experts(
     members = config.members
     folds = train.keys % (members if members > 1 else FOLDS)
     unseen = (train.keys != 0) & (members > 1) & apart
-    readers = {
-        expert: (NgramReader if expert == WORDS else EmbeddingReader)(train.read_by(expert))
-        for expert in config.experts
-        if expert in LINEAR
-    }
+    readers = {expert: reader_of(expert, train) for expert in config.experts if expert in LINEAR}
     if WORDS in readers:
         model.experts.rarity.copy_(readers[WORDS].rarity)
     for index, task in enumerate(config.tasks):
@@ -165,7 +157,7 @@ def fit_experts(
                 continue
             labelled = train.labels[name][rows], folds[rows]
             fitted = reader.fit(task, rows, *labelled)
-            outputs = reader.outputs(validation.read_by(expert), fitted)
+            outputs = reader.outputs(read_by(expert, validation), fitted)
             with torch.no_grad():
                 layer.weight.copy_(fitted.weight)
                 layer.bias.copy_(fitted.bias)

@@ -18,8 +18,7 @@ from .run_folder import folder_or_download, read_run, read_splits
 logger = logging.getLogger(__name__)
 
 OF_PROCESSOR = ("text_cleaning", "remove_overlaid_text", "read_missing_text")
-FREE = ("frozen_encoders", "learner_dropout", "unfamiliar_pictures")
-OF_THIS_RUN = ("frozen_encoders", "unfamiliar_pictures")  # that a run may have otherwise than its checkpoint
+FREE = ("frozen_encoders", "learner_dropout", "unfamiliar_pictures")  # to be otherwise: they change no weight
 DESCRIBED = ("name", "kind", "labels")
 
 
@@ -61,7 +60,7 @@ def check_conflicts(start: Start, config: dict, said: dict) -> None:
     """Refuse what is said otherwise than the checkpoint has it.
 
     Args:
-        config: fields of `MMOrientConfig`, those of `OF_THIS_RUN` aside. said: fields of `DataDescription` that were named.
+        config: fields of `MMOrientConfig`, those of `FREE` aside. said: fields of `DataDescription` that were named.
 
     Raises:
         ValueError: a field differs; the message has both values.
@@ -69,9 +68,9 @@ def check_conflicts(start: Start, config: dict, said: dict) -> None:
     numbers = [column["name"] for column in start.processor.numeric_columns]
     of_checkpoint = {name: getattr(start.processor, name) for name in OF_PROCESSOR} | {"numeric_columns": numbers}
     wanted = {name: value for name, value in said.items() if name in of_checkpoint}
-    found = {name: getattr(start.config, name) for name in config if name not in OF_THIS_RUN} | of_checkpoint
+    found = {name: getattr(start.config, name) for name in config if name not in FREE} | of_checkpoint
     for name, value in (config | wanted).items():
-        if name not in OF_THIS_RUN and value != found[name]:
+        if name not in FREE and value != found[name]:
             raise ValueError(f"`{name}` is {found[name]!r} in {start.source}, which is gone on from, and not {value!r}")
 
 

@@ -29,25 +29,6 @@ class Fitted:
     penalty: float
 
 
-class EmbeddingReader:
-    """What an expert on embeddings learns from, and how it reads other posts.
-
-    Args:
-        features: (N, D), of the training posts.
-    """
-
-    def __init__(self, features: Tensor):
-        self.features = features
-
-    def fit(self, task: dict, rows: Tensor, labels: Tensor, folds: Tensor) -> Fitted:
-        """A layer fitted to the posts at `rows`; see `fit_linear`."""
-        return fit_linear(task, self.features[rows], labels, folds)
-
-    def outputs(self, features: Tensor, fitted: Fitted) -> Tensor:
-        """(N, C): what a layer says of other posts."""
-        return features @ fitted.weight.T + fitted.bias
-
-
 def fit_linear(task: dict, features: Tensor, labels: Tensor, folds: Tensor, penalties=PENALTIES) -> Fitted:
     """A linear layer for one task, of features that are standardised first.
 

@@ -4,7 +4,7 @@
 Shapes: N posts, S of them, L n-grams of a post, C labels of a task, R directions.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 from ..experts import tf_idf
 from ..ngrams import BUCKETS
-from .linear_experts import Fitted, fit_rows
 
 FEWEST_POSTS = 2  # that must have an n-gram for it to count
 MOST_DIRECTIONS = 512
@@ -40,28 +39,6 @@ def sparse_tf_idf(ngram_ids: Tensor, rarity: Tensor) -> csr_matrix:
     blocks = zip(ngram_ids.split(BLOCK), here.split(BLOCK), strict=True)
     values = torch.cat([tf_idf(ids.long(), rarity)[known] for ids, known in blocks])
     return csr_matrix((values.numpy(), ngram_ids[here].numpy(), ends), (len(ngram_ids), BUCKETS))
-
-
-class NgramReader:
-    """What the expert `words` learns from, and how it reads other posts.
-
-    Args:
-        ngram_ids: (N, L), of the training posts.
-    """
-
-    def __init__(self, ngram_ids: Tensor):
-        self.rarity = rarity_of(ngram_ids)
-        self.directions = directions_of(sparse_tf_idf(ngram_ids, self.rarity))
-
-    def fit(self, task: dict, rows: Tensor, labels: Tensor, folds: Tensor) -> Fitted:
-        """A layer of n-grams, fitted to the posts at `rows`; see `fit_rows`."""
-        found = fit_rows(task, self.directions.rows[rows], labels, folds)
-        return replace(found, weight=self.directions.in_ngrams(found.weight))
-
-    def outputs(self, ngram_ids: Tensor, fitted: Fitted) -> Tensor:
-        """(N, C): what a layer says of other posts."""
-        said = sparse_tf_idf(ngram_ids, self.rarity) @ fitted.weight.numpy().T
-        return torch.from_numpy(said).float() + fitted.bias
 
 
 @dataclass

@@ -8,7 +8,6 @@ neighbours, each cross-fitted and with a decision rule fitted to posts left out,
 import logging
 
 import torch
-from torch import Tensor
 from torch.utils.data import Subset
 
 from ..experts import NEEDS, NGRAMS, WORDS, has_ngrams
@@ -17,8 +16,7 @@ from .benchmark.baselines import NearestNeighbours
 from .benchmark.cross_fitting import cross_fitted, folds_of
 from .benchmark.features import PostArrays, arrays_of
 from .decisions import aims_of, fit_decisions
-from .linear_experts import EmbeddingReader
-from .ngram_features import NgramReader
+from .expert_readers import read_by, reader_of
 from .scoring import metrics_of_logits
 
 logger = logging.getLogger(__name__)
@@ -77,7 +75,7 @@ def _linear(tasks: list[dict], posts: dict[str, PostArrays], expert: str):
     learned = posts["train"].and_(posts["validation"])
     folds, left_out, of_test = folds_of(learned.keys), {}, {}
     present = learned.present | {NGRAMS: has_ngrams(learned.ngram_ids, learned.present["text"])}
-    reader = (NgramReader if expert == WORDS else EmbeddingReader)(_read_by(expert, learned))
+    reader = reader_of(expert, learned)
     for task in tasks:
         name, kind = task["name"], kind_of(task)
         known = kind.known(learned.labels[name])
@@ -88,16 +86,12 @@ def _linear(tasks: list[dict], posts: dict[str, PostArrays], expert: str):
             outputs = [torch.zeros(len(part), kind.num_outputs(task)) for part in (learned, posts["test"])]
         else:
             fitted = reader.fit(task, rows, learned.labels[name][rows], folds[rows])
-            outputs = [reader.outputs(_read_by(expert, part), fitted) for part in (learned, posts["test"])]
+            outputs = [reader.outputs(read_by(expert, part), fitted) for part in (learned, posts["test"])]
             outputs[0][rows] = fitted.left_out
         left_out[name], of_test[name] = (kind.form(values) for values in outputs)
     rules = fit_decisions(tasks, left_out, learned.labels, aims_of([], tasks))
     of_validation = {name: values[len(posts["train"]) :] for name, values in left_out.items()}
     return rules, {"validation": of_validation, "test": of_test}
-
-
-def _read_by(expert: str, posts: PostArrays) -> Tensor:
-    return posts.ngram_ids if expert == WORDS else torch.cat([posts.embeds[m] for m in NEEDS[expert]], -1)
 
 
 def _numbers(metrics: dict) -> dict:

@@ -25,11 +25,11 @@ from ..data.paraphrases import add_paraphrases
 from ..data.problems import Problem
 from ..data.reading import read_posts
 from ..data.splits import split_of_keys
+from ..familiarity import least_familiarity
 from ..features.cache import DEFAULT_FEATURE_CACHE
 from ..features.extraction import process_state
 from ..features.inputs import model_inputs, reads_pictures, sampled_embeds
 from ..memory_file import LARGE_MEMORY
-from ..memory_upkeep import familiarity
 from ..numeric_columns import fitted_columns
 from ..partial_files import whole_file
 from ..task_heads import head_of
@@ -399,7 +399,7 @@ def _fit_familiarity(model) -> None:
     """Set how near a reference post's picture must be for one to count, by `unfamiliar_pictures`."""
     config = model.config
     if config.unfamiliar_pictures and config.relation_scope != "batch" and config.memory_lookup == "top_k":
-        config.update({"picture_familiarity": familiarity(model.relation_memory, config.unfamiliar_pictures)})
+        config.update({"picture_familiarity": least_familiarity(model.relation_memory, config.unfamiliar_pictures)})
 
 
 def _experts(prepared: Prepared, built: Built) -> tuple[list[dict], dict, dict]:

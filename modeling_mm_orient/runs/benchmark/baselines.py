@@ -64,15 +64,20 @@ class Linear(Baseline):
     modalities: tuple[str, ...] = MODALITIES
 
     def fit(self, train, validation, tasks, value, seed) -> Predict:
-        scaled = Standardised(train)
-        features = scaled.joined(train, self.modalities).numpy()
+        features_of = self.features_of(train)
+        features = features_of(train)
         fits = {task["name"]: _linear(task, features, train.labels[task["name"]], value) for task in tasks}
 
         def predict(posts: PostArrays) -> dict[str, Tensor]:
-            features = scaled.joined(posts, self.modalities).numpy()
+            features = features_of(posts)
             return {name: torch.from_numpy(np.asarray(fit(features), np.float64)) for name, fit in fits.items()}
 
         return predict
+
+    def features_of(self, train: PostArrays) -> Callable:
+        """What gives posts' features (N, D), as the training posts say."""
+        scaled = Standardised(train)
+        return lambda posts: scaled.joined(posts, self.modalities).numpy()
 
 
 class TextOnly(Linear):
@@ -80,22 +85,15 @@ class TextOnly(Linear):
     modalities = ("text",)
 
 
-class WordsAlone(Baseline):
-    """Logistic regression on TF-IDF of the texts' words, pairs of words and pieces of words; ridge regression of a value."""
+class TfIdf(Linear):
+    """The same on TF-IDF of the texts' words, pairs of words and pieces of words."""
 
     name = "tfidf"
-    hyper_parameter, values = "C", (1.0, 4.0, 16.0)
+    values = (1.0, 4.0, 16.0)
 
-    def fit(self, train, validation, tasks, value, seed) -> Predict:
+    def features_of(self, train: PostArrays) -> Callable:
         rarity = rarity_of(train.ngram_ids)
-        features = sparse_tf_idf(train.ngram_ids, rarity)
-        fits = {task["name"]: _linear(task, features, train.labels[task["name"]], value) for task in tasks}
-
-        def predict(posts: PostArrays) -> dict[str, Tensor]:
-            features = sparse_tf_idf(posts.ngram_ids, rarity)
-            return {name: torch.from_numpy(np.asarray(fit(features), np.float64)) for name, fit in fits.items()}
-
-        return predict
+        return lambda posts: sparse_tf_idf(posts.ngram_ids, rarity)
 
 
 class ImageOnly(Linear):

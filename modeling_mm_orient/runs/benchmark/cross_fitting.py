@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..decisions import aims_of, fit_decisions
-from .baselines import Baseline, ImageOnly, Linear, Majority, NearestNeighbours, TextOnly, WordsAlone
+from .baselines import Baseline, ImageOnly, Linear, Majority, NearestNeighbours, TextOnly, TfIdf
 from .features import PostArrays
 from .networks import Concatenation, CrossAttention, GatedFusion, HateClipper, LateFusion
 from .selection import validation_score
@@ -25,7 +25,7 @@ SEARCH_SEED = 0
 BASELINES: dict[str, Baseline] = {
     kind.name: kind()
     for kind in (
-        Majority, WordsAlone, TextOnly, ImageOnly, Linear, NearestNeighbours,
+        Majority, TfIdf, TextOnly, ImageOnly, Linear, NearestNeighbours,
         Concatenation, LateFusion, GatedFusion, CrossAttention, HateClipper,
     )
 }  # fmt: skip
