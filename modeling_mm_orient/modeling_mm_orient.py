@@ -405,7 +405,7 @@ class MMOrientModel(MMOrientPreTrainedModel, NetworkParts):
                 references = self.look_up_references(_of_nobody(posts), inputs.post_keys, without_themselves=apart)
         if self.relations is not None:
             graphs, everyone = self._relation_graphs(posts, batch)
-        relations = Relations(graphs, everyone, references)
+        relations = Relations(graphs, everyone, references, {} if len(self.members) > 1 else None)
 
         # HIMA, CMRL, MLC: see `NetworkParts.understand`; one network, or each member's
         understood = [member.understand(posts, relations, task_features, batch) for member in self.members]

@@ -20,11 +20,13 @@ from .relation_layers import CrossModalRelations, ReferencePosts
 
 class Relations(NamedTuple):
     """Who is whose neighbour: `graphs`, modality -> (B, S) edge weights among the batch; `everyone`, modality -> (S,) bool,
-    who of the global batch has it; `references`, modality -> neighbours in the memory."""
+    who of the global batch has it; `references`, modality -> neighbours in the memory; `neighbourhoods`, of several members
+    what the first made of all these, see `CrossModalRelations.forward`."""
 
     graphs: dict[str, Tensor]
     everyone: dict[str, Tensor]
     references: dict[str, ReferencePosts]
+    neighbourhoods: dict[str, Tensor] | None = None
 
 
 class Understanding(NamedTuple):
@@ -85,8 +87,8 @@ class NetworkParts(nn.Module):
         # CMRL: in-modal and cross-modal streams over both relation graphs, in the batch and in the memory
         relation_features = None
         if self.relations is not None:
-            graphs, everyone, references = relations
-            relation_features = self.relations(posts.embeds, graphs, everyone, batch, references)
+            graphs, everyone, references, neighbourhoods = relations
+            relation_features = self.relations(posts.embeds, graphs, everyone, batch, references, neighbourhoods)
 
         # MLC: merged in the order of the reference code, then the learner network
         parts = [relation_features, region_vector, word_vector, task_features]

@@ -119,4 +119,5 @@ def listed_cosines(queries: Tensor, listed: Tensor) -> Tensor:
     Computed pair by pair, so that a value does not depend on the batch; gradients reach the queries.
     """
     with torch.autocast(queries.device.type, enabled=False):
-        return torch.einsum("bd,bkd->bk", F.normalize(queries.float(), dim=-1), F.normalize(listed.float(), dim=-1))
+        products = torch.einsum("bd,bkd->bk", F.normalize(queries.float(), dim=-1), listed.float())
+        return products / torch.linalg.vector_norm(listed.float(), dim=-1).clamp(min=1e-12)

@@ -79,17 +79,26 @@ class RelationLayer(nn.Module):
         self.normalize, self.backend, self.dropout = normalize, backend, dropout
 
     def forward(
-        self, own: Tensor, sources: Tensor, graph: Graph, present: Tensor, listed=None, listed_weights=None
+        self,
+        own: Tensor,
+        sources: Tensor,
+        graph: Graph,
+        present: Tensor,
+        listed: Tensor | None = None,
+        listed_weights: Tensor | None = None,
+        neighbourhood: Tensor | None = None,
     ) -> Tensor:
         """`own` (B, D); `sources` (S, D), `graph`, `present` (S,), `listed` (B, K, D) and `listed_weights` (B, K) as
-        `aggregate_neighbours` takes them -> (B, out_features)."""
+        `aggregate_neighbours` takes them -> (B, out_features). `neighbourhood` (B, D): its result, where that is known."""
         selective = self.gate is not None or (self.training and self.dropout > 0)
-        if listed is None and not selective and self._projects_first(own, sources, graph):
+        unknown = neighbourhood is None and listed is None
+        if unknown and not selective and self._projects_first(own, sources, graph):
             of_own, of_neighbours = self.linear.weight.chunk(2, 1)
             project = fastest_linear if type(self.linear) is CpuLinear else F.linear
             messages = aggregate_neighbours(project(sources, of_neighbours), graph, present, self.backend)
             return self._normalised(project(own, of_own, self.linear.bias) + messages)
-        neighbourhood = aggregate_neighbours(sources, graph, present, self.backend, listed, listed_weights)
+        if neighbourhood is None:
+            neighbourhood = aggregate_neighbours(sources, graph, present, self.backend, listed, listed_weights)
         if selective:
             share = self._share_listened_to(own, neighbourhood)
             neighbourhood = own + share * (neighbourhood - own)
@@ -142,18 +151,25 @@ class RelationStream(nn.Module):
         )
 
     def forward(
-        self, features: Tensor, graph: Graph, present: Tensor, batch: GlobalBatch, listed=None, listed_weights=None
+        self,
+        features: Tensor,
+        graph: Graph,
+        present: Tensor,
+        batch: GlobalBatch,
+        listed: Tensor | None = None,
+        listed_weights: Tensor | None = None,
+        neighbourhood: Tensor | None = None,
     ) -> Tensor:
-        """`features` (B, D), `graph` of B targets and S sources, `present` (S,), `listed` (B, K, D), `listed_weights` (B, K)
-        -> (B, out_features).
+        """`features` (B, D), `graph` of B targets and S sources, `present` (S,), `listed` (B, K, D), `listed_weights`
+        (B, K), `neighbourhood` (B, D) of the first layer -> (B, out_features).
 
         Reference posts receive no messages: in a further layer each is its own neighbourhood.
         """
         for index, layer in enumerate(self.layers):
             if index:
-                features = F.relu(features)
+                features, neighbourhood = F.relu(features), None
                 listed = None if listed is None else F.relu(self.layers[index - 1].combine(listed, listed))
-            features = layer(features, batch.gather(features), graph, present, listed, listed_weights)
+            features = layer(features, batch.gather(features), graph, present, listed, listed_weights, neighbourhood)
         return features
 
 
@@ -163,14 +179,23 @@ class CrossModalRelations(nn.Module):
     Args:
         names: of `STREAMS`.
         embed_dims: modality -> D of its embeddings.
-        out_features, num_layers, options: as `RelationStream` takes them.
+        out_features, num_layers, backend, options: as `RelationStream` takes them.
     """
 
-    def __init__(self, names: list[str], embed_dims: dict[str, int], out_features: int, num_layers: int = 1, **options):
+    def __init__(
+        self,
+        names: list[str],
+        embed_dims: dict[str, int],
+        out_features: int,
+        num_layers: int = 1,
+        backend: str = "auto",
+        **options,
+    ):
         super().__init__()
+        self.backend = backend
         self.streams = nn.ModuleDict(
             {
-                name: RelationStream(embed_dims[kind.features], out_features, num_layers, **options)
+                name: RelationStream(embed_dims[kind.features], out_features, num_layers, backend=backend, **options)
                 for name, kind in STREAMS.items()
                 if name in names
             }
@@ -183,6 +208,7 @@ class CrossModalRelations(nn.Module):
         present: dict[str, Tensor],
         batch: GlobalBatch,
         references: dict[str, ReferencePosts] | None = None,
+        neighbourhoods: dict[str, Tensor] | None = None,
     ) -> Tensor:
         """Run every stream.
 
@@ -191,6 +217,8 @@ class CrossModalRelations(nn.Module):
             graphs: modality -> (B, S) edge weights.
             present: modality -> (S,) bool; a post without the travelling modality sends nothing.
             references: modality -> its graph's neighbours in the relation memory.
+            neighbourhoods: stream -> what its first layer hears, (B, D): filled by who finds it empty, for networks that
+                read the same posts; None is not kept.
 
         Returns:
             (B, streams * out_features).
@@ -198,11 +226,15 @@ class CrossModalRelations(nn.Module):
         outputs, edges = [], {modality: Graph(adjacency) for modality, adjacency in graphs.items()}
         for name, stream in self.streams.items():
             kind = STREAMS[name]
-            listed: tuple[Tensor, ...] = ()
+            features, graph, here = embeds[kind.features], edges[kind.graph], present[kind.features]
+            listed: tuple[Tensor | None, Tensor | None] = (None, None)
             if references:
                 found = references[kind.graph]
                 listed = found.embeds[kind.features], found.weights * found.present[kind.features]
-            outputs.append(stream(embeds[kind.features], edges[kind.graph], present[kind.features], batch, *listed))
+            if neighbourhoods is not None and name not in neighbourhoods:
+                neighbourhoods[name] = aggregate_neighbours(batch.gather(features), graph, here, self.backend, *listed)
+            heard = None if neighbourhoods is None else neighbourhoods[name]
+            outputs.append(stream(features, graph, here, batch, *listed, heard))
         return torch.cat(outputs, -1)
 
 
@@ -265,5 +297,14 @@ def _neighbours_in_either(references: dict[str, ReferencePosts], embeds: dict[st
     # a post that both graphs found counts once
     again = (text.entries[:, :, None] == image.entries[:, None, :]).any(-1)
     entries = torch.cat([image.entries, text.entries.masked_fill(again, -1)], -1)
-    cosines = [listed_cosines(embeds[m].detach(), torch.cat([image.embeds[m], text.embeds[m]], 1)) for m in MODALITIES]
+    cosines = [
+        torch.cat(
+            [
+                references[by].similarity if m == by else listed_cosines(embeds[m].detach(), references[by].embeds[m])
+                for by in MODALITIES
+            ],
+            -1,
+        )
+        for m in MODALITIES
+    ]
     return entries, (sum(cosines) / len(cosines)).masked_fill(entries < 0, -torch.inf)

@@ -75,6 +75,22 @@ def test_an_adapter_or_a_hook_on_the_linear_layer_is_not_passed_by():
     assert not layer.combine(own, own).any()
 
 
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_networks_that_read_the_same_posts_gather_their_neighbourhoods_once(monkeypatch, num_layers):
+    networks, (embeds, graphs, present), gathered = [all_streams(num_layers=num_layers) for _ in range(3)], inputs(), []
+    alone = [network(embeds, graphs, present, BATCH) for network in networks]
+
+    def watched(features, *others):
+        gathered.append(features.shape[-1])
+        return aggregate_neighbours(features, *others)
+
+    monkeypatch.setattr(relation_layers, "aggregate_neighbours", watched)
+    shared: dict[str, torch.Tensor] = {}
+    together = [network(embeds, graphs, present, BATCH, None, shared) for network in networks]
+    assert sorted(gathered) == sorted([8, 8, 6, 6] + [7] * 12 * (num_layers - 1)) and list(shared) == list(STREAMS)
+    torch.testing.assert_close(together, alone)
+
+
 def test_cross_modal_streams_take_one_modality_over_the_others_graph():
     torch.manual_seed(0)
     relations, (embeds, graphs, present) = all_streams(), inputs()
