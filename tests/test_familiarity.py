@@ -1,17 +1,23 @@
 """A picture unlike every reference post's is left out of account."""
 
 import json
+from functools import partial
 
 import numpy as np
+import pandas
+import pyarrow
 import pytest
 import torch
 from PIL import Image
 
 from modeling_mm_orient import MultimodalClassificationPipeline, pipeline_mm_orient
 from modeling_mm_orient.cli import main
+from modeling_mm_orient.data.description import DataDescription
 from modeling_mm_orient.familiarity import least_familiarity, nearest_cosine
 from modeling_mm_orient.runs.continuation import check_conflicts, open_start
 from modeling_mm_orient.runs.continuation import model_of as model_of_start
+from modeling_mm_orient.runs.predictions import prediction_schema
+from modeling_mm_orient.runs.ray_jobs import Worker, predict_batch
 from modeling_mm_orient.runs.run_folder import load_run
 
 from .helpers import (
@@ -152,8 +158,16 @@ def test_a_run_sets_it_by_its_own_pictures_and_says_what_it_leaves_out(tmp_path,
     assert main([*command, str(tmp_path / "p.jsonl")]) == 0
     lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
     assert len(lines) == 10 and all(line["strange_picture"] for line in lines)
-    assert main([*command, str(tmp_path / "p.csv")]) == 0
-    assert caplog.text.count("10 pictures of 10 posts left out of account") == 2
+    tables = [tmp_path / "p.csv", tmp_path / "p.parquet"]
+    assert all(main([*command, str(table)]) == 0 for table in tables)
+    assert all(pandas.read_csv(tables[0])["strange_picture"]) and all(pandas.read_parquet(tables[1])["strange_picture"])
+    assert caplog.text.count("10 pictures of 10 posts left out of account") == 3
+    load = partial(load_run, str(tmp_path / "run"))
+    worker = Worker(
+        load, predict_batch, prediction_schema(model.config.tasks, True), DataDescription(str(data)), 4, 1, "cpu"
+    )
+    posts = pyarrow.Table.from_pylist([{"id": str(n), "image": f"images/{n}.png", "text": "a"} for n in (81, 85)])
+    assert [row["strange_picture"] for row in worker(posts).to_pylist()] == [True, True]
     pipe = MultimodalClassificationPipeline(
         **dict(zip(("model", "processor"), load_run(str(tmp_path / "run")), strict=True))
     )

@@ -3,7 +3,7 @@
 
 A line of JSON is `{"id": ..., TASK: {LABEL: probability}}`, for regression `{TASK: value}`, with `"strange_picture": true`
 if the picture was left out of account; tables have columns `id`, `TASK` (what is decided: a label, or several joined by `|`)
-and `TASK:LABEL`.
+and `TASK:LABEL`, and where a model leaves pictures out `strange_picture`.
 
 Shapes: N posts, C labels of a task.
 """
@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 ROWS_OF_A_GROUP = 100_000  # of a Parquet file
 STREAMED_POSTS = 256  # that are held at a time
+STRANGE_PICTURE = "strange_picture"
 NUMBER = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+)?")
 
 
@@ -130,7 +131,7 @@ def predict(
     path.parent.mkdir(parents=True, exist_ok=True)
     counted = _Counted(lines)
     with whole_file(path) as partial:
-        WRITERS[path.suffix](partial, counted, model.config.tasks)
+        WRITERS[path.suffix](partial, counted, model.config.tasks, model.config.leaves_out_pictures)
     say_strange(counted.strange, counted.count)
     return counted.count
 
@@ -144,7 +145,7 @@ class _Counted:
     def __iter__(self) -> Iterator[dict]:
         for line in self.lines:
             self.count += 1
-            self.strange += "strange_picture" in line
+            self.strange += STRANGE_PICTURE in line
             yield line
 
 
@@ -152,7 +153,7 @@ def _lines(model, ids, inputs, collator, batch_size: int, neighbours: int, absta
     found = predict_logits(model, inputs, collator, batch_size, neighbours)
     lines = prediction_lines(ids, found.logits, model.config.tasks, abstain)
     for line, evidence, strange in zip(lines, found.evidence, found.strange, strict=True):
-        yield line | ({"neighbours": evidence} if neighbours else {}) | ({"strange_picture": True} if strange else {})
+        yield line | ({"neighbours": evidence} if neighbours else {}) | ({STRANGE_PICTURE: True} if strange else {})
 
 
 def _lines_of_stream(
@@ -214,18 +215,19 @@ def prediction_lines(
         yield line | ({"abstained": tasks_left_to_a_person(tasks, of_post, abstain)} if abstain else {})
 
 
-def prediction_columns(tasks: list[dict]) -> dict[str, type]:
-    """Columns of a table of predictions and what they hold: `id`, and `TASK` and every `TASK:LABEL` of the tasks."""
-    columns = {"id": str}
+def prediction_columns(tasks: list[dict], leaves_out_pictures: bool = False) -> dict[str, type]:
+    """Columns of a table of predictions and what they hold: `id`, `TASK` and every `TASK:LABEL` of the tasks, and
+    `strange_picture` of a model that leaves pictures out of account."""
+    columns: dict[str, type] = {"id": str}
     for task in tasks:
         columns[task["name"]] = str if kind_of(task).is_classification else float
         columns |= {f"{task['name']}:{label}": float for label in task["labels"]}
-    return columns
+    return columns | ({STRANGE_PICTURE: bool} if leaves_out_pictures else {})
 
 
 def prediction_row(line: dict, tasks: list[dict]) -> dict:
     """One of `predictions_by_task`, with its `id`, as a row with `prediction_columns`."""
-    row = {"id": line["id"]}
+    row = {"id": line["id"], STRANGE_PICTURE: line.get(STRANGE_PICTURE, False)}
     for task in tasks:
         values = line[task["name"]]
         row[task["name"]] = None if task["name"] in line.get("abstained", ()) else kind_of(task).cell(task, values)
@@ -233,15 +235,16 @@ def prediction_row(line: dict, tasks: list[dict]) -> dict:
     return row
 
 
-def prediction_schema(tasks: list[dict]) -> pyarrow.Schema:
-    """Of a Parquet file of predictions."""
-    kinds = {str: pyarrow.string(), float: pyarrow.float64()}
-    return pyarrow.schema({name: kinds[kind] for name, kind in prediction_columns(tasks).items()})
+def prediction_schema(tasks: list[dict], leaves_out_pictures: bool = False) -> pyarrow.Schema:
+    """Of a Parquet file of predictions; arguments as in `prediction_columns`."""
+    kinds = {str: pyarrow.string(), float: pyarrow.float64(), bool: pyarrow.bool_()}
+    columns = prediction_columns(tasks, leaves_out_pictures)
+    return pyarrow.schema({name: kinds[kind] for name, kind in columns.items()})
 
 
-def _write_csv(path: Path, lines: Iterable[dict], tasks: list[dict]) -> None:
+def _write_csv(path: Path, lines: Iterable[dict], tasks: list[dict], leaves_out_pictures: bool = False) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
-        columns = prediction_columns(tasks)
+        columns = prediction_columns(tasks, leaves_out_pictures)
         writer = csv.writer(file)
         writer.writerow(map(harmless, columns))
         for line in lines:
@@ -256,13 +259,13 @@ def harmless(cell):
     return f"'{cell}"
 
 
-def _write_jsonl(path: Path, lines: Iterable[dict], tasks: list[dict]) -> None:
+def _write_jsonl(path: Path, lines: Iterable[dict], tasks: list[dict], leaves_out_pictures: bool = False) -> None:
     with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
-def _write_parquet(path: Path, lines: Iterable[dict], tasks: list[dict]) -> None:
-    lines, schema = iter(lines), prediction_schema(tasks)
+def _write_parquet(path: Path, lines: Iterable[dict], tasks: list[dict], leaves_out_pictures: bool = False) -> None:
+    lines, schema = iter(lines), prediction_schema(tasks, leaves_out_pictures)
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
         while rows := [prediction_row(line, tasks) for line in islice(lines, ROWS_OF_A_GROUP)]:
             writer.write_table(pyarrow.Table.from_pylist(rows, schema))

@@ -40,7 +40,7 @@ from ..features.extraction import (
 from ..numeric_columns import standardised
 from ..partial_files import own_partial
 from ..task_features import task_features
-from .predictions import prediction_lines, prediction_row, prediction_schema
+from .predictions import STRANGE_PICTURE, prediction_lines, prediction_row, prediction_schema
 from .presets import encoders_alone
 from .run_folder import describe_data, load_run, read_run
 from .settings import Workers
@@ -71,7 +71,8 @@ def predict_with_ray(
 
     Returns:
         `{"folder", "rows", "with_picture", "with_text", "problems"}`, numbers of rows in all, of those that name a picture,
-        that have a text, and that have a problem.
+        that have a text, and that have a problem; and `"strange_pictures"`, of those whose picture was left out of account
+        by a model that does so.
 
     Raises:
         ValueError: the run's verdicts depend on a post's batch mates; the posts have not the columns; the output is there.
@@ -87,7 +88,8 @@ def predict_with_ray(
     if description.feature_arrays:
         raise ValueError(f"{run} reads feature arrays, which Parquet files of posts do not have")
     batch_size = batch_size or about.get("training", {}).get("batch_size", 32)
-    load, schema = partial(load_run, os.path.abspath(run)), prediction_schema(model.config.tasks)
+    load = partial(load_run, os.path.abspath(run))
+    schema = prediction_schema(model.config.tasks, model.config.leaves_out_pictures)
     return _run(load, predict_batch, schema, description, posts, Path(output), workers, batch_size)
 
 
@@ -123,10 +125,14 @@ def predict_batch(model, processor, batch: PreparedBatch) -> pa.Table:
     if processor.numeric_columns:
         numbers = standardised(batch.numbers, processor.numeric_columns).to(model.device)
         inputs["task_features"] = torch.cat([inputs["task_features"], numbers], -1) if sources else numbers
-    tasks, logits = model.config.tasks, {name: values.cpu() for name, values in model(**inputs).logits.items()}
+    outputs, tasks = model(**inputs), model.config.tasks
+    logits = {name: values.cpu() for name, values in outputs.logits.items()}
     rows = [prediction_row(line, tasks) for line in prediction_lines(batch.ids, logits, tasks)]
+    if outputs.strange_pictures is not None:
+        strange = outputs.strange_pictures.tolist()
+        rows = [row | {STRANGE_PICTURE: left_out} for row, left_out in zip(rows, strange, strict=True)]
     in_order = [row for _, row in sorted(zip(batch.positions, rows, strict=True), key=lambda pair: pair[0])]
-    return pa.Table.from_pylist(in_order, prediction_schema(tasks))
+    return pa.Table.from_pylist(in_order, prediction_schema(tasks, model.config.leaves_out_pictures))
 
 
 def extract_batch(model, processor, batch: PreparedBatch) -> pa.Table:
@@ -235,6 +241,8 @@ def _run(
         raise RuntimeError(f"{posts} has {count} rows and {partial} {rows}; it is left for you to look at")
     report = {"folder": str(output), "rows": rows} | counts
     report["problems"] = written.count_rows(filter=pyarrow.dataset.field("problem").is_valid())
+    if STRANGE_PICTURE in schema.names:
+        report["strange_pictures"] = written.count_rows(filter=pyarrow.dataset.field(STRANGE_PICTURE))
     if output.is_dir():
         output.rmdir()
     os.replace(partial, output)
