@@ -291,12 +291,17 @@ def complete(
     check_shape(f"has_{form.modality}", present, (count,))
     present = present & mask.any(-1)
     mask = mask & present[:, None]
-    if may_miss:  # what is masked may hold anything, NaN included, and NaN times a weight of 0 is NaN
+    if may_miss and not _all_is_there(mask):  # what is masked may hold anything, and NaN times a weight of 0 is NaN
         sequence = torch.where(mask[..., None], sequence, torch.zeros((), dtype=sequence.dtype, device=like.device))
     if embeds is None:
         embeds = _pooled(form, sequence, mask, pooled)
     check_shape(f"{form.modality}_embeds", embeds, (count, form.embed_dim))
     return ModalityFeatures(embeds.to(dtype).masked_fill(~present[:, None], 0), sequence.to(dtype), mask, present)
+
+
+def _all_is_there(mask: Tensor) -> bool:
+    """Whether nothing has to be masked, where that is cheap to know."""
+    return not torch.compiler.is_compiling() and mask.device.type == "cpu" and bool(mask.all())
 
 
 def _pooled(form: Form, sequence: Tensor, mask: Tensor, pooled: Tensor | None) -> Tensor:

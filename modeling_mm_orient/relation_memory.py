@@ -162,7 +162,7 @@ class RelationMemory:
         has_modality = has_modality & queries.isfinite().all(-1)  # what is no number is near to nobody
         wanted = min(size, (64 if top_k is None else top_k) + 8)
         while wanted:
-            cosines, entries = engine.nearest(queries, wanted)
+            cosines, entries = _nearest_of(engine, queries, has_modality, wanted)
             allowed = (cosines > -torch.inf) & has_modality[:, None]
             if left_out is not None:
                 allowed &= ~left_out(entries)
@@ -381,6 +381,17 @@ class RelationMemory:
             _require(what, labels, count, wanted.dim(), wanted.dtype)
             if labels.shape[1:] != wanted.shape[1:] or not kind_of(task).are_labels(task, labels):
                 raise ValueError(f"the {what} of a relation memory are none of that task ({task['kind']})")
+
+
+def _nearest_of(engine, queries: Tensor, asks: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """`engine.nearest` of those queries that ask, (B,) bool; for the others nobody is sought: to nothing all are alike."""
+    if bool(asks.all()):
+        return engine.nearest(queries, count)
+    cosines = queries.new_full((len(queries), count), -torch.inf, dtype=torch.float32)
+    entries = torch.zeros(len(queries), count, dtype=torch.long, device=queries.device)
+    if bool(asks.any()):
+        cosines[asks], entries[asks] = engine.nearest(queries[asks], count)
+    return cosines, entries
 
 
 def _require(name: str, value: Tensor, count: int, dimensions: int, dtype: torch.dtype) -> None:

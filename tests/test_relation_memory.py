@@ -65,6 +65,20 @@ def test_similarities_stand_beside_their_entries_and_padding_is_marked():
     assert (neighbours.entries[2] == -1).all()
 
 
+def test_a_post_without_the_modality_asks_for_nobody(monkeypatch):
+    memory, asked = make_memory(), []
+    engine = memory.search("image")
+    nearest = engine.nearest
+    monkeypatch.setattr(engine, "nearest", lambda rows, count: asked.append(len(rows)) or nearest(rows, count))
+    everyone = memory.look_up("image", queries(), EVERYONE, 6, None)
+    some = memory.look_up("image", queries(), torch.tensor([True, False, True, True, False]), 6, None)
+    nobody = memory.look_up("image", queries(), ~EVERYONE, 6, None)
+    assert asked == [5, 3] and not len(nobody.entries[0])
+    for row in (0, 2, 3):
+        torch.testing.assert_close(some.entries[row], everyone.entries[row])
+        torch.testing.assert_close(some.similarity[row], everyone.similarity[row])
+
+
 def all_alike(count: int) -> RelationMemory:
     memory = make_memory(count)
     nearest = int(cosines(memory)[0].argmax())
