@@ -6,6 +6,7 @@ from transformers import ProgressCallback, TrainerCallback
 from modeling_mm_orient.cli import main
 from modeling_mm_orient.data.json_files import read_json
 from modeling_mm_orient.runs import training
+from modeling_mm_orient.runs.preset_files import load_preset
 from modeling_mm_orient.runs.scoring import epoch_metrics
 from modeling_mm_orient.runs.settings import TrainingSettings
 from modeling_mm_orient.runs.trainer_options import DECIDED, help_text, trainer_settings
@@ -135,3 +136,22 @@ def test_a_notebook_has_its_own_bar_alone(tmp_path, monkeypatch, notebook):
     assert train(write_folder(tmp_path / "posts"), tmp_path / "run") == 130
     bars = [type(entry).__name__ for entry in found if isinstance(entry, (ProgressCallback, NotebookProgressCallback))]
     assert bars == (["NotebookProgressCallback"] if notebook else ["EpochLines"])
+
+
+def test_what_an_epoch_is_kept_by(tmp_path):
+    def of(**settings):
+        found = training.training_arguments(tmp_path, TrainingSettings(**settings), 100)
+        return found.metric_for_best_model, found.greater_is_better
+
+    assert of() == ("mean_macro_f1", True) and of(keep_epoch_by="loss") == ("loss", False)
+    assert of(keep_epoch_by="loss", trainer={"metric_for_best_model": "mood_auroc"}) == ("mood_auroc", True)
+    assert load_preset("modern")["training"]["keep_epoch_by"] == "loss"
+
+
+def test_an_epoch_is_kept_by_a_metric_of_the_tasks(tmp_path, capsys):
+    assert train(write_folder(tmp_path / "posts"), tmp_path / "run", "--keep-epoch-by", "mood_f1") == 1
+    assert (
+        "`keep_epoch_by` 'mood_f1' is no metric of these tasks; did you mean 'mood_macro_f1'?"
+        in capsys.readouterr().err
+    )
+    assert not (tmp_path / "run").exists()

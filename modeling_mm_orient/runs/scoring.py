@@ -59,13 +59,13 @@ def multi_task_metrics(tasks: list[dict], references: dict, scores: dict) -> dic
     return result
 
 
-def kept_by(trainer: dict) -> tuple[str, bool]:
+def kept_by(trainer: dict, usual: str = BEST) -> tuple[str, bool]:
     """The metric of validation by which an epoch is kept as the best, and whether more of it is better.
 
     Args:
-        trainer: what was said of the Trainer's own settings.
+        trainer: what was said of the Trainer's own settings. usual: the metric if they say none.
     """
-    name = trainer.get("metric_for_best_model", BEST).removeprefix("eval_")
+    name = trainer.get("metric_for_best_model", usual).removeprefix("eval_")
     return name, trainer.get("greater_is_better", not name.endswith(LESS_IS_BETTER))
 
 

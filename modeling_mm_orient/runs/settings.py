@@ -15,7 +15,10 @@ class TrainingSettings:
     """
 
     epochs: int = described("at most this many passes over the training split", 10)
-    patience: int = described("epochs without a better mean macro-F1 on validation before stopping; 0 never stops", 4)
+    keep_epoch_by: str = described(
+        "metric of validation by which the best epoch is kept: mean_macro_f1, loss or TASK_METRIC", "mean_macro_f1"
+    )
+    patience: int = described("epochs that are not better on validation before stopping; 0 never stops", 4)
     batch_size: int = described("posts per process and step", 32)
     accumulation: int = described("steps per update", 1)
     learning_rate: float = described("of everything after the encoders", 1e-4)

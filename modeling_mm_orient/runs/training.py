@@ -57,7 +57,7 @@ from .run_folder import (
     SPLITS_FILE,
     read_splits,
 )
-from .scoring import BEST, epoch_metrics, judged_split, kept_by, metrics_of_logits, task_metrics_function
+from .scoring import epoch_metrics, judged_split, kept_by, metrics_of_logits, task_metrics_function
 from .settings import TrainingSettings
 from .single_baselines import single_baselines
 from .trainer import (
@@ -122,7 +122,7 @@ def train(
     start: Start | None = None,
     search: int = 0,
 ) -> dict:
-    """Check the data, train, keep the best epoch by mean macro-F1 on validation, evaluate on test, write a Hub-ready folder.
+    """Check the data, train, keep the epoch that is best on validation, evaluate on test, write a Hub-ready folder.
 
     Args:
         data: the posts.
@@ -205,11 +205,12 @@ def prepare_posts(prepared: Prepared) -> Prepared:
     if description.paraphrases is not None:
         posts = add_paraphrases(posts, description.paraphrases)
     aims_of(settings.decide or [], tasks)
-    best, _ = kept_by(settings.trainer)
+    best, _ = kept_by(settings.trainer, settings.keep_epoch_by)
     if best not in (names := [*epoch_metrics(tasks), "loss"]):
         nearest = get_close_matches(best, names, 1)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(names)}"
-        raise ValueError(f"`metric_for_best_model` {best!r} is no metric of these tasks; {hint}")
+        setting = "metric_for_best_model" if "metric_for_best_model" in settings.trainer else "keep_epoch_by"
+        raise ValueError(f"`{setting}` {best!r} is no metric of these tasks; {hint}")
     kept = [] if prepared.start is None else [head_of(task) for task in prepared.start.config.tasks]
     tasks = [  # a head that is gone on from keeps its scale
         task if head_of(task) in kept else task | kind_of(task).scale(posts["train"][LABEL_PREFIX + task["name"]])
@@ -449,8 +450,8 @@ def _our_arguments(output: Path, settings: TrainingSettings, warmup: int) -> dic
         "save_total_limit": 1,
         "load_best_model_at_end": True,
         "restore_callback_states_from_checkpoint": True,  # patience is counted on where it was
-        "metric_for_best_model": BEST,
-        "greater_is_better": True,
+        "metric_for_best_model": settings.keep_epoch_by,
+        "greater_is_better": kept_by({}, settings.keep_epoch_by)[1],
         "remove_unused_columns": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "report_to": "none",

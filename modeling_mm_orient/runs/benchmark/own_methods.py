@@ -12,6 +12,7 @@ import torch
 from ...features.inputs import model_inputs
 from ..predictions import predict_logits
 from ..run_folder import HELD_OUT_FILE, load_run
+from ..scoring import BEST
 from ..training import train
 from .cross_fitting import Outcome
 from .features import BenchmarkData, pooling_of
@@ -23,11 +24,15 @@ def trained_outcome(data: BenchmarkData, method: Method, seed: int, folder: Path
     validation posts that it learned from are judged by who left them out.
 
     `mm_orient` has the preset's configuration; the paper's form has the defaults of `MMOrientConfig`, but pools as the
-    preset does, so that both read the same stored features. Both train as the settings say.
+    preset does, so that both read the same stored features. Both train as the settings say, but the paper's form keeps its
+    epoch by mean macro-F1.
     """
     preset, settings = data.preset, replace(data.settings, seed=seed)
     if method.base != MM_ORIENT:
         preset = preset | {"config": pooling_of(preset)}
+        settings = replace(
+            settings, keep_epoch_by=BEST
+        )  # there are no experts to whose probabilities its own are added
     shutil.rmtree(folder, ignore_errors=True)
     train(
         data.description,

@@ -54,9 +54,9 @@ Each baseline goes the same way:
 
 `mm_orient` and `paper` are trained as `mm-orient train` trains, and their rule is that run's. The paper's form has batch
 graphs at fixed thresholds, `stage2_combine="concat"`, neither gate nor labels of neighbours, and the defaults of
-`MMOrientConfig`; it trains with the same settings as `mm_orient`. Cross-attention reads at most
-{MOST_REGIONS} regions and {MOST_TOKENS} tokens by {REDUCED_WIDTH} principal components, where there are more the means of
-neighbouring ones; the other baselines read E_img and E_txt.
+`MMOrientConfig`; it trains with the same settings as `mm_orient`, but keeps its epoch by mean macro-F1. Cross-attention
+reads at most {MOST_REGIONS} regions and {MOST_TOKENS} tokens by {REDUCED_WIDTH} principal components, where there are more
+the means of neighbouring ones; the other baselines read E_img and E_txt.
 
 Figures are means over seeds, ± their standard deviation, 0 for linear models and neighbours, where nothing is drawn.
 Differences have an interval of {LEVEL:.0%} from a paired bootstrap over test posts (percentiles; seeds are averaged, not

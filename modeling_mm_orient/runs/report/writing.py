@@ -19,7 +19,7 @@ from ..metric_plots import metrics_figure
 from ..pages import figure_url, page, write_page
 from ..predictions import predict_logits
 from ..run_folder import BASELINES_FILE, HISTORY_FILE, METRICS_FILE, REPORT_FILE, read_run
-from ..scoring import judged_split, kept_by, metrics_of_logits
+from ..scoring import BEST, judged_split, kept_by, metrics_of_logits
 from .contents import NEIGHBOURS, Judged, class_table, clearest_errors, label_counts_by_split, thumbnails
 from .plots import confusion_matrix, learning_curves, values_against_truth
 from .summary import summarise, summary_text
@@ -77,7 +77,9 @@ def report_html(
     counts = label_counts_by_split(splits, model.config.tasks)
     summary, best = summarise(model.config.tasks, metrics, record.baselines, split, record.training_counts())
     sections = [_section(judged, task, metrics[task["name"]], counts[task["name"]]) for task in tasks]
-    curves = learning_curves(record.history, kept_by(record.run.get("training", {}).get("trainer", {})))
+    training = record.run.get("training", {})
+    best_by = kept_by(training.get("trainer", {}), training.get("keep_epoch_by", BEST))
+    curves = learning_curves(record.history, best_by)
     return page(
         "report.html.j2",
         title=name,
