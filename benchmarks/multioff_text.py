@@ -28,7 +28,7 @@ from modeling_mm_orient.data.description import DataDescription
 from modeling_mm_orient.data.reading import read_posts
 from modeling_mm_orient.runs.decisions import aims_of, fit_decisions
 from modeling_mm_orient.runs.preset_files import load_preset
-from modeling_mm_orient.runs.scoring import metrics_of_logits
+from modeling_mm_orient.runs.scoring import BEST, metrics_of_logits
 from modeling_mm_orient.runs.settings import TrainingSettings
 from modeling_mm_orient.runs.training import train
 from modeling_mm_orient.tasks import collate_labels
@@ -96,7 +96,7 @@ def majority(task: dict, labels: dict) -> dict:
     return metrics_of_logits([task], {task["name"]: logits}, labels["test"])[task["name"]]
 
 
-def mm_orient(data: str, encoder: str, posts: int, config: dict, seed: int, folder: Path) -> dict:
+def mm_orient(data: str, encoder: str, posts: int, config: dict, training: dict, seed: int, folder: Path) -> dict:
     """Test metrics of a run whose posts have no picture: one masked region stands in for a vision encoder."""
     arrays = {"region_features": np.zeros((posts, 1, 1), np.float32), "region_mask": np.zeros((posts, 1), bool)}
     for name, values in arrays.items():
@@ -108,7 +108,7 @@ def mm_orient(data: str, encoder: str, posts: int, config: dict, seed: int, fold
             describe(data, feature_arrays={name: str(folder / f"{name}.npy") for name in arrays}),
             str(folder / "run"),
             preset=preset,
-            settings=TrainingSettings(**load_preset("modern")["training"] | {"seed": seed}),
+            settings=TrainingSettings(**load_preset("modern")["training"] | training | {"seed": seed}),
             config=config,
             feature_cache=str(folder / "features"),
             overwrite=True,
@@ -144,8 +144,9 @@ def main() -> None:
     print_row("text encoder + logistic regression", [scored(best_regression(embeddings, task, labels), task, labels)])
     default = {name: value for name, value in load_preset("modern")["config"].items() if not name.endswith("_config")}
     with tempfile.TemporaryDirectory() as folder:
-        for name, config in {"the paper's form": PAPER, "as `train` gives it": default}.items():
-            run = (options.data, options.text_encoder, sum(map(len, texts.values())), config)
+        forms = {"the paper's form": (PAPER, {"keep_epoch_by": BEST}), "as `train` gives it": (default, {})}
+        for name, form in forms.items():
+            run = (options.data, options.text_encoder, sum(map(len, texts.values())), *form)
             print_row(f"MM-ORIENT, {name}", [mm_orient(*run, seed, Path(folder)) for seed in options.seeds])
 
 
