@@ -169,7 +169,8 @@ class RelationStream(nn.Module):
             if index:
                 features, neighbourhood = F.relu(features), None
                 listed = None if listed is None else F.relu(self.layers[index - 1].combine(listed, listed))
-            features = layer(features, batch.gather(features), graph, present, listed, listed_weights, neighbourhood)
+            sources = features if neighbourhood is not None else batch.gather(features)
+            features = layer(features, sources, graph, present, listed, listed_weights, neighbourhood)
         return features
 
 

@@ -11,6 +11,7 @@ import torch
 
 from modeling_mm_orient.cli import main
 from modeling_mm_orient.data.degradation import DEGRADATIONS
+from modeling_mm_orient.data.json_files import read_json, write_json
 from modeling_mm_orient.runs.benchmark.cell_files import read_cells
 from modeling_mm_orient.runs.benchmark.cross_fitting import BASELINES, FOLDS, cross_fitted, folds_of, search
 from modeling_mm_orient.runs.benchmark.features import PostArrays
@@ -309,7 +310,14 @@ def test_a_set_keeps_to_its_posts_and_options(bench, capsys):
     assert "has a set 'memes' with other posts, labels or splits" in capsys.readouterr().err
     assert bench.run("--name", "memes", "--learning-rate", 0.5) == 1
     assert "has a set 'memes' with other training" in capsys.readouterr().err
+    of_before = read_json(bench.output / "sets" / "memes.json")
+    facts = of_before["facts"]
+    older = {name: value for name, value in facts["training"].items() if name != "keep_epoch_by"}  # it is younger
+    write_json(bench.output / "sets" / "memes.json", of_before | {"facts": facts | {"training": older}})
+    assert bench.run("--name", "memes") == 1
+    assert bench.run("--name", "memes", "--keep-epoch-by", "mean_macro_f1") == 0
     assert bench.times() == before
+    write_json(bench.output / "sets" / "memes.json", of_before | {"facts": facts})
 
 
 def test_what_is_wrong_is_said_before_anything_is_made(bench, capsys, tmp_path):

@@ -1,17 +1,20 @@
 """Options of the Trainer on the command line of `train`: parsed when it runs, refused before any data are read."""
 
 import pytest
+import torch
 from transformers import ProgressCallback, TrainerCallback
 
+from modeling_mm_orient import MMOrientClassifier
 from modeling_mm_orient.cli import main
 from modeling_mm_orient.data.json_files import read_json
 from modeling_mm_orient.runs import training
 from modeling_mm_orient.runs.preset_files import load_preset
 from modeling_mm_orient.runs.scoring import epoch_metrics
 from modeling_mm_orient.runs.settings import TrainingSettings
+from modeling_mm_orient.runs.trainer import CrossFittedTrainer, MMOrientTrainer, MMOrientTrainingArguments
 from modeling_mm_orient.runs.trainer_options import DECIDED, help_text, trainer_settings
 
-from .helpers import TASKS, write_folder
+from .helpers import TASKS, feature_batch, label_batch, tiny_model, write_folder
 
 COMMAND = ["--labels", "mood", "--split-column", "split", "--epochs", "1", "--batch-size", "4"]
 
@@ -155,3 +158,39 @@ def test_an_epoch_is_kept_by_a_metric_of_the_tasks(tmp_path, capsys):
         in capsys.readouterr().err
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_one_metric_is_said_once(tmp_path, capsys):
+    folder, both = (
+        write_folder(tmp_path / "posts"),
+        ["--keep-epoch-by", "mean_macro_f1", "--metric-for-best-model", "loss"],
+    )
+    assert train(folder, tmp_path / "run", *both) == 1
+    assert "`keep_epoch_by` and `metric_for_best_model` are one" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="are one"):
+        MMOrientClassifier(keep_epoch_by="mean_macro_f1", metric_for_best_model="eval_loss")
+    assert train(folder, tmp_path / "run", "--keep-epoch-by", "loss", "--greater-is-better", "true") == 1
+    assert "`greater_is_better` is of `metric_for_best_model`" in capsys.readouterr().err
+
+
+def test_a_run_that_goes_on_keeps_epochs_as_it_is_told(tmp_path):
+    folder = write_folder(tmp_path / "posts")
+    assert train(folder, tmp_path / "run", "--metric-for-best-model", "mood_auroc") == 0
+    assert train(folder, tmp_path / "on", "--init-from", str(tmp_path / "run"), "--keep-epoch-by", "loss") == 0
+    said = read_json(tmp_path / "on" / "run.json")["training"]
+    assert said["keep_epoch_by"] == "loss" and not said["trainer"]
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_learned_weights_of_tasks_are_no_part_of_what_an_epoch_is_kept_by(members):
+    model = tiny_model(task_loss_weighting="uncertainty", members=members)
+    kind = CrossFittedTrainer if members > 1 else MMOrientTrainer
+    batch = feature_batch() | {"post_keys": torch.arange(1, 10), "labels": label_batch()}
+    trainer = kind(model=model, args=MMOrientTrainingArguments(report_to="none", use_cpu=True))
+    trainer._evaluates = True
+    losses = []
+    for value in (0.0, -1.0):
+        for heads in model.member_heads:
+            torch.nn.init.constant_(heads.log_variances, value)
+        losses.append(trainer.prediction_step(model.eval(), batch, False)[0])
+    torch.testing.assert_close(*losses)

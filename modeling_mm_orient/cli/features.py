@@ -170,3 +170,7 @@ def _print_job(report: dict, done: str) -> None:
         f"{report['rows']} rows: {report['rows'] - report['problems']} {done}, {report['problems']} with a problem (the "
         f"column says which), in {report['folder']}"
     )
+    if report.get("strange_pictures"):
+        print(
+            f"{report['strange_pictures']} pictures left out of account: unlike every reference post's (`strange_picture`)"
+        )

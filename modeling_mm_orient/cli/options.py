@@ -183,9 +183,10 @@ def with_trainer_options(settings: TrainingSettings, said: dict, options: argpar
     if not options.others and not options.others_of_file:
         return settings
 
-    from ..runs.trainer_options import OURS, trainer_settings
+    from ..runs.trainer_options import OURS, check_one_metric, trainer_settings
 
     found = trainer_settings(options.others, options.others_of_file, options.config)
+    check_one_metric(said, found)
     for name in found.keys() & said.keys():
         theirs = next(other for other, ours in OURS.items() if ours == name)
         if found[name] != said[name]:

@@ -164,7 +164,11 @@ def _started(options, preset: dict) -> tuple:
     check_conflicts(start, _config_fields(options.set), changes)
     data = describe_data(start.run, options.data, **{"paraphrases": None} | changes).with_numbers_as_tasks()
     data.labels = data.labels or [task["name"] for task in start.config.tasks]
-    return start, data, preset | {"training": start.run.get("training", {}) | preset["training"]}
+    training = start.run.get("training", {}) | preset["training"]
+    if options.keep_epoch_by is not None:  # what the run before was told of it is out of date
+        of_metric = ("metric_for_best_model", "greater_is_better")
+        training["trainer"] = {n: value for n, value in training.get("trainer", {}).items() if n not in of_metric}
+    return start, data, preset | {"training": training}
 
 
 def _config_fields(assignments: list[str]) -> dict:

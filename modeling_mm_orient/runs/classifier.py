@@ -28,7 +28,7 @@ from .predictions import predict_logits, prediction_lines, prediction_row, unlab
 from .preset_files import is_from_scratch, load_preset, with_architecture, with_encoders, with_tiny_encoders
 from .run_folder import METRICS_FILE, describe_data, folder_or_download, load_run, read_run
 from .settings import TrainingSettings
-from .trainer_options import trainer_fields
+from .trainer_options import check_one_metric, trainer_fields
 from .training import train
 
 SETTINGS = {entry.name for entry in fields(TrainingSettings)} - {"trainer"}
@@ -78,6 +78,7 @@ class MMOrientClassifier:
         self._preset = with_tiny_encoders(chosen) if is_from_scratch(chosen) else chosen
         ours = {name: value for name, value in settings.items() if name in SETTINGS}
         theirs = trainer_fields({name: value for name, value in settings.items() if name not in SETTINGS})
+        check_one_metric(ours, theirs)
         self._settings = TrainingSettings(**self._preset["training"] | ours | theirs)
         self._config, self._feature_cache, self._loaded = config or {}, feature_cache, None
         self._learned: tuple | None = None  # posts of Python's and their root, for which no folder stands

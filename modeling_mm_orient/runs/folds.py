@@ -70,7 +70,7 @@ def cross_validate(
     if process_state().is_main_process:
         if overwrite and folder.exists():
             shutil.rmtree(folder)
-        if resume and (folder / FOLDS_FILE).exists() and read_json(folder / FOLDS_FILE)["about"] != about:
+        if resume and (folder / FOLDS_FILE).exists() and _about_now(read_json(folder / FOLDS_FILE)["about"]) != about:
             raise ValueError(f"cannot resume {folder}: data, settings or folds were others")
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / FOLDS_FILE, {"about": about, "folds": [], "summary": {}})
@@ -112,6 +112,12 @@ def folds_table(result: dict) -> str:
         for name, found in named.items():
             lines.append(f"| {task} | {name} | {found['mean']:.3f} | {found['deviation']:.3f} | {found['folds']} |")
     return "\n".join(lines)
+
+
+def _about_now(before: dict) -> dict:
+    """What a cross-validation is; a setting that is younger than it had its default."""
+    kinds = {"data": DataDescription, "training": TrainingSettings}
+    return before | {part: asdict(kind(**before[part])) for part, kind in kinds.items()}
 
 
 def _spread(values: list) -> dict | None:

@@ -226,7 +226,7 @@ def prediction_columns(tasks: list[dict], leaves_out_pictures: bool = False) -> 
 
 
 def prediction_row(line: dict, tasks: list[dict]) -> dict:
-    """One of `predictions_by_task`, with its `id`, as a row with `prediction_columns`."""
+    """One of `predictions_by_task`, with its `id`, as a row with all of `prediction_columns`."""
     row = {"id": line["id"], STRANGE_PICTURE: line.get(STRANGE_PICTURE, False)}
     for task in tasks:
         values = line[task["name"]]

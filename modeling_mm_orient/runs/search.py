@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import EarlyStoppingCallback, ProgressCallback, set_seed
 
+from ..data.description import DataDescription
 from ..data.json_files import read_json, write_json
 from ..features.extraction import process_state
 from ..optional_dependencies import OPTUNA_AVAILABLE
@@ -46,7 +47,7 @@ def searched(prepared: Prepared, trials: int, feature_cache: str | None, resume:
     of the learner, epochs up to twice as many (patience as it was said). Trials that fall behind the median are cut off.
 
     The trials lie in `search.db` in the run's folder, and in `search.json`: `trials`, of each its `number`, `value`,
-    `params` and `state`; `best`; and `metric`, the `metric_for_best_model` that they were judged by, in their best epochs.
+    `params` and `state`; `best`; and `metric`, by which epochs are kept and they were judged, in their best epochs.
 
     Args:
         resume: trials that are done count.
@@ -77,8 +78,12 @@ def searched(prepared: Prepared, trials: int, feature_cache: str | None, resume:
     )
     metric = _arguments(prepared, 1).metric_for_best_model
     about = {"metric": metric, "data": asdict(prepared.description), "training": asdict(prepared.settings)}
+    kinds = {"data": DataDescription, "training": TrainingSettings}
     for part, now in about.items():
-        if (before := study.user_attrs.get(part, now)) != now:
+        before = study.user_attrs.get(part, now)
+        if part in kinds:  # a setting that is younger than the search had its default
+            before = asdict(kinds[part](**before))
+        if before != now:
             raise ValueError(f"cannot go on with the search: `{part}` was {before!r} and is {now!r} now")
         study.set_user_attr(part, now)
     if (left := trials - len(_ended(study))) > 0:

@@ -16,7 +16,9 @@ class TrainingSettings:
 
     epochs: int = described("at most this many passes over the training split", 10)
     keep_epoch_by: str = described(
-        "metric of validation by which the best epoch is kept: mean_macro_f1, loss or TASK_METRIC", "mean_macro_f1"
+        "metric of validation by which the best epoch is kept: mean_macro_f1, loss or TASK_METRIC; the Trainer's "
+        "--metric-for-best-model counts before it",
+        "mean_macro_f1",
     )
     patience: int = described("epochs that are not better on validation before stopping; 0 never stops", 4)
     batch_size: int = described("posts per process and step", 32)
@@ -48,6 +50,8 @@ class TrainingSettings:
     trainer: dict = described("further fields of transformers' TrainingArguments", factory=dict)
 
     def __post_init__(self):
+        if not isinstance(self.keep_epoch_by, str):
+            raise ValueError(f"`keep_epoch_by` must be the name of a metric, got {self.keep_epoch_by!r}")
         for name in ("epochs", "batch_size", "accumulation"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")

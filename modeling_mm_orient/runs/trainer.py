@@ -52,11 +52,17 @@ class MMOrientTrainer(Trainer):
             self.model.base_model.eval()  # its running estimates are part of it
             inputs = inputs | {"without_themselves": True}
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        loss = loss if model.training else self._comparable(loss, outputs["task_losses"])
         if model.training:
             for name, value in outputs["task_losses"].items():
                 self._task_losses[name] = self._task_losses.get(name, 0.0) + value
             self._task_loss_count += 1
         return (loss, outputs) if return_outputs else loss
+
+    def _comparable(self, loss: Tensor, task_losses: dict[str, Tensor]) -> Tensor:
+        """A loss by which epochs can be compared: learned weights of tasks move with them."""
+        learned = self.model.config.task_loss_weighting == "uncertainty"
+        return torch.stack(list(task_losses.values())).sum() if learned else loss
 
     def log(self, logs, *args, **kwargs):
         if "loss" in logs and self._task_loss_count:
@@ -108,7 +114,7 @@ class CrossFittedTrainer(MMOrientTrainer):
             found = model(**inputs, output_members=True, without_themselves=True)
         bare, labels = self.accelerator.unwrap_model(model), inputs["labels"]
         logits = left_out_logits(found.member_logits, inputs["post_keys"])
-        loss, _ = bare.task_heads.loss(logits, labels)
+        loss = self._comparable(*bare.task_heads.loss(logits, labels))
         return loss, {name: value.float() for name, value in logits.items()}, labels
 
 

@@ -86,6 +86,17 @@ def trainer_settings(arguments: list[str], of_file: dict[str, list[str]] | None 
     return ours | ({"trainer": values} if values else {})
 
 
+def check_one_metric(ours: dict, theirs: dict) -> None:
+    """Raise ValueError where fields of `TrainingSettings` say by two names what an epoch is kept by, and not the same.
+
+    Args:
+        ours: those that were said by our names. theirs: those by the Trainer's, as `trainer_fields` gives them.
+    """
+    kept, metric = ours.get("keep_epoch_by"), theirs.get("trainer", {}).get("metric_for_best_model")
+    if None not in (kept, metric) and kept != metric.removeprefix("eval_"):
+        raise ValueError("`keep_epoch_by` and `metric_for_best_model` are one: give one of them")
+
+
 def trainer_fields(values: dict) -> dict:
     """Fields of `TrainingArguments` as fields of `TrainingSettings`: ours by the Trainer's name, and the rest as `trainer`.
 

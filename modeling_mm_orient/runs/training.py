@@ -205,6 +205,8 @@ def prepare_posts(prepared: Prepared) -> Prepared:
     if description.paraphrases is not None:
         posts = add_paraphrases(posts, description.paraphrases)
     aims_of(settings.decide or [], tasks)
+    if "greater_is_better" in settings.trainer and "metric_for_best_model" not in settings.trainer:
+        raise ValueError("`greater_is_better` is of `metric_for_best_model`: name that too")
     best, _ = kept_by(settings.trainer, settings.keep_epoch_by)
     if best not in (names := [*epoch_metrics(tasks), "loss"]):
         nearest = get_close_matches(best, names, 1)
