@@ -2,9 +2,14 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, roc_auc_score
 
-from modeling_mm_orient.runs.benchmark.statistics import difference_of, macro_f1_of_resamples, resample_weights
+from modeling_mm_orient.runs.benchmark.statistics import (
+    auroc_of_resamples,
+    difference_of,
+    macro_f1_of_resamples,
+    resample_weights,
+)
 
 
 def test_the_first_row_is_the_posts_and_every_resample_has_as_many():
@@ -31,6 +36,29 @@ def test_several_labels_and_a_missing_row():
     decided = np.array([[1, 1], [1, 0], [1, 1], [1, 1]])
     found = macro_f1_of_resamples(np.ones((1, 4), np.float32), labels, decided, 2)
     assert found[0] == pytest.approx((2 * 2 / 5 + 2 * 1 / 3) / 2)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_auroc_of_weights_is_that_of_posts_written_out(several):
+    draw = np.random.default_rng(0)
+    weights = resample_weights(40, 100)
+    labels, scores = (
+        draw.integers(0, 3, 40),
+        draw.integers(0, 9, (40, 4)) / 8,
+    )  # with equals, and a class that nobody has
+    if several:
+        labels = (draw.random((40, 4)) < (0.4, 0.02, 0.5, 0.0)).astype(float)
+    labels[3] = np.nan if several else -100
+    found = auroc_of_resamples(weights, labels, scores)
+    for row in (0, 5, 99):
+        posts = np.repeat(np.arange(40), weights[row].astype(int))
+        posts = posts[posts != 3]
+        truth = labels[posts] if several else labels[posts][:, None] == np.arange(4)
+        both = [c for c in range(4) if 0 < truth[:, c].sum() < len(posts)]
+        by_hand = np.mean([roc_auc_score(truth[:, c], scores[posts, c]) for c in both])
+        assert found[row] == pytest.approx(by_hand, abs=1e-6)
+    nothing = auroc_of_resamples(weights, labels * 0 - (0 if several else 100), scores)
+    assert np.isnan(nothing).all() and np.isnan(difference_of(nothing, nothing).value)
 
 
 def test_a_difference_that_every_post_shows_is_sure_and_one_of_chance_is_not():

@@ -12,7 +12,15 @@ import numpy as np
 
 from .cell_files import Cell
 from .methods import BASELINE_NAMES, MM_ORIENT, OWN_METHODS, RIVAL
-from .statistics import AVERAGE, Difference, difference_of, macro_f1_of_resamples, resample_weights
+from .statistics import (
+    AVERAGE,
+    AVERAGE_AUROC,
+    Difference,
+    auroc_of_resamples,
+    difference_of,
+    macro_f1_of_resamples,
+    resample_weights,
+)
 
 
 @dataclass
@@ -80,7 +88,8 @@ class Results:
 
 @dataclass
 class Comparison:
-    """`reference` minus `other`: by task of one set, or over several sets; and `sets`, which have both."""
+    """`reference` minus `other`, macro-F1 by task of one set, or over several sets, and `AVERAGE_AUROC`; `sets`, which have
+    both."""
 
     other: str
     sets: list[str]
@@ -110,13 +119,17 @@ def compare(results: Results, bootstrap: int) -> dict[str | None, list[Compariso
                 by_set[name].append(Comparison(other, [name], differences))
     together = []
     for other in (method for method in results.methods() if method in resampled):
-        ours, theirs = (np.mean([pair[side][AVERAGE] for pair in resampled[other].values()], axis=0) for side in (0, 1))
-        together.append(Comparison(other, list(resampled[other]), {AVERAGE: difference_of(ours, theirs)}))
+        pairs, differences = list(resampled[other].values()), {}
+        for average in (AVERAGE, AVERAGE_AUROC):
+            ours, theirs = (np.mean([pair[side][average] for pair in pairs], axis=0) for side in (0, 1))
+            differences[average] = difference_of(ours, theirs)
+        together.append(Comparison(other, list(resampled[other]), differences))
     return by_set | {None: together}
 
 
 def _resampled_scores(cells: list[Cell], bootstrap: int) -> dict[str, dict[int, dict[str, np.ndarray]]]:
-    """Method -> seed -> task, and `AVERAGE` -> macro-F1 (1 + N,), all of one set on the same resamples."""
+    """Method -> seed -> task, and `AVERAGE` -> macro-F1 (1 + N,), and `AVERAGE_AUROC` likewise, all of one set on the same
+    resamples."""
     weights = resample_weights(len(cells[0].keys), bootstrap, zlib.crc32(cells[0].set.encode()))
     found = defaultdict(dict)
     for cell in cells:
@@ -127,7 +140,11 @@ def _resampled_scores(cells: list[Cell], bootstrap: int) -> dict[str, dict[int, 
             )
             for task in tasks
         }
-        found[cell.method][cell.seed] = scores | ({AVERAGE: np.mean(list(scores.values()), axis=0)} if scores else {})
+        if tasks:
+            ranked = [auroc_of_resamples(weights, cell.labels[task], cell.probabilities[task]) for task in tasks]
+            ranked = [values for values in ranked if not np.isnan(values[0])] or [np.full(len(weights), np.nan)]
+            scores |= {AVERAGE: np.mean(list(scores.values()), axis=0), AVERAGE_AUROC: np.mean(ranked, axis=0)}
+        found[cell.method][cell.seed] = scores
     return found
 
 

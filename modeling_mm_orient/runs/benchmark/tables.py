@@ -19,7 +19,7 @@ from .networks import EPOCHS, PATIENCE
 from .noise import NoiseRow
 from .noise_tables import noise_report, plot_noise
 from .plots import draw
-from .statistics import AVERAGE, LEVEL, Difference
+from .statistics import AVERAGE, AVERAGE_AUROC, LEVEL, Difference
 
 NUMBERS = (
     "macro_f1", "plain_macro_f1", "weighted_f1", "accuracy", "auroc", "calibration_error", "mse", "mae", "pearson",
@@ -124,12 +124,12 @@ def _all_sets(results: Results, found: list[Comparison]) -> str:
     text += table(["method", *sets, "mean"], rows)
     best = results.best_baseline(sets)
     rows = [
-        [_named(c.other, best), str(len(c.sets)), *_interval(c.differences[AVERAGE])]
+        [_named(c.other, best), str(len(c.sets)), *_interval(c.differences[AVERAGE]), *_of_auroc(c)]
         for c in sorted(found, key=lambda c: c.other != best)
     ]
     if rows:
         text += f"\n`{results.reference}` minus the others, every set counting the same:\n\n"
-        text += table(["against", "sets", "difference", "interval", "above 0"], rows)
+        text += table(["against", "sets", "difference", "interval", "above 0", "AUROC", "interval"], rows)
     return text
 
 
@@ -171,12 +171,17 @@ def _set(results: Results, name: str, found: list[Comparison], facts: dict) -> s
 def _differences(results: Results, name: str, found: list[Comparison], tasks: list[str]) -> str:
     best = results.best_baseline([name])
     rows = [
-        [_named(c.other, best), *_interval(c.differences[AVERAGE]), *(f"{c.differences[t].value:+.3f}" for t in tasks)]
+        [
+            _named(c.other, best),
+            *_interval(c.differences[AVERAGE]),
+            *(f"{c.differences[task].value:+.3f}" for task in tasks),
+            *_of_auroc(c),
+        ]
         for c in sorted(found, key=lambda c: c.other != best)
     ]
     if not rows:
         return ""
-    header = ["against", "difference", "interval", "above 0", *tasks]
+    header = ["against", "difference", "interval", "above 0", *tasks, "AUROC", "interval"]
     return f"\n`{results.reference}` minus the others, the mean and task by task:\n\n{table(header, rows)}"
 
 
@@ -206,6 +211,12 @@ def _named(method: str, best: str | None) -> str:
 def _interval(difference: Difference) -> list[str]:
     interval = f"{difference.low:+.3f} to {difference.high:+.3f}"
     return [f"{difference.value:+.3f}", interval, f"{difference.above:.2f}"]
+
+
+def _of_auroc(comparison: Comparison) -> list[str]:
+    """The difference of the mean AUROC and its interval; empty where nothing has one."""
+    difference = comparison.differences[AVERAGE_AUROC]
+    return _interval(difference)[:2] if difference.value == difference.value else ["", ""]
 
 
 def _spread(values: list[float]) -> str:
