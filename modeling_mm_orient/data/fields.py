@@ -1,7 +1,7 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """Dataclass fields that say what they are: the text is the documentation and the command line's help."""
 
-from dataclasses import MISSING, field, fields
+from dataclasses import MISSING, asdict, field, fields
 from types import UnionType
 from typing import get_args, get_origin, get_type_hints
 
@@ -54,3 +54,8 @@ def _fits(value, hint) -> bool:
 
 def _said(hint) -> str:
     return str(hint) if get_origin(hint) else getattr(hint, "__name__", str(hint))
+
+
+def completed(kind: type, values: dict) -> dict:
+    """The fields of a dataclass that were written down earlier; one that is younger has its default."""
+    return asdict(kind(**values))

@@ -10,6 +10,7 @@ import datasets
 import numpy as np
 
 from ..data.description import DataDescription
+from ..data.fields import completed
 from ..data.json_files import read_json, write_json
 from ..data.labels import label_column, untrainable
 from ..data.problems import DataProblems
@@ -117,7 +118,7 @@ def folds_table(result: dict) -> str:
 def _about_now(before: dict) -> dict:
     """What a cross-validation is; a setting that is younger than it had its default."""
     kinds = {"data": DataDescription, "training": TrainingSettings}
-    return before | {part: asdict(kind(**before[part])) for part, kind in kinds.items()}
+    return before | {part: completed(kind, before[part]) for part, kind in kinds.items()}
 
 
 def _spread(values: list) -> dict | None:

@@ -127,10 +127,11 @@ def predict_batch(model, processor, batch: PreparedBatch) -> pa.Table:
         inputs["task_features"] = torch.cat([inputs["task_features"], numbers], -1) if sources else numbers
     outputs, tasks = model(**inputs), model.config.tasks
     logits = {name: values.cpu() for name, values in outputs.logits.items()}
-    rows = [prediction_row(line, tasks) for line in prediction_lines(batch.ids, logits, tasks)]
-    if outputs.strange_pictures is not None:
-        strange = outputs.strange_pictures.tolist()
-        rows = [row | {STRANGE_PICTURE: left_out} for row, left_out in zip(rows, strange, strict=True)]
+    strange = [False] * len(batch.ids) if outputs.strange_pictures is None else outputs.strange_pictures.tolist()
+    rows = [
+        prediction_row(line | {STRANGE_PICTURE: left_out}, tasks)
+        for line, left_out in zip(prediction_lines(batch.ids, logits, tasks), strange, strict=True)
+    ]
     in_order = [row for _, row in sorted(zip(batch.positions, rows, strict=True), key=lambda pair: pair[0])]
     return pa.Table.from_pylist(in_order, prediction_schema(tasks, model.config.leaves_out_pictures))
 

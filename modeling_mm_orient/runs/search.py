@@ -10,6 +10,7 @@ import torch
 from transformers import EarlyStoppingCallback, ProgressCallback, set_seed
 
 from ..data.description import DataDescription
+from ..data.fields import completed
 from ..data.json_files import read_json, write_json
 from ..features.extraction import process_state
 from ..optional_dependencies import OPTUNA_AVAILABLE
@@ -82,7 +83,7 @@ def searched(prepared: Prepared, trials: int, feature_cache: str | None, resume:
     for part, now in about.items():
         before = study.user_attrs.get(part, now)
         if part in kinds:  # a setting that is younger than the search had its default
-            before = asdict(kinds[part](**before))
+            before = completed(kinds[part], before)
         if before != now:
             raise ValueError(f"cannot go on with the search: `{part}` was {before!r} and is {now!r} now")
         study.set_user_attr(part, now)

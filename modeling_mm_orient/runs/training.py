@@ -19,6 +19,7 @@ from transformers.integrations import TensorBoardCallback
 from ..data.arrays import FeatureArrays
 from ..data.augmentation import AugmentedPosts, ImageAugmentation
 from ..data.description import DataDescription
+from ..data.fields import completed
 from ..data.json_files import read_json, write_json
 from ..data.locks import only_one
 from ..data.paraphrases import add_paraphrases
@@ -540,8 +541,8 @@ def _check_same_run(output: Path, run: dict) -> None:
         return
     before = read_json(output / RUN_FILE)
     # a setting that is younger than the run had its default
-    before |= {"data": asdict(DataDescription(**before["data"]))}
-    before |= {"training": asdict(TrainingSettings(**before["training"]))}
+    before |= {"data": completed(DataDescription, before["data"])}
+    before |= {"training": completed(TrainingSettings, before["training"])}
     if before.get("init_from") != run.get("init_from"):
         raise ValueError(f"cannot resume {output}: it began from {before.get('init_from')}, not {run.get('init_from')}")
     for part, free in (("data", ()), ("splits", ()), ("training", ("epochs", "patience"))):

@@ -8,12 +8,13 @@ Shapes: P test posts, C labels of a task.
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 
+from ...data.fields import completed
 from ...data.json_files import read_json, write_json
 from ...partial_files import whole_file
 from ..settings import TrainingSettings
@@ -118,8 +119,8 @@ def enter_set(bench: Path, name: str, facts: dict, methods: list[str]) -> None:
     before = read_json(path) if path.is_file() else {}
     known = before.get("facts", facts)
     if "training" in known:  # a setting that is younger than the set had its default
-        usual = {name: value for name, value in asdict(TrainingSettings()).items() if name != "seed"}
-        known = known | {"training": usual | known["training"]}
+        settings = completed(TrainingSettings, known["training"])
+        known = known | {"training": {name: value for name, value in settings.items() if name != "seed"}}
     if other := list(_differences(known, json.loads(json.dumps(facts)))):
         raise ValueError(f"{bench} has a set {name!r} with other {other[0]}: choose another --name or --output")
     order = [*before.get("methods", []), *(method for method in methods if method not in before.get("methods", []))]

@@ -30,9 +30,7 @@ def trained_outcome(data: BenchmarkData, method: Method, seed: int, folder: Path
     preset, settings = data.preset, replace(data.settings, seed=seed)
     if method.base != MM_ORIENT:
         preset = preset | {"config": pooling_of(preset)}
-        settings = replace(
-            settings, keep_epoch_by=BEST
-        )  # there are no experts to whose probabilities its own are added
+        settings = replace(settings, keep_epoch_by=BEST)  # the loss is for experts, which the paper has not
     shutil.rmtree(folder, ignore_errors=True)
     train(
         data.description,
