@@ -18,15 +18,15 @@ class EmbeddingReader:
     """What an expert on embeddings learns from, and how it reads other posts.
 
     Args:
-        features: (N, D), of the training posts.
+        parts: (N, D) of the training posts, by modality.
     """
 
-    def __init__(self, features: Tensor):
-        self.features = features
+    def __init__(self, parts: list[Tensor]):
+        self.parts = parts
 
     def fit(self, task: dict, rows: Tensor, labels: Tensor, folds: Tensor) -> Fitted:
         """A layer fitted to the posts at `rows`; see `fit_linear`."""
-        return fit_linear(task, self.features[rows], labels, folds)
+        return fit_linear(task, [part[rows] for part in self.parts], labels, folds)
 
     def outputs(self, features: Tensor, fitted: Fitted) -> Tensor:
         """(N, C): what a layer says of other posts."""
@@ -63,4 +63,6 @@ def read_by(expert: str, posts) -> Tensor:
 
 def reader_of(expert: str, posts) -> EmbeddingReader | NgramReader:
     """The reader of a linear expert, for training posts as of `read_by`."""
-    return (NgramReader if expert == WORDS else EmbeddingReader)(read_by(expert, posts))
+    return (
+        NgramReader(posts.ngram_ids) if expert == WORDS else EmbeddingReader([posts.embeds[m] for m in NEEDS[expert]])
+    )

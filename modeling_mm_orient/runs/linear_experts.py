@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..tasks import kind_of
 
-# of squared weights, beside a mean loss; the strongest first
-PENALTIES = (1.0, 0.3, 0.1, 0.03)  # of standardised features
+# of squared weights, beside a mean loss; the strongest first, and from the middle on while it gains
+PENALTIES = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)  # of standardised features
 PENALTIES_OF_ROWS = (3e-3, 1e-3, 3e-4, 1e-4, 3e-5)  # of rows of length 1
 STEPS = 60
 
@@ -29,16 +29,18 @@ class Fitted:
     penalty: float
 
 
-def fit_linear(task: dict, features: Tensor, labels: Tensor, folds: Tensor, penalties=PENALTIES) -> Fitted:
-    """A linear layer for one task, of features that are standardised first.
+def fit_linear(task: dict, parts: list[Tensor], labels: Tensor, folds: Tensor, penalties=PENALTIES) -> Fitted:
+    """A linear layer for one task, of features that are standardised first, each part of them counting alike.
 
     Args:
-        features: (N, D), of posts that have the modality and a label. labels: in the form of the task's kind.
-        folds: (N,) int64; the layer of a fold is fitted to the posts of the others.
+        parts: (N, D) each, side by side the features of posts that have them and a label. labels: in the form of the
+            task's kind. folds: (N,) int64; the layer of a fold is fitted to the posts of the others.
     """
-    mean, spread = features.mean(0), features.std(0, correction=0).clamp(min=1e-6)
-    found = fit_rows(task, (features - mean) / spread, labels, folds, penalties)
-    weight = found.weight / spread
+    features, width = torch.cat(parts, -1), sum(part.shape[1] for part in parts) / len(parts)
+    share = torch.cat([part.new_full((part.shape[1],), (width / part.shape[1]) ** 0.5) for part in parts])
+    mean, scale = features.mean(0), share / features.std(0, correction=0).clamp(min=1e-6)
+    found = fit_rows(task, (features - mean) * scale, labels, folds, penalties)
+    weight = found.weight * scale
     return replace(found, weight=weight, bias=found.bias - weight @ mean)
 
 
@@ -53,20 +55,27 @@ def fit_rows(task: dict, rows: Tensor, labels: Tensor, folds: Tensor, penalties=
     learns = (folds[None] != numbers[:, None]).float()
     if len(numbers) == 1:  # nothing to leave out
         learns = torch.ones_like(learns)
-    parameters = torch.zeros(len(numbers), rows.shape[1] + 1, count)
-    best: Fitted | None = None
-    for penalty in penalties:
-        parameters = _descend(kind, task, rows, labels, learns, parameters, penalty)
-        outputs = _outputs(rows, parameters)
-        place = (folds[:, None] == numbers).long().argmax(1)
-        left_out = outputs[place, torch.arange(len(rows))]
+    own = (folds[:, None] == numbers).long().argmax(1), torch.arange(len(rows))
+
+    def fitted(penalty: float, start: Tensor) -> tuple[Fitted, Tensor]:
+        parameters = _descend(kind, task, rows, labels, learns, start, penalty)
+        left_out = _outputs(rows, parameters)[own]
         losses, weights = kind.losses(kind.form(left_out), labels, None, 0.0)
         loss = float(losses.sum() / weights.sum().clamp(min=1))
-        if best is not None and loss >= best.loss:
-            break
         weight, bias = parameters[:, :-1].mean(0).T.contiguous(), parameters[:, -1].mean(0)
-        best = Fitted(scale * weight, scale * bias + centre, scale * left_out + centre, loss, penalty)
-    assert best is not None
+        found = Fitted(scale * weight, scale * bias + centre, scale * left_out + centre, loss, penalty)
+        return found, parameters
+
+    middle = len(penalties) // 2
+    best, parameters = fitted(penalties[middle], torch.zeros(len(numbers), rows.shape[1] + 1, count))
+    for towards in (penalties[middle + 1 :], penalties[:middle][::-1]):  # weaker ones, then stronger
+        for penalty in towards:
+            other, at = fitted(penalty, parameters)
+            if other.loss >= best.loss:
+                break
+            best, parameters = other, at
+        if best.penalty in towards:
+            break
     return best
 
 
