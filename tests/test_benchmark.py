@@ -302,6 +302,20 @@ def test_a_second_call_makes_nothing_again_and_one_for_another_set_adds_to_the_t
     assert all((bench.output / name).stat().st_size > 1000 for name in ("macro_f1.png", "differences.png"))
 
 
+def test_workers_make_the_same_cells(bench, caplog):
+    caplog.set_level("INFO")
+    assert bench.run("--name", "shared", "--workers", 2) == 0
+    assert "shared: made 6 of 6" in caplog.text
+    cells = {(cell.set, cell.method, cell.seed): cell for cell in read_cells(bench.output)}
+    for method in METHODS:
+        for seed in (0, 1):
+            alone, shared = (cells[name, method, seed].probabilities for name in ("memes", "shared"))
+            for task, probabilities in alone.items():
+                np.testing.assert_allclose(shared[task], probabilities, atol=1e-4, err_msg=f"{method} {seed} {task}")
+    shutil.rmtree(bench.output / "cells" / "shared")
+    (bench.output / "sets" / "shared.json").unlink()
+
+
 def test_a_set_keeps_to_its_posts_and_options(bench, capsys):
     others = make_memes(bench.folder / "others", 70, seed=1)
     add_labels(others)

@@ -75,7 +75,7 @@ def test_a_full_disk_is_no_pictures_problem(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space left"):
         remove_text_from_folder(draw(tmp_path / "d", 0), tmp_path / "out", READER, INPAINTER)
 

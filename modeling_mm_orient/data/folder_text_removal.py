@@ -9,14 +9,10 @@ pixels, or longer than 16 times its width, is treated and written smaller, and i
 import io
 import json
 import math
-import multiprocessing
-import os
-import threading
 from collections.abc import Generator, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 
 from PIL import Image
@@ -28,6 +24,7 @@ from ..text_removal import INPAINTERS, READERS, find_by_name, joined_text, read_
 from .locks import only_one
 from .picture_files import Places, pictures_below
 from .problems import readable
+from .worker_processes import worker_pool
 
 TEXTS_FILE = "texts.jsonl"
 LOCK_FILE = ".remove-text.lock"
@@ -97,8 +94,7 @@ def _treat_all(names: list[str], workers: int, arguments: tuple) -> Iterator[dic
 def _treat_until_a_death(names: Iterator[str], workers: int, arguments: tuple) -> Generator[dict, None, list[str]]:
     """Lines of pictures as they are done; returns the names that were in hand when a process died, none at the end."""
     waiting = {}
-    # spawned, not forked: the engines' threads do not survive a fork
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker) as pool:
+    with worker_pool(workers) as pool:
         while True:
             for name in islice(names, WAITING * workers - len(waiting)):
                 waiting[pool.submit(_treat, name, *arguments)] = name
@@ -111,16 +107,6 @@ def _treat_until_a_death(names: Iterator[str], workers: int, arguments: tuple) -
                 return list(waiting.values())
             del waiting[finished]
             yield line
-
-
-def _start_worker() -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 def _treat(name: str, source: Path, target: Path, reader: str, inpainter: str) -> dict:

@@ -3,13 +3,16 @@
 
 import json
 import logging
+import os
 import shutil
 import subprocess
 import time
-from contextlib import suppress
+from concurrent.futures import as_completed
+from contextlib import nullcontext, redirect_stdout, suppress
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
@@ -17,8 +20,10 @@ from ... import __version__
 from ...data.description import DataDescription
 from ...data.json_files import read_json, write_json
 from ...data.locks import only_one
+from ...data.worker_processes import CONTEXT, worker_pool
 from ...features.cache import DEFAULT_FEATURE_CACHE
 from ...tasks import kind_of, probabilities_of
+from ..cpu_memory import reuse_memory
 from ..scoring import metrics_of_logits
 from ..settings import TrainingSettings
 from .cell_files import NOISE, Cell, cell_file, check_set_name, enter_set, noise_file, read_cell, write_cell
@@ -74,22 +79,38 @@ def _make_cells(
     data: BenchmarkData, bench: Path, name: str, methods: list[Method], settings: BenchmarkSettings
 ) -> None:
     """Seed by seed, so that an interrupted benchmark has all methods of some."""
-    work = _Work(data, bench, name, methods)
+    work = _Work(data, bench, name, methods, settings)
     wanted = [(seed, method) for seed in settings.seeds for method in methods]
-    todo = [(s, m) for s, m in wanted if not all(path.exists() for path in work.files(m, s, settings.noise))]
+    todo = [(s, m) for s, m in wanted if not all(path.exists() for path in work.files(m, s))]
     logger.info("%s: %d cells, %d of them finished before", name, len(wanted), len(wanted) - len(todo))
-    for number, (seed, method) in enumerate(todo, 1):
-        logger.info("%s: cell %d of %d, %s with seed %d", name, number, len(todo), method.name, seed)
-        cell, noise = work.cell(method, seed, settings.noise)
-        if method.is_own and not settings.keep_runs:
-            # before the cell is there: who is stopped here makes both again, and no run is left over
-            shutil.rmtree(work.run_folder(method, seed), ignore_errors=True)
-        if noise is not None:
-            noise_file(bench, name, method.folder, seed).parent.mkdir(parents=True, exist_ok=True)
-            write_json(noise_file(bench, name, method.folder, seed), {"rows": noise})
-        write_cell(cell_file(bench, name, method.folder, seed), cell)
+    workers = min(settings.workers, len(todo))
+    if workers > 1:
+        PostReader(data, with_sequences=False)  # what is not stored is encoded here, not by each of them
+        turns = {method.folder: CONTEXT.RLock() for method in methods}
+        start = _start_worker, (data, bench, name, methods, settings, turns)
+        with worker_pool(workers, max(1, torch.get_num_threads() // workers), *start) as pool:
+            waiting = {pool.submit(_make_in_worker, method, seed): (seed, method) for seed, method in todo}
+            for number, made in enumerate(as_completed(waiting), 1):
+                seed, method = waiting[made]
+                made.result()
+                logger.info("%s: made %d of %d, %s with seed %d", name, number, len(todo), method.name, seed)
+    else:
+        for number, (seed, method) in enumerate(todo, 1):
+            logger.info("%s: cell %d of %d, %s with seed %d", name, number, len(todo), method.name, seed)
+            work.make(method, seed)
     with suppress(OSError):  # it is not there, or holds runs: of this set or of one that another process is at work on
         (bench / "runs").rmdir()
+
+
+def _start_worker(*arguments) -> None:
+    reuse_memory()
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    _Work.of_worker = _Work(*arguments)
+
+
+def _make_in_worker(method: Method, seed: int) -> None:
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):  # lines of epochs, of several runs at once
+        _Work.of_worker.make(method, seed)
 
 
 def facts_of(data: BenchmarkData) -> dict:
@@ -112,10 +133,25 @@ def facts_of(data: BenchmarkData) -> dict:
 
 
 class _Work:
-    """Cells of one set; its features are read when the first baseline needs them."""
+    """Cells of one set; its features are read when the first baseline needs them.
 
-    def __init__(self, data: BenchmarkData, bench: Path, name: str, methods: list[Method]):
-        self.data, self.bench, self.name = data, bench, name
+    Args:
+        turns: method folder -> the lock under which what all seeds share is made, where other processes make cells too.
+    """
+
+    of_worker: ClassVar["_Work"]  # in a process of a pool
+
+    def __init__(
+        self,
+        data: BenchmarkData,
+        bench: Path,
+        name: str,
+        methods: list[Method],
+        settings: BenchmarkSettings,
+        turns=None,
+    ):
+        self.data, self.bench, self.name, self.settings = data, bench, name, settings
+        self.turns = turns or {method.folder: nullcontext() for method in methods}
         baselines = [BASELINES[method.base] for method in methods if method.base in BASELINES]
         self.with_sequences = any(baseline.reads_sequences for baseline in baselines)
 
@@ -127,16 +163,31 @@ class _Work:
     def posts(self) -> dict[str, PostArrays]:
         return self.reader.splits
 
-    def files(self, method: Method, seed: int, noise: bool) -> list[Path]:
+    def files(self, method: Method, seed: int) -> list[Path]:
         """Those of a finished cell."""
         place = self.bench, self.name, method.folder, seed
-        return [cell_file(*place), *([noise_file(*place)] if noise and method.base != RIVAL else [])]
+        return [cell_file(*place), *([noise_file(*place)] if self.settings.noise and method.base != RIVAL else [])]
+
+    def make(self, method: Method, seed: int) -> None:
+        """Make a cell and write its files."""
+        own_draws = method.is_own or (method.base in BASELINES and BASELINES[method.base].seeded)
+        with nullcontext() if own_draws else self.turns[method.folder]:  # else it may be another seed's
+            cell, noise = self.cell(method, seed)
+            if method.is_own and not self.settings.keep_runs:
+                # before the cell is there: who is stopped here makes both again, and no run is left over
+                shutil.rmtree(self.run_folder(method, seed), ignore_errors=True)
+            if noise is not None:
+                path = noise_file(self.bench, self.name, method.folder, seed)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_json(path, {"rows": noise})
+            write_cell(cell_file(self.bench, self.name, method.folder, seed), cell)
 
     def run_folder(self, method: Method, seed: int) -> Path:
         return self.bench / "runs" / f"{self.name}_{method.folder}_{seed}"
 
-    def cell(self, method: Method, seed: int, noise: bool) -> tuple[Cell, list[dict] | None]:
-        """Make a cell, and its rows of `noise_rows` if so asked."""
+    def cell(self, method: Method, seed: int) -> tuple[Cell, list[dict] | None]:
+        """A cell, and its rows of `noise_rows` if so asked."""
+        noise = self.settings.noise
         if method.is_own:
             folder, start = self.run_folder(method, seed), time.monotonic()
             folder.parent.mkdir(exist_ok=True)
@@ -191,8 +242,9 @@ class _Work:
     def _search(self, method: Method) -> dict:
         """What the search chose, once for all seeds."""
         path = cell_file(self.bench, self.name, method.folder, 0).with_name("search.json")
-        if not path.exists():
-            write_json(path, search(BASELINES[method.base], self.posts, self.data.tasks))
+        with self.turns[method.folder]:
+            if not path.exists():
+                write_json(path, search(BASELINES[method.base], self.posts, self.data.tasks))
         return read_json(path)
 
     def _scored(self, method: Method, seed: int, outcome: Outcome, start: float) -> Cell:

@@ -59,6 +59,7 @@ class BenchmarkSettings:
     seeds: list[int] = described(
         "a cell each, all on the same splits (default: 0 1 2)", factory=lambda: [0, 1, 2], metavar="N"
     )
+    workers: int = described("processes that make cells side by side, each with its part of the cores", 1, metavar="N")
     bootstrap: int = described("resamples of the test posts for intervals", 2000, metavar="N")
     keep_runs: bool = described("keep the folders of our own methods' runs", False)
     noise: bool = described("also on test posts that are made worse, step by step", False)
@@ -67,6 +68,8 @@ class BenchmarkSettings:
     def __post_init__(self):
         if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"`seeds` must be different numbers from 0 on, got {self.seeds}")
+        if self.workers < 1:
+            raise ValueError(f"`workers` must be at least 1, got {self.workers}")
         if self.bootstrap < 100:
             raise ValueError(f"`bootstrap` must be at least 100 for an interval, got {self.bootstrap}")
 

@@ -27,7 +27,9 @@ def trained_outcome(data: BenchmarkData, method: Method, seed: int, folder: Path
     preset does, so that both read the same stored features. Both train as the settings say, but the paper's form keeps its
     epoch by mean macro-F1.
     """
-    preset, settings = data.preset, replace(data.settings, seed=seed)
+    # a checkpoint is for the best epoch alone: who was interrupted begins anew
+    trainer = data.settings.trainer | {"save_only_model": True}
+    preset, settings = data.preset, replace(data.settings, seed=seed, trainer=trainer)
     if method.base != MM_ORIENT:
         preset = preset | {"config": pooling_of(preset)}
         settings = replace(settings, keep_epoch_by=BEST)  # the loss is for experts, which the paper has not
