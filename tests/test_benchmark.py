@@ -3,8 +3,12 @@
 import csv
 import json
 import shutil
+import signal
+import subprocess
+import sys
 
 import numpy as np
+import psutil
 import pyarrow.parquet
 import pytest
 import torch
@@ -221,7 +225,7 @@ class Bench:
         self.output, self.folder = folder / "bench", folder
         self.encoders = save_encoders(folder)
 
-    def run(self, *more, data=None, methods=METHODS) -> int:
+    def command(self, *more, data=None, methods=METHODS) -> list:
         command = [
             "benchmark",
             "--data",
@@ -232,8 +236,10 @@ class Bench:
             self.output,
         ]
         command += [*self.encoders, "--feature-cache", self.folder / "cache", "--epochs", 1, "--bootstrap", 100]
-        command += ["--no-plots", "--seeds", 0, 1, "--methods", *methods, *more]
-        return main([str(part) for part in command])
+        return [*command, "--no-plots", "--seeds", 0, 1, "--methods", *methods, *more]
+
+    def run(self, *more, **options) -> int:
+        return main([str(part) for part in self.command(*more, **options)])
 
     def times(self, pattern: str = "cells/*/*/*.npz") -> dict:
         return {path: path.stat().st_mtime_ns for path in sorted(self.output.glob(pattern))}
@@ -314,6 +320,24 @@ def test_workers_make_the_same_cells(bench, caplog):
                 np.testing.assert_allclose(shared[task], probabilities, atol=1e-4, err_msg=f"{method} {seed} {task}")
     shutil.rmtree(bench.output / "cells" / "shared")
     (bench.output / "sets" / "shared.json").unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_the_process_that_started_them(bench, tmp_path, number):
+    command = [sys.executable, "-m", "modeling_mm_orient", *map(str, bench.command("--workers", 2, "--epochs", 50))]
+    command[command.index("--output") + 1] = str(tmp_path / "bench")
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    next(line for line in process.stderr if "made 1 of 6" in line)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)
+    said = process.communicate()[1]
+    assert len(workers) >= 2 and psutil.wait_procs(workers, timeout=60)[1] == []
+    if number == signal.SIGTERM:
+        assert process.returncode == 143 and "mm-orient: terminated; the same command goes on" in said
+        assert "Traceback" not in said and "leaked" not in said
+    assert main(command[3:]) == 0
+    assert len(list((tmp_path / "bench").glob("cells/*/*/*.npz"))) == 6 and not (tmp_path / "bench" / "runs").exists()
 
 
 def test_a_set_keeps_to_its_posts_and_options(bench, capsys):

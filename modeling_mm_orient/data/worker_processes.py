@@ -10,6 +10,8 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.context import SpawnContext
 
+from tqdm import tqdm
+
 CONTEXT: SpawnContext = multiprocessing.get_context("spawn")  # not forked: the threads of engines do not survive a fork
 
 
@@ -53,6 +55,7 @@ def _inherited(**values: str) -> Iterator[None]:
 
 def _start_worker(start: Callable | None, arguments: tuple) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the parent is told too, and ends us
+    tqdm.set_lock(threading.RLock())  # its own is shared by processes, and would be left behind
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if start is not None:
         start(*arguments)
