@@ -363,6 +363,7 @@ def test_what_is_wrong_is_said_before_anything_is_made(bench, capsys, tmp_path):
         ("--name", "a/b"): "--name 'a/b': letters",
         ("--seeds", "0", "0"): "different numbers",
         ("--bootstrap", "5"): "at least 100",
+        ("--workers", "0"): "`workers` must be at least 1",
         ("--vision-encoder", "none"): "name a --vision-encoder",
         ("--methods", "mm_orient", "mm_orient:gate=1"): "no field 'gate'",
     }

@@ -37,6 +37,11 @@ def checked(kind: type, entries, where: str) -> dict:
     return entries
 
 
+def completed(kind: type, values: dict) -> dict:
+    """The fields of a dataclass that were written down earlier; one that is younger has its default."""
+    return asdict(kind(**values))
+
+
 def _fits(value, hint) -> bool:
     if get_origin(hint) is UnionType:
         return any(_fits(value, part) for part in get_args(hint))
@@ -54,8 +59,3 @@ def _fits(value, hint) -> bool:
 
 def _said(hint) -> str:
     return str(hint) if get_origin(hint) else getattr(hint, "__name__", str(hint))
-
-
-def completed(kind: type, values: dict) -> dict:
-    """The fields of a dataclass that were written down earlier; one that is younger has its default."""
-    return asdict(kind(**values))

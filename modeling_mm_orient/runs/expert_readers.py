@@ -63,6 +63,6 @@ def read_by(expert: str, posts) -> Tensor:
 
 def reader_of(expert: str, posts) -> EmbeddingReader | NgramReader:
     """The reader of a linear expert, for training posts as of `read_by`."""
-    return (
-        NgramReader(posts.ngram_ids) if expert == WORDS else EmbeddingReader([posts.embeds[m] for m in NEEDS[expert]])
-    )
+    if expert == WORDS:
+        return NgramReader(posts.ngram_ids)
+    return EmbeddingReader([posts.embeds[m] for m in NEEDS[expert]])

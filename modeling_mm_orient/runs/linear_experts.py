@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..tasks import kind_of
 
-# of squared weights, beside a mean loss; the strongest first, and from the middle on while it gains
+# of squared weights, beside a mean loss; the strongest first
 PENALTIES = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)  # of standardised features
 PENALTIES_OF_ROWS = (3e-3, 1e-3, 3e-4, 1e-4, 3e-5)  # of rows of length 1
 STEPS = 60
@@ -45,7 +45,7 @@ def fit_linear(task: dict, parts: list[Tensor], labels: Tensor, folds: Tensor, p
 
 
 def fit_rows(task: dict, rows: Tensor, labels: Tensor, folds: Tensor, penalties=PENALTIES_OF_ROWS) -> Fitted:
-    """As `fit_linear`, of rows (N, D) as they are."""
+    """As `fit_linear`, of rows (N, D) as they are; `penalties` are tried from the middle one on, while they gain."""
     kind, count = kind_of(task), kind_of(task).num_outputs(task)
     centre, scale = 0.0, 1.0
     if not kind.is_classification:  # so that a penalty means the same whatever is measured

@@ -83,23 +83,27 @@ def _make_cells(
     wanted = [(seed, method) for seed in settings.seeds for method in methods]
     todo = [(s, m) for s, m in wanted if not all(path.exists() for path in work.files(m, s))]
     logger.info("%s: %d cells, %d of them finished before", name, len(wanted), len(wanted) - len(todo))
-    workers = min(settings.workers, len(todo))
-    if workers > 1:
-        PostReader(data, with_sequences=False)  # what is not stored is encoded here, not by each of them
-        turns = {method.folder: CONTEXT.RLock() for method in methods}
-        start = _start_worker, (data, bench, name, methods, settings, turns)
-        with worker_pool(workers, max(1, torch.get_num_threads() // workers), *start) as pool:
-            waiting = {pool.submit(_make_in_worker, method, seed): (seed, method) for seed, method in todo}
-            for number, made in enumerate(as_completed(waiting), 1):
-                seed, method = waiting[made]
-                made.result()
-                logger.info("%s: made %d of %d, %s with seed %d", name, number, len(todo), method.name, seed)
+    if settings.workers > 1 and len(todo) > 1:
+        _make_side_by_side(work, methods, todo)
     else:
         for number, (seed, method) in enumerate(todo, 1):
             logger.info("%s: cell %d of %d, %s with seed %d", name, number, len(todo), method.name, seed)
             work.make(method, seed)
     with suppress(OSError):  # it is not there, or holds runs: of this set or of one that another process is at work on
         (bench / "runs").rmdir()
+
+
+def _make_side_by_side(work: "_Work", methods: list[Method], todo: list[tuple[int, Method]]) -> None:
+    data, name, workers = work.data, work.name, min(work.settings.workers, len(todo))
+    PostReader(data, with_sequences=False)  # what is not stored is encoded here, not by each of them
+    turns = {method.folder: CONTEXT.RLock() for method in methods}
+    start = _start_worker, (data, work.bench, name, methods, work.settings, turns)
+    with worker_pool(workers, max(1, torch.get_num_threads() // workers), *start) as pool:
+        waiting = {pool.submit(_make_in_worker, method, seed): (seed, method) for seed, method in todo}
+        for number, made in enumerate(as_completed(waiting), 1):
+            seed, method = waiting[made]
+            made.result()
+            logger.info("%s: made %d of %d, %s with seed %d", name, number, len(todo), method.name, seed)
 
 
 def _start_worker(*arguments) -> None:
