@@ -150,8 +150,8 @@ class MMOrientConfig(PreTrainedConfig):
         members: networks after the towers, each with weights of its own, whose log-probabilities are averaged (ours; default
             1). In training each of several leaves out the posts whose key has its own number for remainder: for every post
             there is one that has not learned from it.
-        experts: of what a verdict is the weighted mean, of `"words"`, `"text"`, `"image"`, `"both"`, `"neighbours"` and
-            `"network"`, see `experts` (ours; default: the network alone). Weights are those of the tasks.
+        experts: of what a verdict is the weighted mean, of `"words"`, `"text"`, `"text_layers"`, `"image"`, `"both"`,
+            `"neighbours"` and `"network"`, see `experts` (ours; default: the network alone). Weights are those of the tasks.
         learner_hidden_sizes: widths of the learner network (paper 4618, 2048).
         learner_dropout: dropout after each of its layers (paper .2).
         tasks: a list of dicts with `name`, `kind` (`"single_label"`, default, `"multi_label"`, `"regression"`), `labels`
@@ -290,6 +290,11 @@ class MMOrientConfig(PreTrainedConfig):
     def embed_dims(self) -> dict[str, int]:
         """Modality -> width of E_img or E_txt."""
         return {"image": self.image_embed_dim, "text": self.text_embed_dim}
+
+    @property
+    def text_layers_dim(self) -> int:
+        """Width of what the expert `text_layers` reads."""
+        return 2 * self.token_feature_dim
 
     @property
     def thresholds(self) -> dict[str, float]:

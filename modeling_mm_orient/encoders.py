@@ -20,6 +20,7 @@ from .inputs import PostInputs
 
 FINGERPRINT_VALUES = 4096
 UNUSED_PARAMETERS = ("logit_scale", "logit_bias")
+DEPTHS = (1 / 3, 2 / 3)  # of a text encoder, where `middle_layers` are
 
 
 class ModalityFeatures(NamedTuple):
@@ -41,6 +42,7 @@ class PostFeatures(ModelOutput):
         region_features, region_mask: (B, R, D) and bool (B, R).
         token_features, token_mask: (B, T, D) and bool (B, T).
         has_image, has_text: bool (B,).
+        text_layers: (B, 2 D), see `middle_layers`, zeros without a text; None where no text encoder gave it.
     """
 
     image_embeds: Tensor | None = None
@@ -51,13 +53,16 @@ class PostFeatures(ModelOutput):
     token_mask: Tensor | None = None
     has_image: Tensor | None = None
     has_text: Tensor | None = None
+    text_layers: Tensor | None = None
 
     @classmethod
-    def of(cls, image: ModalityFeatures, text: ModalityFeatures) -> "PostFeatures":
+    def of(cls, image: ModalityFeatures, text: ModalityFeatures, text_layers: Tensor | None) -> "PostFeatures":
         """Both modalities side by side."""
+        if text_layers is not None:
+            text_layers = text_layers.to(text.embeds.dtype).masked_fill(~text.present[:, None], 0)
         return cls(
             *(image.embeds, text.embeds, image.sequence, image.mask, text.sequence, text.mask),
-            *(image.present, text.present),
+            *(image.present, text.present, text_layers),
         )
 
     def without(self, lost: dict[str, Tensor]) -> "PostFeatures":
@@ -68,6 +73,7 @@ class PostFeatures(ModelOutput):
             *(self.region_features, self.region_mask & has_image[:, None]),
             *(self.token_features, self.token_mask & has_text[:, None]),
             *(has_image, has_text),
+            None if self.text_layers is None else self.text_layers * has_text[:, None],
         )
 
     @property
@@ -99,6 +105,7 @@ class Reading(NamedTuple):
     sequence: Tensor | None
     mask: Tensor | None
     pooler_output: Tensor | None
+    layers: Tensor | None = None
 
 
 def prepare_encoder(encoder: nn.Module, keep_pooler: bool) -> nn.Module:
@@ -241,21 +248,41 @@ def _extents(mask: Tensor) -> list[tuple[int, int]] | None:
     return list(zip(heights.tolist(), widths.tolist(), strict=True))
 
 
-def read_texts(inputs: PostInputs, encoders: dict[str, PreTrainedModel]) -> Reading:
-    """The text side of a batch through the encoders that it has inputs for."""
+def read_texts(inputs: PostInputs, encoders: dict[str, PreTrainedModel], with_layers: bool) -> Reading:
+    """The text side of a batch through the encoders that it has inputs for, with `middle_layers` if so asked."""
     embeds, tokens, mask, pooled = inputs.text_embeds, inputs.token_features, inputs.token_mask, None
+    layers = inputs.text_layers
     if inputs.input_ids is not None:
         encoder = _encoder(encoders, "text", "input_ids")
         extra = {"attention_mask": inputs.attention_mask, "token_type_ids": inputs.token_type_ids}
         extra = {name: value for name, value in extra.items() if value is not None}
-        outputs = encoder(input_ids=inputs.input_ids, **extra, return_dict=True)
+        asked = {"output_hidden_states": True} if with_layers else {}
+        outputs = encoder(input_ids=inputs.input_ids, **extra, **asked, return_dict=True)
         tokens, mask = outputs.last_hidden_state, inputs.attention_mask
+        if with_layers:
+            layers = middle_layers(outputs, mask)
         pooled = getattr(outputs, "pooler_output", None)
     if inputs.joint_input_ids is not None:
         encoder = _encoder(encoders, "joint", "joint_input_ids")
         extra = {} if inputs.joint_attention_mask is None else {"attention_mask": inputs.joint_attention_mask}
         embeds = joint_embedding(encoder.get_text_features(input_ids=inputs.joint_input_ids, **extra))
-    return Reading(embeds, tokens, mask, pooled)
+    return Reading(embeds, tokens, mask, pooled, layers)
+
+
+def middle_layers(outputs, mask: Tensor | None) -> Tensor | None:
+    """(B, 2 D): an encoder's hidden states a third and two thirds of the way, each the mean over tokens at length
+    sqrt(D); None of an encoder whose layers differ in form (ours). They know of wording and syntax what E_txt has forgotten.
+
+    Args:
+        mask: (B, T) of the tokens, 0 where they pad.
+    """
+    states, last = getattr(outputs, "hidden_states", None) or (), outputs.last_hidden_state
+    chosen = [states[round(share * (len(states) - 1))] for share in DEPTHS] if states else []
+    if not chosen or any(state.shape != last.shape for state in chosen):
+        return None
+    there = torch.ones_like(last[..., 0], dtype=torch.bool) if mask is None else mask.bool()
+    pooled = [nn.functional.normalize(masked_mean(state.float(), there), dim=-1) for state in chosen]
+    return (torch.cat(pooled, -1) * last.shape[-1] ** 0.5).to(last.dtype)
 
 
 def _encoder(encoders: dict[str, PreTrainedModel], role: str, argument: str) -> PreTrainedModel:
@@ -273,7 +300,7 @@ def complete(
     Raises:
         ValueError: some of it is given and the rest missing, or a shape is wrong; the message names the input.
     """
-    embeds, sequence, mask, pooled = reading
+    embeds, sequence, mask, pooled = reading[:4]
     count = like.shape[0]
     if embeds is None and sequence is None:
         embeds = torch.zeros(count, form.embed_dim, dtype=dtype, device=like.device)

@@ -2,9 +2,9 @@
 """Experts (ours): each speaks of every task by itself, and a task's verdict is their weighted mean.
 
 `words` is linear in the n-grams of the text, weighed by their rarity among training posts (TF-IDF); `text`, `image` and
-`both` are in E_txt, E_img and both side by side; `neighbours` is the vote of the reference posts' labels; `network` is
-MM-ORIENT's network. What one says is a score per label: a log-probability, of several labels the
-log-odds, for regression a value.
+`both` are in E_txt, E_img and both side by side, `text_layers` in what the text encoder's middle layers say
+(`PostInputs`); `neighbours` is the vote of the reference posts' labels; `network` is MM-ORIENT's network. What one says is a
+score per label: a log-probability, of several labels the log-odds, for regression a value.
 
 Shapes: B posts, C labels of a task, D features, N n-grams.
 """
@@ -19,11 +19,13 @@ from .ngrams import BUCKETS
 from .tasks import kind_of
 
 WORDS, NGRAMS = "words", "ngrams"
-# expert -> what a post must have for it to speak: modalities, n-grams
+TEXT_LAYERS = "text_layers"
+# expert -> what a post must have for it to speak: modalities, n-grams, layers
 NEEDS: dict[str, tuple[str, ...]] = {
-    WORDS: (NGRAMS,), "text": ("text",), "image": ("image",), "both": MODALITIES, "neighbours": (), "network": (),
+    WORDS: (NGRAMS,), "text": ("text",), TEXT_LAYERS: (TEXT_LAYERS,), "image": ("image",), "both": MODALITIES,
+    "neighbours": (), "network": (),
 }  # fmt: skip
-LINEAR = ("words", "text", "image", "both")
+LINEAR = ("words", "text", "text_layers", "image", "both")
 LEAST_WEIGHT = 1e-3  # so that where those of weight lack their modality, the others speak
 
 
@@ -33,17 +35,17 @@ class Experts(nn.Module):
     Args:
         names: of `NEEDS`.
         tasks: task descriptions of the configuration.
-        embed_dims: modality -> D.
+        widths: modality or layers -> D.
     """
 
-    def __init__(self, names: list[str], tasks: list[dict], embed_dims: dict[str, int]):
+    def __init__(self, names: list[str], tasks: list[dict], widths: dict[str, int]):
         super().__init__()
         self.names, self.tasks = names, tasks
         self.linear = nn.ModuleDict(
             {
                 name: nn.ModuleList(
                     nn.Linear(
-                        sum((embed_dims | {NGRAMS: BUCKETS})[m] for m in NEEDS[name]), kind_of(task).num_outputs(task)
+                        sum((widths | {NGRAMS: BUCKETS})[m] for m in NEEDS[name]), kind_of(task).num_outputs(task)
                     )
                     for task in tasks
                 )
@@ -69,7 +71,7 @@ class Experts(nn.Module):
         """Task -> expert -> scores (B, C), or (B,).
 
         Args:
-            embeds: modality -> (B, D). network: task -> the network's own scores.
+            embeds: modality or layers -> (B, D). network: task -> the network's own scores.
             votes: task -> (B, 3, C), see `neighbour_votes`. averages: see `RelationMemory.label_averages`.
             ngram_ids: (B, N) int64, see `PostInputs`.
         """

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from .encoders import region_features
-from .experts import NEEDS, NGRAMS
+from .experts import NEEDS, NGRAMS, TEXT_LAYERS
 from .pictures import reduced
 from .tasks import kind_of, predictions_by_task
 
@@ -74,6 +74,7 @@ def explain(
         shown["regions"] = regions_with_attention(model, processor, places, found.region_attention[0])
     shown["words"] = words_with_attention(processor, seen, found.word_attention[0]) if seen else []
     there = {"image": bool(found.has_image[0]), "text": bool(found.has_text[0]), NGRAMS: "ngram_ids" in inputs}
+    there[TEXT_LAYERS] = found.text_layers is not None and there["text"]
     shown["experts"] = _experts(tasks, found, there) if model.config.experts or model.config.members > 1 else {}
     shown["neighbours"] = {"image": [], "text": []}
     if memory is not None:

@@ -46,6 +46,8 @@ class PostInputs:
             which so many are there. Their regions are those of one picture, their embeddings averaged.
         ngram_ids: (B, N) int64, what the expert `words` reads (ours): the texts' n-grams, see `ngrams.ngram_ids`, 0 after
             the end; without them it is not heard.
+        text_layers: (B, 2 D), what the expert `text_layers` reads (ours), see `encoders.middle_layers`; without it or
+            `input_ids` it is not heard.
     """
 
     pixel_values: Tensor | None = None
@@ -68,6 +70,7 @@ class PostInputs:
     post_keys: Tensor | None = None
     picture_counts: Tensor | None = None
     ngram_ids: Tensor | None = None
+    text_layers: Tensor | None = None
 
 
 INPUT_NAMES = tuple(field.name for field in fields(PostInputs))

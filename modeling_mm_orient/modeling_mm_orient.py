@@ -31,7 +31,7 @@ from .encoders import (
     read_images,
     read_texts,
 )
-from .experts import NGRAMS, Experts, has_ngrams, verdicts
+from .experts import NGRAMS, TEXT_LAYERS, Experts, has_ngrams, verdicts
 from .familiarity import without_strange_pictures
 from .global_batch import GlobalBatch
 from .hima import BatchAttention
@@ -69,6 +69,7 @@ class MMOrientOutput(ModelOutput):
         merged_features: (B, M), what the learner network reads: streams, region vector, word vector, task features, in
             the order of the reference code; with `output_components`.
         image_embeds, text_embeds: (B, D), E_img and E_txt, with `output_components`.
+        text_layers: (B, 2 D), where the expert that reads it has it (`PostInputs`); with `output_components`.
         has_image, has_text: (B,) bool, with `output_components`.
         region_attention, word_attention: (B, R) and (B, T), HIMA's stage 1 weights, of several members the mean; with
             `output_attentions`.
@@ -94,6 +95,7 @@ class MMOrientOutput(ModelOutput):
     merged_features: Tensor | None = None
     image_embeds: Tensor | None = None
     text_embeds: Tensor | None = None
+    text_layers: Tensor | None = None
     has_image: Tensor | None = None
     has_text: Tensor | None = None
     region_attention: Tensor | None = None
@@ -108,9 +110,9 @@ class MMOrientOutput(ModelOutput):
     strange_pictures: Tensor | None = None
 
 
+OF_TOWERS = ("image_embeds", "text_embeds", "text_layers", "has_image", "has_text")
 COMPONENTS = (
-    "region_vector", "word_vector", "merged_features", "relation_features",
-    "image_embeds", "text_embeds", "has_image", "has_text",
+    "region_vector", "word_vector", "merged_features", "relation_features", *OF_TOWERS,
 )  # fmt: skip
 # of transformers' sequence classification, which a list of tasks stands in place of
 OF_ONE_TASK = ("num_labels", "id2label", "label2id", "problem_type")
@@ -384,7 +386,7 @@ class MMOrientModel(MMOrientPreTrainedModel, NetworkParts):
                 configuration asks for is missing or was made by other encoders. TypeError: there is no input of a name.
         """
         # the towers: E_img and E_txt, Q_img and Q_txt, and what else is known
-        posts = self._without_a_modality(self._encoded(inputs))
+        posts = self._without_a_modality(self._encoded(inputs, TEXT_LAYERS in self.config.experts))
         count = posts.image_embeds.shape[0]
         batch = GlobalBatch(count, posts.image_embeds.device, self._sees_global_batch())
         task_features = self._checked_task_features(inputs.task_features, count)
@@ -419,7 +421,7 @@ class MMOrientModel(MMOrientPreTrainedModel, NetworkParts):
         if output_components:
             parts |= {"region_vector": first.region_vector, "word_vector": first.word_vector}
             parts |= {"merged_features": first.merged_features, "relation_features": first.relation_features}
-            parts |= _embeds(posts) | {"has_image": posts.has_image, "has_text": posts.has_text}
+            parts |= {name: getattr(posts, name) for name in OF_TOWERS}
         if self.config.output_attentions if output_attentions is None else output_attentions:
             for name in ("region_attention", "word_attention"):
                 parts[name] = torch.stack([getattr(member, name) for member in understood]).mean(0)
@@ -436,7 +438,7 @@ class MMOrientModel(MMOrientPreTrainedModel, NetworkParts):
         Raises:
             ValueError: some inputs of a modality are given and others missing, or a shape is wrong; it names the input.
         """
-        return self._encoded(inputs)
+        return self._encoded(inputs, with_layers=True)
 
     def build_relation_memory(self, posts, processor=None, batch_size: int = 32) -> RelationMemory:
         """Make `posts` the relation memory (ours); `relation_scope` says whether it is used.
@@ -547,8 +549,8 @@ class MMOrientModel(MMOrientPreTrainedModel, NetworkParts):
             raise NotImplementedError("this model has no text encoder, and so no input embeddings")
         return self.encoders["text"]
 
-    def _encoded(self, inputs: PostInputs) -> PostFeatures:
-        images, texts = read_images(inputs, self.encoders), read_texts(inputs, self.encoders)
+    def _encoded(self, inputs: PostInputs, with_layers: bool) -> PostFeatures:
+        images, texts = read_images(inputs, self.encoders), read_texts(inputs, self.encoders, with_layers)
         known = [
             value for reading in (images, texts) for value in (reading.embeds, reading.sequence) if value is not None
         ]
@@ -558,9 +560,12 @@ class MMOrientModel(MMOrientPreTrainedModel, NetworkParts):
         pooling = None if config.joint_config is not None else config.embedding_pooling
         of_image = Form("image", "region", config.image_embed_dim, config.region_feature_dim, pooling)
         of_text = Form("text", "token", config.text_embed_dim, config.token_feature_dim, pooling)
+        if texts.layers is not None:
+            check_shape(TEXT_LAYERS, texts.layers, (known[0].shape[0], config.text_layers_dim))
         return PostFeatures.of(
             complete(images, inputs.has_image, of_image, known[0], self.dtype),
             complete(texts, inputs.has_text, of_text, known[0], self.dtype),
+            texts.layers,
         )
 
     def _without_a_modality(self, posts: PostFeatures) -> PostFeatures:
@@ -636,7 +641,8 @@ class MMOrientForMultiTaskClassification(MMOrientPreTrainedModel):
         form = (config.tasks, config.hidden_size, config.task_loss_weighting, config.neighbour_labels)
         self.task_heads = TaskHeads(*form, config.label_smoothing)
         self.further_heads = nn.ModuleList(TaskHeads(*form, config.label_smoothing) for _ in range(config.members - 1))
-        self.experts = Experts(config.experts or ["network"], config.tasks, config.embed_dims)
+        widths = config.embed_dims | {TEXT_LAYERS: config.text_layers_dim}
+        self.experts = Experts(config.experts or ["network"], config.tasks, widths)
 
     @property
     def member_heads(self) -> list[TaskHeads]:
@@ -750,7 +756,12 @@ class MMOrientForMultiTaskClassification(MMOrientPreTrainedModel):
             "image": outputs.has_image,
             "text": outputs.has_text,
             NGRAMS: has_ngrams(ngram_ids, outputs.has_text),
+            TEXT_LAYERS: outputs.has_text,
         }
+        embeds[TEXT_LAYERS] = outputs.text_layers
+        if outputs.text_layers is None:
+            embeds[TEXT_LAYERS] = outputs.text_embeds.new_zeros(len(outputs.has_text), self.config.text_layers_dim)
+            present[TEXT_LAYERS] = torch.zeros_like(outputs.has_text)
         votes = outputs.neighbour_votes if "neighbours" in self.config.experts else None
         averages = None if votes is None else self.relation_memory.label_averages()
         scores = self.experts(embeds, network, votes, averages, ngram_ids)
@@ -803,10 +814,6 @@ def _of_nobody(posts: PostFeatures) -> PostFeatures:
     """`posts` as if they had neither picture nor text: no reference post is near to them."""
     nobody = torch.zeros_like(posts.has_image)
     return PostFeatures(**posts | {"has_image": nobody, "has_text": nobody})
-
-
-def _embeds(posts: PostFeatures) -> dict[str, Tensor]:
-    return {"image_embeds": posts.image_embeds, "text_embeds": posts.text_embeds}
 
 
 def _relations(graphs: dict[str, Tensor], references: dict[str, ReferencePosts]) -> dict[str, Tensor]:

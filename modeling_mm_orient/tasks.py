@@ -26,7 +26,7 @@ LABEL_PREFIX = "label."  # of a task's column in a data set of posts: a task may
 NOT_LABELS = (
     "id", "image", "text", "numbers", "more_images",
     "row", "post_key", "image_embeds", "text_embeds", "region_features", "region_mask",
-    "token_features", "token_mask", "task_features", "has_image", "has_text", "post_keys",
+    "token_features", "token_mask", "task_features", "has_image", "has_text", "post_keys", "ngram_ids", "text_layers",
 )  # fmt: skip
 LEAST_SHARE = 1e-4  # of a label among neighbours: log-probabilities of experts are averaged
 LEAST_DOUBT = 1e-6  # of a probability under a fractional power, whose slope at 0 is infinite

@@ -18,7 +18,7 @@ APART = ("without_themselves", "without_neighbours")
 
 def test_signatures_list_every_input():
     names = list(inspect.signature(MMOrientModel.forward).parameters)
-    assert names == ["self", *INPUT_NAMES, *ASKED, *APART] and len(INPUT_NAMES) == 20
+    assert names == ["self", *INPUT_NAMES, *ASKED, *APART] and len(INPUT_NAMES) == 21
     names = list(inspect.signature(MMOrientForMultiTaskClassification.forward).parameters)
     assert names == ["self", *INPUT_NAMES, "labels", *ASKED, "output_members", *APART]
     assert list(inspect.signature(MMOrientModel.encode_posts).parameters) == ["self", *INPUT_NAMES]
@@ -39,8 +39,8 @@ def test_a_misspelt_input_is_refused_with_the_nearest_name(wrong, meant):
 def test_an_input_given_twice_or_one_too_many():
     with pytest.raises(TypeError, match="`pixel_values` twice"):
         tiny_model()(torch.zeros(1), pixel_values=torch.zeros(1))
-    with pytest.raises(TypeError, match="takes 27 inputs, got 28"):
-        tiny_model()(*[None] * 28)
+    with pytest.raises(TypeError, match="takes 28 inputs, got 29"):
+        tiny_model()(*[None] * 29)
 
 
 def test_inputs_by_position_are_those_by_name():

@@ -101,6 +101,8 @@ class FeatureCache:
         features[NGRAM_IDS] = np.array(row.column(NGRAM_IDS)[0].values)
         if not self.processor.task_features:
             del features["task_features"]
+        if not len(features["text_layers"]):  # no text encoder gave it
+            del features["text_layers"]
         return features | {name: row.column(name)[0].as_py() for name in ("has_image", "has_text")}
 
 

@@ -64,7 +64,7 @@ class PostCollator:
 
 @dataclass
 class FeatureCollator:
-    """Stored features (`image_embeds` (D,), `text_embeds`, `region_features` (R, D), `token_features` (T, D),
+    """Stored features (`image_embeds` (D,), `text_embeds`, `text_layers`, `region_features` (R, D), `token_features` (T, D),
     `ngram_ids` (N,), `task_features`, `post_key` as `post_key` gives it, `has_image` and `has_text`, default True, and task
     columns) to model inputs, float32 and padded; `numbers` stand among the task features as `numeric_columns` of a processor
     say."""
@@ -111,6 +111,12 @@ def _features(posts: list[dict]) -> dict:
     for name, mask in (("region_features", "region_mask"), ("token_features", "token_mask")):
         if posts[0].get(name) is not None:
             batch[name], batch[mask] = pad_sequences([np.asarray(post[name]) for post in posts])
+    layers = [post.get("text_layers") for post in posts]
+    if (one := next((each for each in layers if each is not None), None)) is not None:
+        rows = [
+            np.zeros_like(one) if each is None else each for each in layers
+        ]  # None was stored beside no text at all
+        batch["text_layers"] = torch.stack([torch.as_tensor(row) for row in rows]).float()
     ngrams = [post.get("ngram_ids") for post in posts]
     if any(ids is not None for ids in ngrams):
         batch["ngram_ids"] = torch.from_numpy(padded([() if ids is None else ids for ids in ngrams]))

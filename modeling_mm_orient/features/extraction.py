@@ -34,9 +34,10 @@ from ..partial_files import whole_file
 from ..pictures import pictures_of, post_key
 from ..task_features import task_features
 
-FORMAT = 3  # of the shards; part of the fingerprint
+FORMAT = 4  # of the shards; part of the fingerprint
 SHARD_POSTS = 512
-VECTORS = ("image_embeds", "text_embeds", "task_features")
+VECTORS = ("image_embeds", "text_embeds", "text_layers", "task_features")
+OF_ENCODERS = VECTORS[:-1]
 SEQUENCES = {"region_features": "region_mask", "token_features": "token_mask"}
 NGRAM_IDS = "ngram_ids"
 COLUMNS = datasets.Features(
@@ -345,7 +346,9 @@ def encode_batch(model, processor, batch: PreparedBatch, bf16: bool = False) -> 
 
 def _finite_rows(encoded, extra: torch.Tensor | None) -> torch.Tensor:
     """Which posts (B,) have finite features, padding left aside."""
-    found = [encoded[name] for name in ("image_embeds", "text_embeds")] + ([] if extra is None else [extra])
+    found = [encoded[name] for name in OF_ENCODERS if encoded.get(name) is not None] + (
+        [] if extra is None else [extra]
+    )
     found += [encoded[name].masked_fill(~encoded[mask][..., None], 0) for name, mask in SEQUENCES.items()]
     return torch.stack([values.float().flatten(1).isfinite().all(1).cpu() for values in found]).all(0)
 
@@ -366,10 +369,9 @@ def _columns(encoded, extra: torch.Tensor | None, ngrams: torch.Tensor | None, b
     if not batch.ids:
         return {name: [] for name in ("position", *COLUMNS)}
     columns = {"id": batch.ids, "key": batch.keys, "position": batch.positions}
-    for name in ("image_embeds", "text_embeds"):
-        columns[name] = list(_half(encoded[name]))
     empty = [np.zeros(0, np.float16)] * len(batch.ids)
-    columns["task_features"] = empty if extra is None else list(_half(extra))
+    for name, values in {**{name: encoded.get(name) for name in OF_ENCODERS}, "task_features": extra}.items():
+        columns[name] = empty if values is None else list(_half(values))
     numbers = np.zeros((len(batch.ids), 0), np.int32) if ngrams is None else ngrams.numpy().astype(np.int32)
     columns[NGRAM_IDS] = [row[row > 0] for row in numbers]
     for name, mask in SEQUENCES.items():

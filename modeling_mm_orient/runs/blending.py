@@ -16,7 +16,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from ..experts import LINEAR, NEEDS, NGRAMS, WORDS, has_ngrams, verdicts
+from ..experts import LINEAR, NEEDS, NGRAMS, TEXT_LAYERS, WORDS, has_ngrams, verdicts
 from ..tasks import kind_of
 from .expert_readers import read_by, reader_of
 from .ngram_features import side_by_side
@@ -32,7 +32,7 @@ CAUTION = 0.2  # how much weights are drawn to those
 
 @dataclass
 class Testimony:
-    """What a model says of posts: `embeds` by modality, `ngram_ids` (N, L), `present` by what `NEEDS` names;
+    """What a model says of posts: `embeds` by modality or layers, `ngram_ids` (N, L), `present` by what `NEEDS` names;
     `scores`, task -> expert -> (N, C) or (N,), `members`, task -> (members, N, C) or (members, N), `keys` (N,) and `labels`
     by task."""
 
@@ -78,14 +78,18 @@ def hear(model, inputs, collator, batch_size: int) -> Testimony:
         labels, batch = batch.pop("labels"), {name: value.to(model.device) for name, value in batch.items()}
         ngrams = batch.get("ngram_ids", torch.zeros(len(batch["has_text"]), 1, dtype=torch.long)).cpu()
         found = model(**batch, output_components=True, output_members=True, without_themselves=True)
+        has_text, layers = found.has_text.cpu(), found.text_layers
+        embeds = {"image": found.image_embeds, "text": found.text_embeds}
+        embeds[TEXT_LAYERS] = torch.zeros(len(has_text), 0) if layers is None else layers
         parts.append(
             Testimony(
-                {"image": found.image_embeds.float().cpu(), "text": found.text_embeds.float().cpu()},
+                {name: value.float().cpu() for name, value in embeds.items()},
                 ngrams,
                 {
                     "image": found.has_image.cpu(),
-                    "text": found.has_text.cpu(),
-                    NGRAMS: has_ngrams(ngrams, found.has_text.cpu()),
+                    "text": has_text,
+                    NGRAMS: has_ngrams(ngrams, has_text),
+                    TEXT_LAYERS: has_text & (layers is not None),
                 },
                 {
                     task: {name: value.cpu() for name, value in said.items()}

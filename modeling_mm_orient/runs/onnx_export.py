@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from ..data.json_files import write_json
+from ..experts import TEXT_LAYERS
 from ..inputs import INPUT_NAMES
 from ..ngrams import ngram_ids, padded
 from ..optional_dependencies import ONNX_AVAILABLE
@@ -213,6 +214,8 @@ def _feature_batch(config, seed: int) -> dict[str, Tensor]:
         "has_image": torch.ones(count, dtype=torch.bool),
         "has_text": torch.ones(count, dtype=torch.bool),
     }
+    if TEXT_LAYERS in config.experts:
+        found[TEXT_LAYERS] = normal(count, config.text_layers_dim)
     if "words" in config.experts:
         found["ngram_ids"] = torch.from_numpy(
             padded([ngram_ids(TEXTS[(row + seed) % len(TEXTS)]) for row in range(count)])

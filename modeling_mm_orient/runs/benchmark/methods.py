@@ -36,7 +36,7 @@ ABLATIONS: dict[str, dict] = {
     "gate": {"relation_gate": False},
     "members": {"members": 1},
     "experts": {"experts": []},
-    "words": {"experts": [name for name in EXPERT_NAMES if name != "words"]},
+    **{expert: {"experts": [name for name in EXPERT_NAMES if name != expert]} for expert in ("words", "text_layers")},
     "linear_experts": {"experts": ["neighbours", "network"]},
     "normalisation": {"merge_normalize": False},
     "modality_dropout": {"modality_dropout": 0.0},
