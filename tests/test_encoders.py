@@ -55,7 +55,10 @@ def test_patch_tokens_without_class_and_register_tokens():
     assert found.flatten().tolist() == list(range(4, 20))
 
 
-@pytest.mark.parametrize("model_type", ["bert", "distilbert", "roberta", "modernbert", "deberta-v2"])
+@pytest.mark.parametrize(
+    "model_type",
+    ["bert", "distilbert", "roberta", "modernbert", "deberta-v2", "electra", "albert", "mpnet", "clip_text_model"],
+)
 def test_text_encoders(model_type):
     names = {"distilbert": {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 16}}
     config = AutoConfig.for_model(model_type, **names.get(model_type, SMALL), vocab_size=60, pad_token_id=0)
@@ -67,6 +70,7 @@ def test_text_encoders(model_type):
     assert posts.token_features.shape == (2, 4, config.token_feature_dim)
     assert torch.equal(posts.token_mask, mask.bool())
     torch.testing.assert_close(posts.text_embeds[1], posts.token_features[1, 0])
+    assert posts.text_layers.shape == (2, config.text_layers_dim) and posts.text_layers.any(1).all()
 
 
 @pytest.mark.parametrize("model_type", ["clip", "siglip"])
