@@ -9,7 +9,7 @@ from modeling_mm_orient import MMOrientForMultiTaskClassification
 from modeling_mm_orient.encoders import middle_layers
 from modeling_mm_orient.features.cache import CachedPosts, FeatureCache
 from modeling_mm_orient.features.collation import FeatureCollator, PostCollator
-from modeling_mm_orient.runs.blending import fit_experts, hear
+from modeling_mm_orient.runs.blending import expected_weights, fit_experts, hear
 
 from .helpers import TASKS, feature_batch, make_processor, picture, small_towers, tiny_model, tower_inputs
 
@@ -130,3 +130,9 @@ def test_another_width_is_refused_by_name(fitted):
     batch = FeatureCollator(TASKS, labels=False)(layered(9, 3))
     with pytest.raises(ValueError, match=r"`text_layers` must have shape \(9, "):
         fitted(**batch | {"text_layers": batch["text_layers"][:, 1:]})
+
+
+def test_one_encoder_is_expected_to_be_heard_once():
+    assert expected_weights(["words", "text", "network"]) == pytest.approx([0.325, 0.325, 0.35])
+    found = expected_weights(["words", "text", "text_layers", "neighbours", "network"])
+    assert found == pytest.approx([0.65 / 3, 0.65 / 6, 0.65 / 6, 0.65 / 3, 0.35])

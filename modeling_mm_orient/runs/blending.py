@@ -177,6 +177,15 @@ def fit_experts(
     return tasks, logits, labels
 
 
+def expected_weights(names: list[str]) -> list[float]:
+    """What experts of these names are expected to weigh, of sum 1 with the network among them."""
+    sources = [
+        "text" if name == TEXT_LAYERS else name for name in names
+    ]  # of one encoder: who leans on it leans on it once
+    rest = (1 - NETWORK_SHARE) / max(1, len(set(sources) - {"network"}))
+    return [NETWORK_SHARE if name == "network" else rest / sources.count(name) for name in sources]
+
+
 def expert_weights(
     task: dict, scores: dict[str, Tensor], labels: Tensor, present: dict[str, Tensor]
 ) -> dict[str, float] | None:
@@ -203,8 +212,7 @@ def expert_weights(
     weights = kind.balanced_weights(task, truth.tolist())
     class_weights = None if weights is None else torch.tensor(weights, dtype=torch.float64)
     shape = (1,) if said.dim() == 2 else (said.shape[-1],)
-    rest = (1 - NETWORK_SHARE) / max(1, len(names) - 1)
-    expected = torch.tensor([NETWORK_SHARE if name == "network" else rest for name in names], dtype=torch.float64)
+    expected = torch.tensor(expected_weights(names), dtype=torch.float64)
 
     def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
         values = torch.tensor(values, requires_grad=True)
