@@ -111,6 +111,16 @@ def has_ngrams(ngram_ids: Tensor, has_text: Tensor) -> Tensor:
     return has_text & (ngram_ids > 0).any(-1)
 
 
+def presence(has_image: Tensor, has_text: Tensor, ngram_ids: Tensor, text_layers: Tensor | None) -> dict[str, Tensor]:
+    """Bool (B,) of all that `NEEDS` names."""
+    return {
+        "image": has_image,
+        "text": has_text,
+        NGRAMS: has_ngrams(ngram_ids, has_text),
+        TEXT_LAYERS: has_text if text_layers is not None else torch.zeros_like(has_text),
+    }
+
+
 def tf_idf(ngram_ids: Tensor, rarity: Tensor) -> Tensor:
     """Values (B, N) of n-grams: their `rarity` (buckets,) float, of length 1 in a post; 0 where `ngram_ids` (B, N) pad."""
     values = rarity[ngram_ids].float()

@@ -31,7 +31,7 @@ from .encoders import (
     read_images,
     read_texts,
 )
-from .experts import NGRAMS, TEXT_LAYERS, Experts, has_ngrams, verdicts
+from .experts import TEXT_LAYERS, Experts, presence, verdicts
 from .familiarity import without_strange_pictures
 from .global_batch import GlobalBatch
 from .hima import BatchAttention
@@ -751,17 +751,11 @@ class MMOrientForMultiTaskClassification(MMOrientPreTrainedModel):
             said = [kind_of(task).scores(each[task["name"]]) for each in members]
             network[task["name"]] = torch.stack(said).mean(0)
         ngram_ids = _checked_ngrams(ngram_ids, outputs.has_text)
-        embeds = {"image": outputs.image_embeds, "text": outputs.text_embeds}
-        present = {
-            "image": outputs.has_image,
-            "text": outputs.has_text,
-            NGRAMS: has_ngrams(ngram_ids, outputs.has_text),
-            TEXT_LAYERS: outputs.has_text,
-        }
-        embeds[TEXT_LAYERS] = outputs.text_layers
-        if outputs.text_layers is None:
-            embeds[TEXT_LAYERS] = outputs.text_embeds.new_zeros(len(outputs.has_text), self.config.text_layers_dim)
-            present[TEXT_LAYERS] = torch.zeros_like(outputs.has_text)
+        layers = outputs.text_layers
+        present = presence(outputs.has_image, outputs.has_text, ngram_ids, layers)
+        if layers is None:
+            layers = outputs.text_embeds.new_zeros(len(outputs.has_text), self.config.text_layers_dim)
+        embeds = {"image": outputs.image_embeds, "text": outputs.text_embeds, TEXT_LAYERS: layers}
         votes = outputs.neighbour_votes if "neighbours" in self.config.experts else None
         averages = None if votes is None else self.relation_memory.label_averages()
         scores = self.experts(embeds, network, votes, averages, ngram_ids)

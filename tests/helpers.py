@@ -120,6 +120,13 @@ def label_batch(count: int = 9, seed: int = 0) -> dict[str, torch.Tensor]:
     return labels
 
 
+def mean_of_experts(model, found, task: str, experts: tuple[str, ...]) -> torch.Tensor:
+    """What these experts of an output with `output_members` come to by their weights in the configuration."""
+    weights, said = model.config.task(task)["expert_weights"], found.expert_scores[task]
+    shares = {name: weights.get(name, 0.0) + 1e-3 for name in experts}
+    return sum(share * said[name] for name, share in shares.items()) / sum(shares.values())
+
+
 def reference_posts(count: int = 40, first: int = 0) -> list[dict]:
     """Posts for the memory of a `tiny_model`: random embeddings, labels and the ids "post 0", "post 1", ..."""
     features, labels = feature_batch(count, seed=100 + first), label_batch(max(4, count), seed=100 + first)

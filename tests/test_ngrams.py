@@ -17,7 +17,7 @@ from modeling_mm_orient.runs.blending import fit_experts, hear
 from modeling_mm_orient.runs.linear_experts import fit_rows
 from modeling_mm_orient.runs.ngram_features import directions_of, rarity_of, sparse_tf_idf
 
-from .helpers import TASKS, feature_batch, make_processor, picture, small_towers, tiny_model
+from .helpers import TASKS, feature_batch, make_processor, mean_of_experts, picture, small_towers, tiny_model
 
 EXPERTS = ["words", "text", "network"]
 CLASSES = [{"name": "mood", "kind": "single_label", "labels": ["a", "b"]}]
@@ -209,9 +209,7 @@ def test_without_words_the_others_speak(fitted):
     batch = FeatureCollator(model.config.tasks, labels=False)(worded(9, 3))
     ids = batch.pop("ngram_ids")
     found = model(**batch, output_members=True)
-    weights, said = model.config.task("offensive")["expert_weights"], found.expert_scores["offensive"]
-    others = {name: weights.get(name, 0.0) + 1e-3 for name in ("text", "network")}
-    by_hand = sum(weight * said[name] for name, weight in others.items()) / sum(others.values())
+    by_hand = mean_of_experts(model, found, "offensive", ("text", "network"))
     torch.testing.assert_close(found.logits["offensive"], by_hand)
     no_text = model(**batch | {"has_text": torch.zeros(9, dtype=torch.bool)}, ngram_ids=ids).logits["offensive"]
     torch.testing.assert_close(

@@ -11,7 +11,16 @@ from modeling_mm_orient.features.cache import CachedPosts, FeatureCache
 from modeling_mm_orient.features.collation import FeatureCollator, PostCollator
 from modeling_mm_orient.runs.blending import expected_weights, fit_experts, hear
 
-from .helpers import TASKS, feature_batch, make_processor, picture, small_towers, tiny_model, tower_inputs
+from .helpers import (
+    TASKS,
+    feature_batch,
+    make_processor,
+    mean_of_experts,
+    picture,
+    small_towers,
+    tiny_model,
+    tower_inputs,
+)
 
 EXPERTS = ["text", "text_layers", "network"]
 ALONE = {"relation_streams": []}  # no post looks at others of its batch
@@ -110,9 +119,7 @@ def test_without_them_the_others_speak(fitted):
     batch = FeatureCollator(TASKS, labels=False)(layered(9, 3))
     layers = batch.pop("text_layers")
     found = fitted(**batch, output_members=True)
-    weights, said = fitted.config.task("offensive")["expert_weights"], found.expert_scores["offensive"]
-    others = {name: weights.get(name, 0.0) + 1e-3 for name in ("text", "network")}
-    by_hand = sum(weight * said[name] for name, weight in others.items()) / sum(others.values())
+    by_hand = mean_of_experts(fitted, found, "offensive", ("text", "network"))
     torch.testing.assert_close(found.logits["offensive"], by_hand)
     batch |= {"has_text": torch.zeros(9, dtype=torch.bool)}
     no_text = fitted(**batch).logits["offensive"]

@@ -16,7 +16,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from ..experts import LINEAR, NEEDS, NGRAMS, TEXT_LAYERS, WORDS, has_ngrams, verdicts
+from ..experts import LINEAR, NEEDS, TEXT_LAYERS, WORDS, presence, verdicts
 from ..tasks import kind_of
 from .expert_readers import read_by, reader_of
 from .ngram_features import side_by_side
@@ -78,19 +78,14 @@ def hear(model, inputs, collator, batch_size: int) -> Testimony:
         labels, batch = batch.pop("labels"), {name: value.to(model.device) for name, value in batch.items()}
         ngrams = batch.get("ngram_ids", torch.zeros(len(batch["has_text"]), 1, dtype=torch.long)).cpu()
         found = model(**batch, output_components=True, output_members=True, without_themselves=True)
-        has_text, layers = found.has_text.cpu(), found.text_layers
+        layers = found.text_layers
         embeds = {"image": found.image_embeds, "text": found.text_embeds}
-        embeds[TEXT_LAYERS] = torch.zeros(len(has_text), 0) if layers is None else layers
+        embeds[TEXT_LAYERS] = torch.zeros(len(found.has_text), 0) if layers is None else layers
         parts.append(
             Testimony(
                 {name: value.float().cpu() for name, value in embeds.items()},
                 ngrams,
-                {
-                    "image": found.has_image.cpu(),
-                    "text": has_text,
-                    NGRAMS: has_ngrams(ngrams, has_text),
-                    TEXT_LAYERS: has_text & (layers is not None),
-                },
+                presence(found.has_image.cpu(), found.has_text.cpu(), ngrams, layers),
                 {
                     task: {name: value.cpu() for name, value in said.items()}
                     for task, said in found.expert_scores.items()
@@ -179,9 +174,8 @@ def fit_experts(
 
 def expected_weights(names: list[str]) -> list[float]:
     """What experts of these names are expected to weigh, of sum 1 with the network among them."""
-    sources = [
-        "text" if name == TEXT_LAYERS else name for name in names
-    ]  # of one encoder: who leans on it leans on it once
+    # both experts on the text encoder count as one, or texts would outweigh neighbours
+    sources = ["text" if name == TEXT_LAYERS else name for name in names]
     rest = (1 - NETWORK_SHARE) / max(1, len(set(sources) - {"network"}))
     return [NETWORK_SHARE if name == "network" else rest / sources.count(name) for name in sources]
 
