@@ -55,6 +55,23 @@ def test_offsets_of_validation_serve_other_posts():
     assert macro_f1(rule, *others) > macro_f1(MOOD, *others) + 0.05
 
 
+def tagged(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits that know something of two labels, and say of both too seldom that they are there."""
+    draw = np.random.default_rng(seed)
+    labels = (draw.random((count, 2)) < [0.15, 0.5]).astype(np.float32)
+    return torch.from_numpy(1.5 * labels + draw.normal(size=(count, 2)) - [3, 1]), torch.from_numpy(labels)
+
+
+@pytest.mark.parametrize(("task", "posts"), [(MOOD, rare), (TAGS, tagged)], ids=["one_class", "several_labels"])
+def test_offsets_of_few_posts_come_near_to_those_of_many(task, posts):
+    others = posts(4000, 100)
+    many, few = (
+        [macro_f1(fitted(task, *posts(count, seed)), *others) for seed in range(draws)]
+        for count, draws in ((4000, 1), (80, 20))
+    )
+    assert np.mean(few) > many[0] - 0.02 and min(few) > many[0] - 0.045
+
+
 def test_offsets_that_gain_nothing_elsewhere_are_not_kept():
     draw = np.random.default_rng(0)
     labels = torch.from_numpy(draw.choice(3, 300))

@@ -2,19 +2,17 @@
 """How a task's probabilities become a decision (ours), fitted on validation posts: a temperature and offsets.
 
 The temperature makes probabilities as often right as they say (Guo et al. 2017). Offsets are added to log-probabilities, of
-several labels to log-odds: for the largest macro-F1, or for a precision or recall that is asked for.
+several labels to log-odds: for the largest macro-F1 that probabilities let expect, or for a precision or recall that is asked for.
 
 Shapes: N validation posts with a label, C labels of a task.
 """
 
 import logging
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
-from sklearn.metrics import f1_score
+from scipy.optimize import minimize, minimize_scalar
 from torch import Tensor
 
 from ..tasks import kind_of, probabilities_of
@@ -22,11 +20,9 @@ from ..tasks import kind_of, probabilities_of
 logger = logging.getLogger(__name__)
 
 FEWEST_POSTS = 50  # with fewer nothing is fitted
-LEAST_GAIN = 0.004  # of macro-F1, cross-validated, for offsets to be kept
-FOLDS = 5
+LEAST_GAIN = 0.01  # of expected macro-F1, for offsets to be kept
+CAUTION = 10.0  # of squared biases, beside a summed loss
 ROUNDS = 3  # of coordinate ascent
-MOST_CANDIDATES = 64  # offsets that are tried of one of several labels
-RESAMPLES = 10
 HOTTEST = 20.0
 QUANTILES = 21  # of doubt
 
@@ -121,8 +117,10 @@ def _offsets(task: dict, scores: np.ndarray, labels: np.ndarray, aim: Aim) -> li
     if aim.kind == "most_probable":
         return None
     if aim.kind == "macro_f1":
-        fit = partial(_resampled, _class_offsets if labels.ndim == 1 else _label_offsets)
-        offsets = fit(scores, labels) if _gains(task, fit, scores, labels) else None
+        expected = _expected(task, scores, labels)
+        offsets = (_class_offsets if labels.ndim == 1 else _label_offsets)(scores, expected)
+        gain = _expected_f1(task, scores, expected, offsets) - _expected_f1(task, scores, expected, None)
+        offsets = offsets if gain >= LEAST_GAIN else None
     elif labels.ndim == 1:
         offset, reached = _offset_for(aim, _log_odds(scores[:, 1]), labels == 1)
         offsets = np.array([0.0, offset])
@@ -135,42 +133,45 @@ def _offsets(task: dict, scores: np.ndarray, labels: np.ndarray, aim: Aim) -> li
     return None if offsets is None else [round(float(offset), 6) for offset in offsets]
 
 
-def _gains(task: dict, fit, scores: np.ndarray, labels: np.ndarray) -> bool:
-    """Whether offsets fitted to a part of the posts serve the rest."""
-    order, decided = np.random.default_rng(0).permutation(len(scores)), np.zeros(labels.shape)
-    for fold in np.array_split(order, FOLDS):
-        others = np.setdiff1d(order, fold)
-        rule = task | {"decision_offsets": fit(scores[others], labels[others]).tolist()}
-        decided[fold] = kind_of(task).decided(rule, torch.from_numpy(scores[fold])).numpy()
-    plain = kind_of(task).decided(task | {"decision_offsets": None}, torch.from_numpy(scores)).numpy()
-    return _macro_f1(labels, decided, scores.shape[1]) - _macro_f1(labels, plain, scores.shape[1]) >= LEAST_GAIN
+def _expected(task: dict, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """How probable it is that a label is one of a post's, (N, C): `scores` with a bias per label, drawn to none, under which
+    `labels` are likeliest."""
+    # what is counted on posts instead is followed too closely: a rare label has few of them
+    kind, truth = kind_of(task), torch.from_numpy(labels)
+    values = torch.from_numpy(np.log(scores) if labels.ndim == 1 else _log_odds(scores))
+
+    def loss(bias: np.ndarray) -> tuple[float, np.ndarray]:
+        bias = torch.tensor(bias, requires_grad=True)
+        total = kind.losses(values + bias, truth, None, 0.0)[0].sum() + CAUTION * bias.square().sum()
+        total.backward()
+        return float(total.detach()), bias.grad.numpy()
+
+    bias = minimize(loss, np.zeros(scores.shape[1]), jac=True, method="L-BFGS-B").x
+    return kind.probabilities(values + torch.from_numpy(bias)).double().numpy()
 
 
-def _macro_f1(labels: np.ndarray, decided: np.ndarray, classes: int) -> float:
-    among = np.arange(classes) if labels.ndim == 1 else None
-    return float(f1_score(labels.astype(int), decided.astype(int), labels=among, average="macro", zero_division=0))
+def _expected_f1(task: dict, scores: np.ndarray, expected: np.ndarray, offsets: np.ndarray | None) -> float:
+    """The macro-F1 of what `scores` come to by `offsets`, if labels are as probable as `expected` says."""
+    rule = task | {"decision_offsets": None if offsets is None else offsets.tolist()}
+    decided = kind_of(task).decided(rule, torch.from_numpy(scores)).numpy()
+    given = decided if decided.ndim > 1 else np.eye(scores.shape[1])[decided]
+    f1 = 2 * (given * expected).sum(0) / np.maximum(given.sum(0) + expected.sum(0), 1e-9)
+    return float(f1.mean())
 
 
-def _resampled(fit, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The mean of what is best on resampled posts, of which each by itself would follow its posts too closely."""
-    draw = np.random.default_rng(0)
-    samples = [draw.integers(0, len(labels), len(labels)) for _ in range(RESAMPLES)]
-    return np.mean([fit(scores[rows], labels[rows]) for rows in samples], 0)
-
-
-def _class_offsets(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Offsets (C,) of one class among C, by coordinate ascent on macro-F1; of equals those that change least."""
+def _class_offsets(scores: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Offsets (C,) of one class among C, by coordinate ascent on expected macro-F1; of equals those that change least."""
     logs, offsets, best = np.log(scores), np.zeros(scores.shape[1]), -1.0
     for _ in range(ROUNDS):
         before = best
         for c in range(logs.shape[1]):
-            offsets[c], best = _best_offset(logs + offsets, labels, c, offsets[c])
+            offsets[c], best = _best_offset(logs + offsets, expected, c, offsets[c])
         if best - before < 1e-9:
             break
     return offsets - offsets.mean()
 
 
-def _best_offset(values: np.ndarray, labels: np.ndarray, c: int, now: float) -> tuple[float, float]:
+def _best_offset(values: np.ndarray, expected: np.ndarray, c: int, now: float) -> tuple[float, float]:
     """The offset of class `c` with the largest macro-F1, where `values` (N, C) have the offset `now`, and that macro-F1.
 
     As it rises, one post after the other is given to `c`: all the tables of right and given posts are sums along that order.
@@ -181,19 +182,13 @@ def _best_offset(values: np.ndarray, labels: np.ndarray, c: int, now: float) -> 
     other = rest.argmax(1)
     margins = rest[np.arange(count), other] - values[:, c]  # from which rise on a post is given to `c`
     order = np.argsort(margins, kind="stable")
-    moves = np.zeros((count + 1, classes))
-    given, right = moves, moves.copy()
+    given, right = np.zeros((count + 1, classes)), np.zeros((count + 1, classes))
     given[0] = np.bincount(other, minlength=classes)
-    right[0] = np.bincount(other[other == labels], minlength=classes)
-    steps = np.arange(1, count + 1)
-    np.add.at(given, (steps, other[order]), -1)
-    np.add.at(given, (steps, np.full(count, c)), 1)
-    hit = other[order] == labels[order]
-    np.add.at(right, (steps[hit], other[order][hit]), -1)
-    gained = labels[order] == c
-    right[steps[gained], c] += 1
-    truth = np.bincount(labels, minlength=classes)
-    f1 = (2 * right.cumsum(0) / np.maximum(given.cumsum(0) + truth, 1)).mean(1)
+    right[0] = np.bincount(other, expected[np.arange(count), other], classes)
+    steps, lost = np.arange(1, count + 1), other[order]
+    given[steps, lost], given[steps, c] = -1, 1
+    right[steps, lost], right[steps, c] = -expected[order, lost], expected[order, c]
+    f1 = (2 * right.cumsum(0) / np.maximum(given.cumsum(0) + expected.sum(0), 1e-9)).mean(1)
     sorted_margins = margins[order]
     edges = np.concatenate([[sorted_margins[0] - 1], sorted_margins, [sorted_margins[-1] + 1]])
     rises = (edges[:-1] + edges[1:]) / 2
@@ -203,27 +198,17 @@ def _best_offset(values: np.ndarray, labels: np.ndarray, c: int, now: float) -> 
     return now + rises[best], float(f1[best])
 
 
-def _label_offsets(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Offsets (C,) of several labels, each for its own F1."""
+def _label_offsets(scores: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Offsets (C,) of several labels, each for its own expected F1."""
     offsets = np.zeros(scores.shape[1])
-    for c in range(scores.shape[1]):
-        odds, truth = _log_odds(scores[:, c]), labels[:, c] == 1
-        f1 = {offset: _f1_of_label(odds + offset >= 0, truth) for offset in [0.0, *_candidates(-odds)]}
-        offsets[c] = max(f1, key=lambda offset: (round(f1[offset], 9), -abs(offset)))
+    for c, total in enumerate(expected.sum(0)):
+        odds = np.sort(_log_odds(scores[:, c]))[::-1]
+        likely = np.sort(expected[:, c])[::-1]  # a bias changes no order
+        f1 = 2 * likely.cumsum() / (np.arange(1, len(odds) + 1) + total)
+        f1[:-1][odds[:-1] == odds[1:]] = -1.0  # of equals none is given without the others
+        best = f1.argmax()
+        offsets[c] = -(odds[best] + odds[min(best + 1, len(odds) - 1)]) / 2
     return offsets
-
-
-def _f1_of_label(decided: np.ndarray, truth: np.ndarray) -> float:
-    return 2 * (decided & truth).sum() / max(1, decided.sum() + truth.sum())
-
-
-def _candidates(margins: np.ndarray) -> np.ndarray:
-    """Offsets between neighbouring margins, at which one more post is decided otherwise; nearest to 0 first."""
-    edges = np.unique(margins[np.isfinite(margins)])
-    between = (edges[1:] + edges[:-1]) / 2
-    if len(between) > MOST_CANDIDATES:
-        between = between[np.linspace(0, len(between) - 1, MOST_CANDIDATES).round().astype(int)]
-    return between[np.argsort(np.abs(between), kind="stable")]
 
 
 def _offset_for(aim: Aim, odds: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
