@@ -2,7 +2,8 @@
 """How a task's probabilities become a decision (ours), fitted on validation posts: a temperature and offsets.
 
 The temperature makes probabilities as often right as they say (Guo et al. 2017). Offsets are added to log-probabilities, of
-several labels to log-odds: for the largest macro-F1 that probabilities let expect, or for a precision or recall that is asked for.
+several labels to log-odds: for the largest macro-F1 that probabilities let expect, or for a precision or recall that is
+asked for.
 
 Shapes: N validation posts with a label, C labels of a task.
 """
@@ -140,8 +141,8 @@ def _expected(task: dict, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     kind, truth = kind_of(task), torch.from_numpy(labels)
     values = torch.from_numpy(np.log(scores) if labels.ndim == 1 else _log_odds(scores))
 
-    def loss(bias: np.ndarray) -> tuple[float, np.ndarray]:
-        bias = torch.tensor(bias, requires_grad=True)
+    def loss(at: np.ndarray) -> tuple[float, np.ndarray]:
+        bias = torch.tensor(at, requires_grad=True)
         total = kind.losses(values + bias, truth, None, 0.0)[0].sum() + CAUTION * bias.square().sum()
         total.backward()
         return float(total.detach()), bias.grad.numpy()
