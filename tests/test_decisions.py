@@ -113,6 +113,12 @@ def test_a_temperature_makes_probabilities_as_right_as_they_say():
     assert after["macro_f1"] == before["macro_f1"] and after["auroc"] == pytest.approx(before["auroc"], abs=0.05)
 
 
+def test_few_posts_that_are_all_told_right_make_nothing_certain():
+    labels = torch.arange(100) % 3
+    rule = fitted(MOOD, 4 * torch.eye(3, dtype=torch.float64)[labels], labels)
+    assert 0.2 < rule["temperature"] < 1 and min(rule["doubts"]) > 1e-6
+
+
 def test_the_calibration_error_by_hand():
     table = reliability(np.array([0.9, 0.92, 0.92, 0.94, 0.1]), np.array([1, 1, 1, 0, 0]))
     assert table == [[0.1, 0.0, 1], [pytest.approx(2.74 / 3), 1.0, 3], [0.94, 0.0, 1]]

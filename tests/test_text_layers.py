@@ -140,6 +140,6 @@ def test_another_width_is_refused_by_name(fitted):
 
 
 def test_one_encoder_is_expected_to_be_heard_once():
-    assert expected_weights(["words", "text", "network"]) == pytest.approx([0.325, 0.325, 0.35])
+    assert expected_weights(["words", "text", "network"]) == pytest.approx([1 / 3] * 3)
     found = expected_weights(["words", "text", "text_layers", "neighbours", "network"])
-    assert found == pytest.approx([0.65 / 3, 0.65 / 6, 0.65 / 6, 0.65 / 3, 0.35])
+    assert found == pytest.approx([1 / 4, 1 / 8, 1 / 8, 1 / 4, 1 / 4])

@@ -26,8 +26,7 @@ logger = logging.getLogger(__name__)
 FOLDS = 5  # where the model has one member
 MOST_POSTS = 20_000  # of training, to which linear experts and weights are fitted: more would change neither
 LEAST_HEARD = 0.02  # weights below are taken for 0
-NETWORK_SHARE = 0.35  # of the weights that are expected before any post is seen; the others share the rest
-CAUTION = 0.2  # how much weights are drawn to those
+CAUTION = 0.1  # how much weights are drawn to those that are expected before any post is seen
 
 
 @dataclass
@@ -173,17 +172,16 @@ def fit_experts(
 
 
 def expected_weights(names: list[str]) -> list[float]:
-    """What experts of these names are expected to weigh, of sum 1 with the network among them."""
+    """What experts of these names are expected to weigh, of sum 1: all the same."""
     # both experts on the text encoder count as one, or texts would outweigh neighbours
     sources = ["text" if name == TEXT_LAYERS else name for name in names]
-    rest = (1 - NETWORK_SHARE) / max(1, len(set(sources) - {"network"}))
-    return [NETWORK_SHARE if name == "network" else rest / sources.count(name) for name in sources]
+    return [1 / len(set(sources)) / sources.count(name) for name in sources]
 
 
 def expert_weights(
     task: dict, scores: dict[str, Tensor], labels: Tensor, present: dict[str, Tensor]
 ) -> dict[str, float] | None:
-    """Weights of experts, of sum 1, under which the labels are likeliest, each class counting alike; None without labels.
+    """Weights of experts, of sum 1, under which the labels are likeliest; None without labels.
 
     They are drawn to weights that are expected of any task, so that few posts do not silence an expert.
 
@@ -203,8 +201,6 @@ def expert_weights(
     spread = 1.0 if kind.is_classification else max(float(labels[known].double().std(correction=0)), 1e-6)
     heard = torch.stack([speaks[name][known] for name in names]).double()
     truth = labels[known]
-    weights = kind.balanced_weights(task, truth.tolist())
-    class_weights = None if weights is None else torch.tensor(weights, dtype=torch.float64)
     shape = (1,) if said.dim() == 2 else (said.shape[-1],)
     expected = torch.tensor(expected_weights(names), dtype=torch.float64)
 
@@ -216,7 +212,7 @@ def expert_weights(
             weight, bias, total = weight / total, 0 * bias, torch.ones((), dtype=torch.float64)
         shares = weight[:, None] * heard
         shares = shares / shares.sum(0).clamp(min=1e-3) * total
-        losses, counts = kind.losses(torch.einsum("en,en...->n...", shares, said) + bias, truth, class_weights, 0.0)
+        losses, counts = kind.losses(torch.einsum("en,en...->n...", shares, said) + bias, truth, None, 0.0)
         mean = losses.sum() / counts.sum() / spread**2 + CAUTION * (weight / total - expected).square().sum()
         mean.backward()
         return float(mean.detach()), values.grad.numpy()
