@@ -385,7 +385,7 @@ class Regression(TaskKind):
         return {"type": "score", "score": prediction}
 
     def label(self, task: dict, label: Tensor) -> float | None:
-        return None if label.isnan().any() else float(label)
+        return None if label.isnan().any() else float(str(label.float().numpy()))  # 1.63, not 1.6299999952
 
     def summary(self, task: dict, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Standardised; C is 1."""

@@ -266,7 +266,7 @@ def test_a_benchmark_leaves_cells_rows_and_tables(bench):
     }  # fmt: skip
     text = (bench.output / "results.md").read_text(encoding="utf-8")
     assert "## memes" in text and "**, best baseline" in text and "## All sets" not in text
-    assert "| method | offensive | things | mean | AUROC |" in text and "length, a value:" in text
+    assert "| method | offensive | things | mean of tasks | AUROC |" in text and "length, a value:" in text
 
 
 def test_what_is_kept_of_posts_gives_the_metrics_again(bench):

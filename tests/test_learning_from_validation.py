@@ -60,7 +60,7 @@ def test_the_default_learns_from_validation_posts_and_says_so(place, encoders, c
         key_number(key) for key, split in json.loads((run / "splits.json").read_text()).items() if split == "train"
     } == known
     with np.load(run / "held_out.npz") as found:
-        assert found["mood"].shape == (12, 2) and metrics["validation"]["mood"]["posts"] == 12
+        assert found["label.mood"].shape == (12, 2) and metrics["validation"]["mood"]["posts"] == 12
     assert main(["evaluate", str(run), "--data", str(place / "data_run"), "--split", "validation"]) == 1
     assert "the run knows all of them" in capsys.readouterr().err
     command = ["evaluate", str(run), "--data", str(place / "data_run"), "--split", "test"]

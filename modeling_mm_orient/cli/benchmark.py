@@ -91,4 +91,4 @@ def _tables_alone(bench: Path, settings: BenchmarkSettings) -> str:
 
     from ..runs.benchmark.tables import write_results
 
-    return write_results(bench, settings.bootstrap, plots=not settings.no_plots)
+    return write_results(bench, settings.bootstrap, plots=settings.plots)

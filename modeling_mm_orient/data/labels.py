@@ -29,6 +29,10 @@ RESERVED_TASK_NAMES = (
     "neighbours",
     "problem",
     "strange_picture",
+    "decisions",
+    "explanation",
+    "abstained",
+    "error",
 )
 MOST_CLASSES = 50
 ZERO_OR_ONE = {"0": 0.0, "0.0": 0.0, "false": 0.0, "no": 0.0, "1": 1.0, "1.0": 1.0, "true": 1.0, "yes": 1.0}

@@ -74,11 +74,30 @@ def split_of_keys(splits) -> dict[str, str]:
     A post's key is its `post_key` column's, or `pictures.post_key` of its picture and text. Of a post that stands in several
     splits the training split counts, then validation: nothing that was learned from is taken for unseen.
     """
+    keys = {split: [post.get("post_key") or post_key(post) for post in splits[split]] for split in splits}
+    warn_of_repeated(keys)
     known = {}
-    for split in sorted(splits, key=lambda name: SPLITS.index(name) if name in SPLITS else len(SPLITS)):
-        for post in splits[split]:
-            known.setdefault(post.get("post_key") or post_key(post), split)
+    for split in sorted(keys, key=_rank):
+        for key in keys[split]:
+            known.setdefault(key, split)
     return known
+
+
+def warn_of_repeated(keys: dict[str, list[str]]) -> None:
+    """Log how many posts of a split stand, by their keys, in one that is learned from before it."""
+    first: dict[str, str] = {}
+    for split in sorted(keys, key=_rank):
+        repeated = Counter(first[key] for key in keys[split] if key in first)
+        for before, count in repeated.items():
+            logger.warning(
+                "%d of %d %s posts stand in %s too, with the same picture and text: they are scored all the same",
+                *(count, len(keys[split]), split, before),
+            )
+        first = dict.fromkeys(keys[split], split) | first
+
+
+def _rank(split: str) -> int:
+    return SPLITS.index(split) if split in SPLITS else len(SPLITS)
 
 
 def assign_known_splits(posts, known: dict[str, str]) -> dict[str | None, list[int]]:

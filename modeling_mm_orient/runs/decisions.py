@@ -46,8 +46,8 @@ def aims_of(rules: list[str], tasks: list[dict]) -> dict[str, Aim]:
     named = {task["name"]: task for task in tasks if kind_of(task).is_classification}
     aims = dict.fromkeys(named, Aim("macro_f1"))
     for rule in sorted(rules, key=lambda rule: "=" in rule):
-        name, _, text = rule.rpartition("=")
-        if name and name not in named:
+        name, of_one, text = rule.rpartition("=")
+        if of_one and name not in named:
             raise ValueError(f"--decide {rule}: {name!r} is no task with labels; there are {', '.join(named)}")
         aim = _aim(rule, text)
         for task in [name] if name else named:

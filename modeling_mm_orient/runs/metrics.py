@@ -19,6 +19,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+SAME = 1e-6  # of probabilities
 DESCRIPTION = """Macro-F1, weighted F1, accuracy, AUROC where defined, precision and recall per class, and the same of the
 majority-class predictor; for regression the mean squared and absolute error and the correlation."""
 ARGUMENTS = """
@@ -44,7 +45,7 @@ def single_label_metrics(references: np.ndarray, scores: np.ndarray, decided: np
     )
     return {
         **_f1_and_accuracy(references, predicted, classes, ""),
-        "auroc": _single_label_auroc(references, scores),
+        "auroc": _mean_auroc(references[:, None] == np.arange(scores.shape[1]), scores),
         **_calibration(scores.max(-1), scores.argmax(-1) == references),
         "precision": precision.tolist(),
         "recall": recall.tolist(),
@@ -64,15 +65,9 @@ def multi_label_metrics(references: np.ndarray, scores: np.ndarray, decided: np.
     precision, recall, _, support = precision_recall_fscore_support(
         references, predicted, average=None, zero_division=0
     )
-    both = (references.min(0) == 0) & (references.max(0) == 1)
-    auroc = (
-        float(np.mean([roc_auc_score(references[:, c], scores[:, c]) for c in np.flatnonzero(both)]))
-        if both.any()
-        else None
-    )
     return {
         **_f1_and_accuracy(references, predicted, None, ""),
-        "auroc": auroc,
+        "auroc": _mean_auroc(references == 1, scores),
         **_calibration(scores.ravel(), references.ravel()),
         "precision": np.atleast_1d(precision).tolist(),
         "recall": np.atleast_1d(recall).tolist(),
@@ -139,11 +134,17 @@ def _f1_and_accuracy(references, predicted, classes, prefix: str) -> dict:
     }
 
 
-def _single_label_auroc(references: np.ndarray, scores: np.ndarray) -> float | None:
-    """One class against the rest, averaged over the classes that have both; None where there is none."""
-    classes = [c for c in range(scores.shape[1]) if 0 < (references == c).sum() < len(references)]
-    values = [roc_auc_score(references == c, scores[:, c]) for c in classes]
+def _mean_auroc(truth: np.ndarray, scores: np.ndarray) -> float | None:
+    """Each label against the rest, `truth` and `scores` (N, C), averaged over the labels that have both; None where there is
+    none."""
+    labels = [c for c in range(scores.shape[1]) if truth[:, c].any() and not truth[:, c].all()]
+    values = [roc_auc_score(truth[:, c], scores[:, c] if differ(scores[:, c]) else 0 * scores[:, c]) for c in labels]
     return float(np.mean(values)) if values else None
+
+
+def differ(scores: np.ndarray) -> bool:
+    """Whether probabilities (N,) rank posts: their last digits may differ where all are one."""
+    return bool(np.ptp(scores) > SAME)
 
 
 class MultimodalTaskMetrics(evaluate.Metric):

@@ -26,23 +26,27 @@ MOST_POSTS = 5_000  # of training that they learn from, so that a report stays a
 NEIGHBOURS = 32
 
 
-def single_baselines(model, inputs: dict, collator, references, tasks: list[dict], seed: int) -> dict[str, dict]:
+def single_baselines(model, inputs: dict, collator, references, tasks: list[dict], settings) -> dict[str, dict]:
     """Baseline -> split -> task -> its metrics that are numbers, and `"mean_macro_f1"`; of validation and, where there is
     one, test. Empty where training posts are too few.
 
     Args:
-        inputs: split -> posts as the model takes them. references: the training posts that are no paraphrases.
+        inputs: split -> posts as the model takes them. references: the training posts that are no paraphrases. settings: of
+            the run, whose rules they decide by.
     """
+    decide = settings.decide or []
     splits = [split for split in ("validation", "test") if split in inputs]
     posts = {split: _arrays(model, inputs[split], collator) for split in splits}
-    posts = {"test": posts["validation"]} | posts | {"train": _arrays(model, _part_of(references, seed), collator)}
+    posts = (
+        {"test": posts["validation"]} | posts | {"train": _arrays(model, _part_of(references, settings.seed), collator)}
+    )
     if len(folds_of(posts["train"].keys).unique()) < 2:
         logger.warning("no single baselines to compare with: %d training posts are too few", len(posts["train"]))
         return {}
-    found = {name: _linear(tasks, posts, expert) for name, expert in LINEAR.items()}
+    found = {name: _linear(tasks, posts, expert, decide) for name, expert in LINEAR.items()}
     if not posts["train"].ngram_ids.any():  # nobody gave any
         del found["tfidf"]
-    knn = cross_fitted(NearestNeighbours(), posts, tasks, {"k": NEIGHBOURS}, seed)
+    knn = cross_fitted(NearestNeighbours(), posts, tasks, {"k": NEIGHBOURS}, settings.seed, decide)
     found[NearestNeighbours.name] = (knn.tasks, knn.logits)
     return {
         name: {split: _numbers(metrics_of_logits(rules, logits[split], posts[split].labels)) for split in splits}
@@ -70,7 +74,7 @@ def _score(found: dict) -> float | None:
     return -sum(shares) / len(shares) if shares else None
 
 
-def _linear(tasks: list[dict], posts: dict[str, PostArrays], expert: str):
+def _linear(tasks: list[dict], posts: dict[str, PostArrays], expert: str, decide: list[str]):
     """Tasks with their fitted rule, and split -> task -> logits."""
     learned = posts["train"].and_(posts["validation"])
     folds, left_out, of_test = folds_of(learned.keys), {}, {}
@@ -89,7 +93,7 @@ def _linear(tasks: list[dict], posts: dict[str, PostArrays], expert: str):
             outputs = [reader.outputs(read_by(expert, part), fitted) for part in (learned, posts["test"])]
             outputs[0][rows] = fitted.left_out
         left_out[name], of_test[name] = (kind.form(values) for values in outputs)
-    rules = fit_decisions(tasks, left_out, learned.labels, aims_of([], tasks))
+    rules = fit_decisions(tasks, left_out, learned.labels, aims_of(decide, tasks))
     of_validation = {name: values[len(posts["train"]) :] for name, values in left_out.items()}
     return rules, {"validation": of_validation, "test": of_test}
 

@@ -205,15 +205,7 @@ def prepare_posts(prepared: Prepared) -> Prepared:
     originals = len(posts["train"])
     if description.paraphrases is not None:
         posts = add_paraphrases(posts, description.paraphrases)
-    aims_of(settings.decide or [], tasks)
-    if "greater_is_better" in settings.trainer and "metric_for_best_model" not in settings.trainer:
-        raise ValueError("`greater_is_better` is of `metric_for_best_model`: name that too")
-    best, _ = kept_by(settings.trainer, settings.keep_epoch_by)
-    if best not in (names := [*epoch_metrics(tasks), "loss"]):
-        nearest = get_close_matches(best, names, 1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(names)}"
-        setting = "metric_for_best_model" if "metric_for_best_model" in settings.trainer else "keep_epoch_by"
-        raise ValueError(f"`{setting}` {best!r} is no metric of these tasks; {hint}")
+    check_rules(settings, tasks)
     kept = [] if prepared.start is None else [head_of(task) for task in prepared.start.config.tasks]
     tasks = [  # a head that is gone on from keeps its scale
         task if head_of(task) in kept else task | kind_of(task).scale(posts["train"][LABEL_PREFIX + task["name"]])
@@ -225,6 +217,19 @@ def prepare_posts(prepared: Prepared) -> Prepared:
             for task in tasks
         ]
     return replace(prepared, posts=posts, tasks=tasks, originals=originals)
+
+
+def check_rules(settings: TrainingSettings, tasks: list[dict]) -> None:
+    """Raise ValueError unless the tasks have what decisions are for, and the metric by which an epoch is kept."""
+    aims_of(settings.decide or [], tasks)
+    if "greater_is_better" in settings.trainer and "metric_for_best_model" not in settings.trainer:
+        raise ValueError("`greater_is_better` is of `metric_for_best_model`: name that too")
+    best, _ = kept_by(settings.trainer, settings.keep_epoch_by)
+    if best not in (names := [*epoch_metrics(tasks), "loss"]):
+        nearest = get_close_matches(best, names, 1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(names)}"
+        setting = "metric_for_best_model" if "metric_for_best_model" in settings.trainer else "keep_epoch_by"
+        raise ValueError(f"`{setting}` {best!r} is no metric of these tasks; {hint}")
 
 
 def build(prepared: Prepared, feature_cache: str | None, resume: bool, overwrite: bool) -> Built:
@@ -376,7 +381,7 @@ def report(prepared: Prepared, built: Built, trainer: MMOrientTrainer) -> dict:
     if state.is_main_process:
         if built.learns_from_validation:
             with whole_file(output / HELD_OUT_FILE) as partial, partial.open("wb") as file:
-                np.savez(file, **{name: value.numpy() for name, value in found["validation"][0].items()})
+                np.savez(file, **{LABEL_PREFIX + name: value.numpy() for name, value in found["validation"][0].items()})
         write_json(output / METRICS_FILE, metrics)
         write_json(output / HISTORY_FILE, {"log": trainer.state.log_history})
         plot_metrics(metrics[judged_split(metrics)], output / METRICS_PLOT)
@@ -391,7 +396,7 @@ def _write_report(prepared: Prepared, built: Built, split: str) -> None:
     model, output, posts = built.model, prepared.output, prepared.posts
     baselines = {}
     if _all_frozen(model.config):  # of encoders that learned from the labels no baseline is independent
-        asked = (built.references, prepared.tasks, prepared.settings.seed)
+        asked = (built.references, prepared.tasks, prepared.settings)
         baselines = single_baselines(model, built.inputs, built.collator, *asked)
         write_json(output / BASELINES_FILE, baselines)
     judged = judge(model, built.inputs[split], built.collator, posts[split], {}, prepared.settings.batch_size)

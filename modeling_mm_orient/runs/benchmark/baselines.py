@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...tasks import kind_of
+from ..linear_experts import deviations
 from ..ngram_features import rarity_of, sparse_tf_idf
 from .features import MODALITIES, PostArrays
 
@@ -26,7 +27,7 @@ class Baseline:
     """What all baselines answer.
 
     `values` are the three of `hyper_parameter` that are searched, none where it has none. `seeded`: chance plays a part.
-    `reads_sequences`: regions and tokens are needed. `decides`: for what its rule is fitted, see `decisions.aims_of`.
+    `reads_sequences`: regions and tokens are needed. `decides`: its own rule, whatever is asked for.
     """
 
     name: str
@@ -34,7 +35,7 @@ class Baseline:
     values: tuple = ()
     seeded = False
     reads_sequences = False
-    decides = "macro_f1"
+    decides: str | None = None
 
     def fit(self, train: PostArrays, validation: PostArrays, tasks: list[dict], value, seed: int) -> Predict:
         """Learn from the training posts that have a label; returns posts -> task name -> logits (N, C), or (N,).
@@ -130,7 +131,7 @@ class Standardised:
         for name, values in self._parts(train):
             here = values[train.present[name]] if name in train.present else values
             here = here if len(here) else values
-            self.scales[name] = here.mean(0), here.std(0, correction=0).clamp(min=1e-6)
+            self.scales[name] = here.mean(0), deviations(here)
 
     def __call__(self, posts: PostArrays) -> dict[str, Tensor]:
         """`"image"`, `"text"`, and `"extra"` where there are task features, (N, D) each."""

@@ -110,13 +110,14 @@ def enter_set(bench: Path, name: str, facts: dict, methods: list[str]) -> None:
     """Write down what a set is and which methods have been asked for, in order.
 
     Args:
-        facts: JSON values; those of a set's name that was used before must be the same.
+        facts: JSON values; those of a set's name that has cells must be the same.
 
     Raises:
         ValueError: the name stands for something else.
     """
     path = bench / "sets" / f"{name}.json"
-    before = read_json(path) if path.is_file() else {}
+    begun = path.is_file() and any((bench / "cells" / name).glob("*/*"))
+    before = read_json(path) if begun else {}
     known = before.get("facts", facts)
     if "training" in known:  # a setting that is younger than the set had its default
         settings = completed(TrainingSettings, known["training"])

@@ -20,12 +20,14 @@ from ... import __version__
 from ...data.description import DataDescription
 from ...data.json_files import read_json, write_json
 from ...data.locks import only_one
+from ...data.splits import warn_of_repeated
 from ...data.worker_processes import CONTEXT, worker_pool
 from ...features.cache import DEFAULT_FEATURE_CACHE
 from ...tasks import kind_of, probabilities_of
 from ..cpu_memory import reuse_memory
 from ..scoring import metrics_of_logits
 from ..settings import TrainingSettings
+from ..training import check_rules
 from .cell_files import NOISE, Cell, cell_file, check_set_name, enter_set, noise_file, read_cell, write_cell
 from .cross_fitting import BASELINES, Outcome, cross_fitted, search
 from .decision_rival import DecisionRival
@@ -66,13 +68,18 @@ def benchmark(
     check_set_name(name)
     check_fields(methods, config_of(preset))
     data = read_benchmark_data(description, preset, training, feature_cache, skip_bad_posts)
+    check_rules(training, data.tasks)
+    warn_of_repeated(data.keys)
+    for task in data.tasks:
+        if not kind_of(task).known(data.labels["test"][task["name"]]).any():
+            logger.warning("no test post has a label of %r: no table has it", task["name"])
     if settings.noise and data.arrays:
         raise ValueError("--noise makes pictures and texts worse, and encodes them: it takes no --feature-arrays")
     (bench / "sets").mkdir(parents=True, exist_ok=True)
     with only_one(bench / "sets" / f".{name}.lock", f"another process makes the cells of {name!r} in {bench}"):
         enter_set(bench, name, facts_of(data), [method.name for method in methods])
         _make_cells(data, bench, name, methods, settings)
-    return write_results(bench, settings.bootstrap, plots=not settings.no_plots)
+    return write_results(bench, settings.bootstrap, plots=settings.plots)
 
 
 def _make_cells(
@@ -211,7 +218,7 @@ class _Work:
         baseline, setting = BASELINES[method.base], self._search(method)
         self.posts  # noqa: B018 - read before the clock starts
         start = time.monotonic()
-        outcome = cross_fitted(baseline, self.posts, self.data.tasks, setting, seed)
+        outcome = cross_fitted(baseline, self.posts, self.data.tasks, setting, seed, self.data.settings.decide or [])
         cell, predict = self._scored(method, seed, outcome, start), outcome.predict
         outcome.predict = lambda others: predict(self.reader.read(others))
         return cell, self._noise(method, seed, outcome) if noise else None

@@ -62,8 +62,9 @@ class Results:
         return [cell.seed for cell in self.cells if (cell.set, cell.method) == (set_name, method)]
 
     def tasks(self, set_name: str, metric: str = "macro_f1") -> list[str]:
-        """The tasks that have a metric, in their order."""
-        rows = [row for cell in self.cells if cell.set == set_name for row in cell.rows]
+        """The tasks that have a metric on test, in their order."""
+        cells = [cell for cell in self.cells if cell.set == set_name]
+        rows = [row for cell in cells for row in cell.rows if row["split"] == "test"]
         return list(dict.fromkeys(row["task"] for row in rows if row[metric] is not None))
 
     def over_seeds(

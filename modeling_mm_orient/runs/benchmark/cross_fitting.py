@@ -6,7 +6,7 @@ Shapes: N posts, C labels of a task.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -59,7 +59,12 @@ def search(baseline: Baseline, posts: dict[str, PostArrays], tasks: list[dict]) 
 
 
 def cross_fitted(
-    baseline: Baseline, posts: dict[str, PostArrays], tasks: list[dict], setting: dict, seed: int
+    baseline: Baseline,
+    posts: dict[str, PostArrays],
+    tasks: list[dict],
+    setting: dict,
+    seed: int,
+    decide: Sequence[str] = (),
 ) -> Outcome:
     """Fit a model per fold of the training and validation posts to the other folds, and a rule to what they say of posts
     they have not learned from.
@@ -68,7 +73,7 @@ def cross_fitted(
     probabilities (of several labels log-odds, of a regression values). A network's epoch is chosen on what it leaves out.
 
     Args:
-        posts: by split. setting: of `search`.
+        posts: by split. setting: of `search`. decide: rules as of `decisions.aims_of`.
 
     Raises:
         ValueError: there are too few posts.
@@ -87,7 +92,9 @@ def cross_fitted(
         of_test.append(predict(posts["test"]))
     names = [task["name"] for task in tasks]
     left_out = {name: torch.stack([held_out[row][name] for row in range(len(learned))]) for name in names}
-    rules = fit_decisions(tasks, left_out, learned.labels, aims_of([baseline.decides], tasks))
+    rules = fit_decisions(
+        tasks, left_out, learned.labels, aims_of([baseline.decides] if baseline.decides else list(decide), tasks)
+    )
     of_validation = {name: values[len(posts["train"]) :] for name, values in left_out.items()}
     logits = {"validation": of_validation, "test": _mean(of_test)}
     return Outcome(rules, logits, setting, lambda others: _mean([predict(others) for predict in models]))

@@ -63,7 +63,7 @@ class BenchmarkSettings:
     bootstrap: int = described("resamples of the test posts for intervals", 2000, metavar="N")
     keep_runs: bool = described("keep the folders of our own methods' runs", False)
     noise: bool = described("also on test posts that are made worse, step by step", False)
-    no_plots: bool = described("tables alone", False)
+    plots: bool = described("draw the tables too", True)
 
     def __post_init__(self):
         if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):

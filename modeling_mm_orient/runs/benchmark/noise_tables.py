@@ -10,6 +10,7 @@ from statistics import fmean
 import numpy as np
 
 from ...data.degradation import DEGRADATIONS
+from ...partial_files import whole_file
 from .markdown import table
 from .methods import MM_ORIENT
 from .noise import NoiseArea, NoiseRow, NoiseSummary, means_over_tasks, noise_areas, noise_summary
@@ -101,7 +102,8 @@ def plot_noise(rows: Sequence[NoiseRow], path) -> Path:
     figure.legend(handles, labels, loc="outside lower center", ncols=min(across + 1, len(methods)), frameon=False)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    with whole_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=130)
     return path
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ...features.inputs import model_inputs
+from ...tasks import LABEL_PREFIX
 from ..predictions import predict_logits
 from ..run_folder import HELD_OUT_FILE, load_run
 from ..scoring import BEST
@@ -52,7 +53,9 @@ def trained_outcome(data: BenchmarkData, method: Method, seed: int, folder: Path
     logits = {split: predict_logits(model, rows, collator, settings.batch_size)[0] for split, rows in inputs.items()}
     if (folder / HELD_OUT_FILE).is_file():
         with np.load(folder / HELD_OUT_FILE) as found:
-            logits["validation"] = {name: torch.from_numpy(found[name]) for name in found.files}
+            logits["validation"] = {
+                name.removeprefix(LABEL_PREFIX): torch.from_numpy(found[name]) for name in found.files
+            }
 
     def predict(others):
         return predict_logits(model, others, collator, settings.batch_size)[0]

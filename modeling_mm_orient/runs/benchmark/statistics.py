@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..metrics import differ
+
 LEVEL = 0.95
-AVERAGE = "mean"  # of tasks, in place of a task's name
-AVERAGE_AUROC = "mean AUROC"
+AVERAGE = "mean of tasks"  # in place of a task's name
+AVERAGE_AUROC = "mean AUROC of tasks"
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ def auroc_of_resamples(weights: np.ndarray, labels: np.ndarray, probabilities: n
         scores, is_of = probabilities[order, label], truth[order, label]
         if is_of.all() or not is_of.any():
             continue
+        scores = scores if differ(scores) else 0 * scores
         of, others = weights[:, order[is_of]], weights[:, order[~is_of]]
         below = np.concatenate([np.zeros((len(weights), 1)), others.cumsum(1, dtype=np.float64)], 1)
         rank = [np.searchsorted(scores[~is_of], scores[is_of], side=side) for side in ("left", "right")]

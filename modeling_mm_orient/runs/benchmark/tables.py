@@ -45,12 +45,12 @@ Each baseline goes the same way:
 
 1. One hyper-parameter is chosen among three values by the mean macro-F1 on validation, with seed {SEARCH_SEED} and all
    training posts: C of linear models, k of neighbours, the learning rate of networks. The majority class has none.
-2. The training posts fall into {FOLDS} folds by their content, so that duplicates stay together. A model is fitted to each
-   {FOLDS - 1} folds; a network has at most {EPOCHS} epochs, keeps the one that is best on validation, and stops after
-   {PATIENCE} that are not better. A verdict on a validation or test post is the mean of the {FOLDS} models'
-   log-probabilities.
-3. A temperature and offsets of the decision are fitted, for macro-F1, to the validation posts and the training posts
-   together; of a training post the model counts that left it out. The majority class has no offsets.
+2. Training and validation posts fall into {FOLDS} folds by their content, so that duplicates stay together. A model is
+   fitted to each {FOLDS - 1} folds; a network has at most {EPOCHS} epochs, keeps the one that is best on the fold left out,
+   and stops after {PATIENCE} that are not better. A verdict on a test post is the mean of the {FOLDS} models'
+   log-probabilities, one on a training or validation post that of the model that left it out.
+3. A temperature and offsets of the decision are fitted to these verdicts on training and validation posts together, for
+   macro-F1 or as `--decide` says. The majority class has no offsets.
 
 `mm_orient` and `paper` are trained as `mm-orient train` trains, and their rule is that run's. The paper's form has batch
 graphs at fixed thresholds, `stage2_combine="concat"`, neither gate nor labels of neighbours, and the defaults of
@@ -147,7 +147,7 @@ def _set(results: Results, name: str, found: list[Comparison], facts: dict) -> s
             ]
             for method in methods
         ]
-        text += f"\nMacro-F1 on test, and the mean AUROC:\n\n{table(['method', *tasks, 'mean', 'AUROC'], rows)}"
+        text += f"\nMacro-F1 on test, and the mean AUROC:\n\n{table(['method', *tasks, AVERAGE, 'AUROC'], rows)}"
         text += _differences(results, name, found, tasks)
         rows = [
             [

@@ -1,0 +1,130 @@
+"""`mm-orient benchmark` on sets that are named, labelled or begun unluckily."""
+
+import csv
+import re
+import statistics
+
+import pyarrow.parquet
+import pytest
+import torch
+
+from modeling_mm_orient.cli import main
+from modeling_mm_orient.data.splits import warn_of_repeated
+from modeling_mm_orient.runs.benchmark.baselines import Standardised
+from modeling_mm_orient.runs.benchmark.cross_fitting import BASELINES, cross_fitted
+from modeling_mm_orient.runs.benchmark.features import PostArrays
+from modeling_mm_orient.runs.demo import make_memes
+from modeling_mm_orient.runs.metrics import METRICS
+
+from .helpers import save_encoders
+
+LABELS = ["mean", "file", "untested"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Memes with tasks called `mean` and `file`, and one of which no test post has a label."""
+    folder = tmp_path_factory.mktemp("odd")
+    table = make_memes(folder / "memes", 120) / "labels.csv"
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row |= {"mean": row["offensive"], "file": row["humour"]}
+        row["untested"] = "" if row["split"] == "test" else row["humour"]
+    with table.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    save_encoders(folder)
+    return folder
+
+
+def run(folder, *more, methods=("majority", "tfidf"), encoders=None) -> int:
+    command = [
+        "benchmark",
+        "--data",
+        folder / "memes",
+        "--labels",
+        *LABELS,
+        "--output",
+        folder / "bench",
+        "--epochs",
+        1,
+    ]
+    command += encoders or ["--text-encoder", folder / "text", "--vision-encoder", folder / "vision"]
+    command += ["--feature-cache", folder / "cache", "--bootstrap", 100, "--no-plots", "--seeds", 0, "--name", "odd"]
+    return main([*map(str, command), "--methods", *methods, *map(str, more)])
+
+
+def test_what_fails_at_first_does_not_settle_what_the_set_is(folder, capsys):
+    assert run(folder, encoders=["--text-encoder", folder / "none", "--vision-encoder", folder / "none"]) == 1
+    assert str(folder / "none") in capsys.readouterr().err
+    for more, message in {
+        ("--decide", "mean=precision:2"): "--decide mean=precision:2: want",
+        ("--decide", "=precision:.9"): "--decide =precision:.9: '' is no task",
+        ("--keep-epoch-by", "means_macro_f1"): "did you mean 'mean_macro_f1'?",
+    }.items():
+        assert run(folder, *more) == 1
+        assert message in capsys.readouterr().err
+    assert run(folder, methods=["majority"]) == 0
+    assert run(folder, "--decide", "most_probable", methods=["majority"]) == 1
+    assert "has a set 'odd' with other training" in capsys.readouterr().err
+
+
+def test_any_task_is_in_its_own_column_and_one_without_test_labels_in_none(folder, caplog):
+    assert run(folder, methods=["mm_orient", "majority", "tfidf"]) == 0
+    assert "no test post has a label of 'untested'" in caplog.text
+    text = (folder / "bench" / "results.md").read_text(encoding="utf-8")
+    assert "| method | mean | file | mean of tasks | AUROC |" in text
+    rows = pyarrow.parquet.read_table(folder / "bench" / "results.parquet").to_pylist()
+    by_task = {row["task"]: row for row in rows if (row["method"], row["split"]) == ("tfidf", "test")}
+    of_tasks = [by_task[task]["macro_f1"] for task in ("mean", "file")]
+    line = re.search(r"\| `tfidf` \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", text)
+    assert [float(value) for value in line.groups()] == pytest.approx([*of_tasks, statistics.mean(of_tasks)], abs=6e-4)
+
+
+def test_a_rule_that_is_asked_for_is_everybodys_but_the_majority_class(folder):
+    found = {}
+    for rule in ("macro_f1", "most_probable"):
+        posts = {split: arrays_of(count) for split, count in (("train", 200), ("validation", 60), ("test", 60))}
+        for name, setting in (("knn", {"k": 16}), ("majority", {})):
+            task = {"name": "rare", "kind": "single_label", "labels": ["a", "b"]}
+            outcome = cross_fitted(BASELINES[name], posts, [task], setting, 0, ["rare=" + rule])
+            found[name, rule] = outcome.tasks[0]["decision_offsets"]
+    assert found["knn", "macro_f1"] is not None and found["knn", "most_probable"] is None
+    assert found["majority", "macro_f1"] is None
+
+
+def arrays_of(count: int) -> PostArrays:
+    """Posts of which a tenth is of a class that both embeddings tell a little."""
+    draw = torch.Generator().manual_seed(count)
+    rare = (torch.rand(count, generator=draw) < 0.1).long()
+    embeds = {name: torch.randn(count, 6, generator=draw) + rare[:, None] for name in ("image", "text")}
+    here = torch.ones(count, dtype=torch.bool)
+    keys = [f"{number:08x}" for number in torch.randint(0, 2**31, (count,), generator=draw).tolist()]
+    return PostArrays(keys, embeds, {"image": here, "text": here}, {"rare": rare}, torch.zeros(count, 1).long())
+
+
+def test_a_feature_that_hardly_differs_in_training_does_not_drown_the_others():
+    train, others = arrays_of(100), arrays_of(50)
+    train.embeds["image"][:, 0] = 1 + 1e-5 * torch.randn(100, generator=torch.Generator().manual_seed(0))
+    scaled = Standardised(train)
+    assert scaled(others)["image"].abs().max() < 150
+    before = others.embeds["image"][:, 1]
+    assert scaled(others)["image"][:, 1].std() == pytest.approx(
+        float(before.std() / train.embeds["image"][:, 1].std()), rel=0.02
+    )
+
+
+def test_posts_of_several_splits_are_counted(caplog):
+    warn_of_repeated({"test": ["a", "b", "c", "c"], "validation": ["b"], "train": ["a", "d", "d"]})
+    assert [record.getMessage().partition(",")[0] for record in caplog.records] == [
+        "1 of 4 test posts stand in train too", "1 of 4 test posts stand in validation too",
+    ]  # fmt: skip
+
+
+def test_verdicts_that_differ_in_their_last_digit_are_as_one():
+    truth = torch.tensor([[0, 1], [1, 0], [0, 1], [1, 0]]).numpy()
+    scores = (0.54 + 1e-8 * torch.tensor([[0, 1], [1, 0], [0, 1], [1, 0]])).double().numpy()
+    assert METRICS["multi_label"](truth, scores)["auroc"] == 0.5
+    assert METRICS["single_label"](truth[:, 0], scores)["auroc"] == 0.5
