@@ -66,6 +66,8 @@ def test_what_fails_at_first_does_not_settle_what_the_set_is(folder, capsys):
     }.items():
         assert run(folder, *more) == 1
         assert message in capsys.readouterr().err
+    assert run(folder, methods=["majority", "decision:/none"]) == 1
+    assert "decision:/none: " in capsys.readouterr().err and not (folder / "bench").joinpath("cells").exists()
     assert run(folder, methods=["majority"]) == 0
     assert run(folder, "--decide", "most_probable", methods=["majority"]) == 1
     assert "has a set 'odd' with other training" in capsys.readouterr().err

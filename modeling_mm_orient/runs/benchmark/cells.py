@@ -30,7 +30,7 @@ from ..settings import TrainingSettings
 from ..training import check_rules
 from .cell_files import NOISE, Cell, cell_file, check_set_name, enter_set, noise_file, read_cell, write_cell
 from .cross_fitting import BASELINES, Outcome, cross_fitted, search
-from .decision_rival import DecisionRival
+from .decision_rival import DecisionRival, check_rival
 from .features import BenchmarkData, PostArrays, PostReader, config_of, content_of, read_benchmark_data
 from .methods import RIVAL, BenchmarkSettings, Method, check_fields
 from .noise import CellPredictor, noise_rows, stored_features
@@ -69,6 +69,9 @@ def benchmark(
     check_fields(methods, config_of(preset))
     data = read_benchmark_data(description, preset, training, feature_cache, skip_bad_posts)
     check_rules(training, data.tasks)
+    for method in methods:
+        if method.base == RIVAL:
+            check_rival(method.model)
     warn_of_repeated(data.keys)
     for task in data.tasks:
         if not kind_of(task).known(data.labels["test"][task["name"]]).any():

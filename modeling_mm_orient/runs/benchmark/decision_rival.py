@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers import pipeline
+from transformers import AutoConfig, pipeline
 from transformers.pipelines import get_supported_tasks
 
 from ...pictures import read_image, reduced, undecoded
@@ -23,6 +23,16 @@ logger = logging.getLogger(__name__)
 
 PIPELINE = "decision"
 NO_TEXT = "(no text)"
+
+
+def check_rival(model: str) -> None:
+    """Raise ValueError unless there is a pipeline, and a model of this name."""
+    if PIPELINE not in get_supported_tasks():
+        raise ValueError(f"this version of transformers has no {PIPELINE!r} pipeline; 5.24 has")
+    try:
+        AutoConfig.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"decision:{model}: {error}") from error
 
 
 class DecisionRival:
@@ -37,7 +47,8 @@ class DecisionRival:
         options: further arguments of `transformers.pipeline`, say `device` or `dtype`.
 
     Raises:
-        ValueError: an old transformers has no such pipeline; no task can be asked for; instructions for no such task.
+        ValueError: an old transformers has no such pipeline; no task can be asked for; instructions for no such task; there
+            is no such model.
     """
 
     seed = 0  # nothing is drawn
@@ -45,8 +56,7 @@ class DecisionRival:
     def __init__(
         self, model: str, tasks: list[dict], instructions: Mapping[str, str] | None = None, **options: Any
     ) -> None:
-        if PIPELINE not in get_supported_tasks():
-            raise ValueError(f"this version of transformers has no {PIPELINE!r} pipeline; 5.24 has")
+        check_rival(model)
         self.name = f"decision:{model}"
         self.tasks = [task for task in tasks if kind_of(task).is_classification]
         if passed_over := [task["name"] for task in tasks if task not in self.tasks]:
