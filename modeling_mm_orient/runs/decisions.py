@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 FEWEST_POSTS = 50  # with fewer nothing is fitted
 LEAST_GAIN = 0.01  # of expected macro-F1, for offsets to be kept
-CAUTION = 10.0  # of squared biases, beside a summed loss; of a squared logarithm of a temperature 1
+# how much is drawn to none, beside a summed loss: of squared biases, of a temperature's squared logarithm
+CAUTION_OF_BIASES, CAUTION_OF_TEMPERATURE = 10.0, 1.0
 ROUNDS = 3  # of coordinate ascent
 HOTTEST = 20.0
 QUANTILES = 21  # of doubt
@@ -93,7 +94,7 @@ def fit_temperature(task: dict, logits: Tensor, labels: Tensor) -> float:
 
     def loss(log_temperature: float) -> float:
         losses, _ = kind_of(task).losses(logits / float(np.exp(log_temperature)), labels, None, 0.0)
-        return float(losses.sum()) + log_temperature**2
+        return float(losses.sum()) + CAUTION_OF_TEMPERATURE * log_temperature**2
 
     found = minimize_scalar(loss, bounds=(-np.log(HOTTEST), np.log(HOTTEST)), method="bounded")
     return float(np.exp(found.x)) if found.fun < loss(0.0) else 1.0
@@ -144,7 +145,7 @@ def _expected(task: dict, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
     def loss(at: np.ndarray) -> tuple[float, np.ndarray]:
         bias = torch.tensor(at, requires_grad=True)
-        total = kind.losses(values + bias, truth, None, 0.0)[0].sum() + CAUTION * bias.square().sum()
+        total = kind.losses(values + bias, truth, None, 0.0)[0].sum() + CAUTION_OF_BIASES * bias.square().sum()
         total.backward()
         return float(total.detach()), bias.grad.numpy()
 

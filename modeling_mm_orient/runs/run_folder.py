@@ -16,9 +16,8 @@ logger = logging.getLogger(__name__)
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.json"
 METRICS_PLOT = "metrics.png"
-HELD_OUT_FILE = (
-    "held_out.npz"  # label.TASK -> logits of validation posts that were learned from, by who has not seen them
-)
+# label.TASK -> logits of validation posts that were learned from, by who has not seen them
+HELD_OUT_FILE = "held_out.npz"
 HISTORY_FILE = "history.json"  # the Trainer's log
 BASELINES_FILE = "baselines.json"  # see `single_baselines`
 REPORT_FILE = "report.html"

@@ -37,9 +37,8 @@ def single_baselines(model, inputs: dict, collator, references, tasks: list[dict
     decide = settings.decide or []
     splits = [split for split in ("validation", "test") if split in inputs]
     posts = {split: _arrays(model, inputs[split], collator) for split in splits}
-    posts = (
-        {"test": posts["validation"]} | posts | {"train": _arrays(model, _part_of(references, settings.seed), collator)}
-    )
+    learned = _arrays(model, _part_of(references, settings.seed), collator)
+    posts = {"test": posts["validation"]} | posts | {"train": learned}
     if len(folds_of(posts["train"].keys).unique()) < 2:
         logger.warning("no single baselines to compare with: %d training posts are too few", len(posts["train"]))
         return {}
