@@ -118,6 +118,14 @@ def test_a_feature_that_hardly_differs_in_training_does_not_drown_the_others():
     )
 
 
+def test_task_features_are_scaled_each_by_itself():
+    train = arrays_of(100)
+    draw = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
+    train.extra = draw * torch.tensor([1e4, 1e-3, 0.0]) + torch.tensor([0.0, 0.0, 0.3])
+    scaled = Standardised(train)(train)["extra"]
+    assert scaled.std(0, correction=0).tolist() == pytest.approx([1.0, 1.0, 0.0], abs=1e-5)
+
+
 def test_posts_of_several_splits_are_counted(caplog):
     warn_of_repeated({"test": ["a", "b", "c", "c"], "validation": ["b"], "train": ["a", "d", "d"]})
     assert [record.getMessage().partition(",")[0] for record in caplog.records] == [

@@ -48,7 +48,8 @@ def deviations(features: Tensor) -> Tensor:
     """Standard deviations (D,) by which features (N, D) are divided: infinite where they are less than a hundredth of the
     usual one, for what hardly differs among these posts may be anything in others."""
     found = features.std(0, correction=0)
-    return found.masked_fill(found <= 0.01 * found.square().mean().sqrt(), float("inf"))
+    least = torch.maximum(0.01 * found.square().mean().sqrt(), 1e-6 * features.mean(0).abs())  # of rounding at least
+    return found.masked_fill(found <= least, float("inf"))
 
 
 def fit_rows(task: dict, rows: Tensor, labels: Tensor, folds: Tensor, penalties=PENALTIES_OF_ROWS) -> Fitted:

@@ -131,9 +131,9 @@ class Standardised:
         for name, values in self._parts(train):
             here = values[train.present[name]] if name in train.present else values
             here = here if len(here) else values
-            # features of a task are each in a unit of its own
-            found = deviations(here) if name in train.present else here.std(0, correction=0).clamp(min=1e-6)
-            self.scales[name] = here.mean(0), found
+            # task features are each in a unit of its own
+            parts = [here] if name in train.present else here.split(1, 1)
+            self.scales[name] = here.mean(0), torch.cat([deviations(part) for part in parts])
 
     def __call__(self, posts: PostArrays) -> dict[str, Tensor]:
         """`"image"`, `"text"`, and `"extra"` where there are task features, (N, D) each."""
