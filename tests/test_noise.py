@@ -231,7 +231,7 @@ def test_tables_say_the_figures_and_the_best_first():
     rows += [row._replace(task="other", macro_f1=0.0) for row in rows]
     report = noise_report(rows)
     assert summary_table(noise_summary(noise_areas(rows))) in report
-    assert "| memes | mean | a | 1 | 0.400 | 0.200 ± 0.000 | 0.300 | 75.0% ± 0.0 |" in report
+    assert "| memes | mean of tasks | a | 1 | 0.400 | 0.200 ± 0.000 | 0.300 | 75.0% ± 0.0 |" in report
 
 
 def test_a_curve_is_the_mean_over_seeds_with_their_deviation():
