@@ -90,6 +90,26 @@ def test_each_of_several_labels_has_a_cut_off_of_its_own():
     assert rule["decision_offsets"][0] > 0
 
 
+@pytest.mark.parametrize("count", [80, 1500])
+def test_a_label_that_no_post_has_is_not_made_likelier(count):
+    logits, labels = tagged(count, 0)
+    labels[:, 0] = 0
+    rule = fitted(TAGS, logits, labels)
+    assert rule["decision_offsets"][0] == 0 < rule["decision_offsets"][1]
+    logits, labels = rare(count, 0)
+    logits, labels = logits - torch.tensor([0.0, 0.0, 4.0]), labels.where(labels < 2, 0)
+    rule = fitted(MOOD, logits, labels)
+    decided = kind_of(rule).decided(rule, probabilities_of([rule], {"mood": logits})["mood"])
+    assert rule["decision_offsets"] is not None and not (decided == 2).any()
+
+
+def test_a_label_that_all_are_expected_to_have_is_given_to_all():
+    logits = torch.from_numpy(np.random.default_rng(0).normal(size=(300, 2)))
+    rule = fitted(TAGS, logits, torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 0.0]]).repeat(100, 1))
+    decided = kind_of(rule).decided(rule, probabilities_of([rule], {"tags": logits})["tags"])
+    assert (decided[:, 0] == 1).all()
+
+
 @pytest.mark.parametrize("kind", ["precision", "recall"])
 def test_a_precision_or_recall_that_is_asked_for(kind, caplog):
     logits, labels = rare(500, 0)

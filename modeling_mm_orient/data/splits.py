@@ -74,19 +74,14 @@ def split_of_keys(splits) -> dict[str, str]:
     A post's key is its `post_key` column's, or `pictures.post_key` of its picture and text. Of a post that stands in several
     splits the training split counts, then validation: nothing that was learned from is taken for unseen.
     """
-    keys = {split: [post.get("post_key") or post_key(post) for post in splits[split]] for split in splits}
-    warn_of_repeated(keys)
-    known = {}
-    for split in sorted(keys, key=_rank):
-        for key in keys[split]:
-            known.setdefault(key, split)
-    return known
+    return first_splits({split: [post.get("post_key") or post_key(post) for post in splits[split]] for split in splits})
 
 
-def warn_of_repeated(keys: dict[str, list[str]]) -> None:
-    """Log how many posts of a split stand, by their keys, in one that is learned from before it."""
+def first_splits(keys: dict[str, list[str]]) -> dict[str, str]:
+    """Post key -> the first split that it stands in, training before validation; how many stand in later ones too is
+    logged."""
     first: dict[str, str] = {}
-    for split in sorted(keys, key=_rank):
+    for split in sorted(keys, key=lambda name: SPLITS.index(name) if name in SPLITS else len(SPLITS)):
         repeated = Counter(first[key] for key in keys[split] if key in first)
         for before, count in repeated.items():
             logger.warning(
@@ -94,10 +89,7 @@ def warn_of_repeated(keys: dict[str, list[str]]) -> None:
                 *(count, len(keys[split]), split, before),
             )
         first = dict.fromkeys(keys[split], split) | first
-
-
-def _rank(split: str) -> int:
-    return SPLITS.index(split) if split in SPLITS else len(SPLITS)
+    return first
 
 
 def assign_known_splits(posts, known: dict[str, str]) -> dict[str | None, list[int]]:

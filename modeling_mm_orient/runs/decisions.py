@@ -138,7 +138,7 @@ def _offsets(task: dict, scores: np.ndarray, labels: np.ndarray, aim: Aim) -> li
 
 def _expected(task: dict, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """How probable it is that a label is one of a post's, (N, C): `scores` with a bias per label, drawn to none, under which
-    `labels` are likeliest."""
+    `labels` are likeliest; 0 of a label that none of these posts has."""
     # what is counted on posts instead is followed too closely: a rare label has few of them
     kind, truth = kind_of(task), torch.from_numpy(labels)
     values = torch.from_numpy(np.log(scores) if labels.ndim == 1 else _log_odds(scores))
@@ -150,7 +150,8 @@ def _expected(task: dict, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
         return float(total.detach()), bias.grad.numpy()
 
     bias = minimize(loss, np.zeros(scores.shape[1]), jac=True, method="L-BFGS-B").x
-    return kind.probabilities(values + torch.from_numpy(bias)).double().numpy()
+    there = (labels[:, None] == np.arange(len(bias)) if labels.ndim == 1 else labels == 1).any(0)
+    return kind.probabilities(values + torch.from_numpy(bias)).double().numpy() * there
 
 
 def _expected_f1(task: dict, scores: np.ndarray, expected: np.ndarray, offsets: np.ndarray | None) -> float:
@@ -202,15 +203,16 @@ def _best_offset(values: np.ndarray, expected: np.ndarray, c: int, now: float) -
 
 
 def _label_offsets(scores: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """Offsets (C,) of several labels, each for its own expected F1."""
-    offsets = np.zeros(scores.shape[1])
-    for c, total in enumerate(expected.sum(0)):
+    """Offsets (C,) of several labels, each for its own expected F1; 0 where no post is expected to have it."""
+    totals, offsets = expected.sum(0), np.zeros(scores.shape[1])
+    for c in np.flatnonzero(totals):
         odds = np.sort(_log_odds(scores[:, c]))[::-1]
         likely = np.sort(expected[:, c])[::-1]  # a bias changes no order
-        f1 = 2 * likely.cumsum() / (np.arange(1, len(odds) + 1) + total)
+        f1 = 2 * likely.cumsum() / (np.arange(1, len(odds) + 1) + totals[c])
         f1[:-1][odds[:-1] == odds[1:]] = -1.0  # of equals none is given without the others
         best = f1.argmax()
-        offsets[c] = -(odds[best] + odds[min(best + 1, len(odds) - 1)]) / 2
+        below = odds[best + 1] if best + 1 < len(odds) else odds[best] - 1
+        offsets[c] = -(odds[best] + below) / 2
     return offsets
 
 

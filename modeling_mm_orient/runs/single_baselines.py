@@ -18,6 +18,7 @@ from .benchmark.features import PostArrays, arrays_of
 from .decisions import aims_of, fit_decisions
 from .expert_readers import read_by, reader_of
 from .scoring import metrics_of_logits
+from .settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,9 @@ MOST_POSTS = 5_000  # of training that they learn from, so that a report stays a
 NEIGHBOURS = 32
 
 
-def single_baselines(model, inputs: dict, collator, references, tasks: list[dict], settings) -> dict[str, dict]:
+def single_baselines(
+    model, inputs: dict, collator, references, tasks: list[dict], settings: TrainingSettings
+) -> dict[str, dict]:
     """Baseline -> split -> task -> its metrics that are numbers, and `"mean_macro_f1"`; of validation and, where there is
     one, test. Empty where training posts are too few.
 

@@ -20,7 +20,7 @@ from ... import __version__
 from ...data.description import DataDescription
 from ...data.json_files import read_json, write_json
 from ...data.locks import only_one
-from ...data.splits import warn_of_repeated
+from ...data.splits import first_splits
 from ...data.worker_processes import CONTEXT, worker_pool
 from ...features.cache import DEFAULT_FEATURE_CACHE
 from ...tasks import kind_of, probabilities_of
@@ -67,12 +67,12 @@ def benchmark(
     """
     check_set_name(name)
     check_fields(methods, config_of(preset))
-    data = read_benchmark_data(description, preset, training, feature_cache, skip_bad_posts)
-    check_rules(training, data.tasks)
     for method in methods:
         if method.base == RIVAL:
             check_rival(method.model)
-    warn_of_repeated(data.keys)
+    data = read_benchmark_data(description, preset, training, feature_cache, skip_bad_posts)
+    check_rules(training, data.tasks)
+    first_splits(data.keys)  # it logs those of several
     for task in data.tasks:
         if not kind_of(task).known(data.labels["test"][task["name"]]).any():
             logger.warning("no test post has a label of %r: no table has it", task["name"])

@@ -92,9 +92,8 @@ def cross_fitted(
         of_test.append(predict(posts["test"]))
     names = [task["name"] for task in tasks]
     left_out = {name: torch.stack([held_out[row][name] for row in range(len(learned))]) for name in names}
-    rules = fit_decisions(
-        tasks, left_out, learned.labels, aims_of([baseline.decides] if baseline.decides else list(decide), tasks)
-    )
+    aims = aims_of([baseline.decides] if baseline.decides else [*decide], tasks)
+    rules = fit_decisions(tasks, left_out, learned.labels, aims)
     of_validation = {name: values[len(posts["train"]) :] for name, values in left_out.items()}
     logits = {"validation": of_validation, "test": _mean(of_test)}
     return Outcome(rules, logits, setting, lambda others: _mean([predict(others) for predict in models]))
