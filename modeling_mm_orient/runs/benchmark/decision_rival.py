@@ -28,7 +28,7 @@ NO_TEXT = "(no text)"
 def check_rival(model: str) -> None:
     """Raise ValueError unless there is a pipeline, and a model of this name."""
     if PIPELINE not in get_supported_tasks():
-        raise ValueError(f"this version of transformers has no {PIPELINE!r} pipeline; 5.24 has")
+        raise ValueError(f"decision:{model}: this version of transformers has no {PIPELINE!r} pipeline; 5.24 has")
     try:
         AutoConfig.from_pretrained(model)
     except (OSError, ValueError) as error:
