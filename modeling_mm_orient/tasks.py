@@ -158,7 +158,7 @@ class TaskKind:
         return average, spread.sqrt().clamp(min=1e-6)
 
     def counts(self, task: dict, labels: list) -> dict[str, int]:
-        """How often each label stands among those of `label` that are known."""
+        """How often each label stands among those of `label`, None where missing."""
         raise NotImplementedError
 
     def has_positives(self, task: dict) -> bool:
@@ -322,7 +322,7 @@ class MultiLabel(TaskKind):
         return [(len(rows) - count) / count if 0 < count < len(rows) else 1.0 for count in there.tolist()]
 
     def counts(self, task: dict, labels: list) -> dict[str, int]:
-        found = Counter(name for names in labels for name in names)
+        found = Counter(name for names in labels if names is not None for name in names)
         return {name: found[name] for name in task["labels"]}
 
 
@@ -450,14 +450,14 @@ def probabilities_of(tasks: list[dict], logits: dict) -> dict[str, Tensor]:
 
 
 def check_abstention(tasks: list[dict], share: float) -> None:
-    """Raise ValueError unless a share of verdicts of every task with labels can be left to a person."""
+    """Raise ValueError unless a share of verdicts of each of these tasks, of those with labels, can be left to a person."""
     if not isinstance(share, (int, float)) or not 0 <= share < 1:
         raise ValueError(f"`abstain` must be a share from 0 to below 1, got {share!r}")
     for task in tasks:
         if share and kind_of(task).is_classification and task.get("doubts") is None:
             raise ValueError(
-                f"`abstain`: how doubtful verdicts of {task['name']!r} are is not known, too few posts with a label were "
-                "left to fit that"
+                f"`abstain`: how doubtful verdicts of {task['name']!r} are is not known: its head is not trained, or too "
+                "few posts with a label were left to fit that"
             )
 
 

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from modeling_mm_orient.cli import main
+from modeling_mm_orient.data.labels import RESERVED_TASK_NAMES
 from modeling_mm_orient.data.splits import first_splits
 from modeling_mm_orient.runs.benchmark.baselines import Standardised
 from modeling_mm_orient.runs.benchmark.cross_fitting import BASELINES, cross_fitted
 from modeling_mm_orient.runs.benchmark.features import PostArrays
+from modeling_mm_orient.runs.benchmark.statistics import AVERAGE, AVERAGE_AUROC
 from modeling_mm_orient.runs.demo import make_memes
 from modeling_mm_orient.runs.metrics import METRICS
 
@@ -83,6 +85,30 @@ def test_any_task_is_in_its_own_column_and_one_without_test_labels_in_none(folde
     of_tasks = [by_task[task]["macro_f1"] for task in ("mean", "file")]
     line = re.search(r"\| `tfidf` \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", text)
     assert [float(value) for value in line.groups()] == pytest.approx([*of_tasks, statistics.mean(of_tasks)], abs=6e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("sets/lego.json", '{"hello": 1}', "lego.json: no set of a benchmark"),
+        ("cells/x/y/0.npz", "mine", "0.npz: no sound cell of a benchmark"),
+        ("cells/x/y/0.noise.json", '{"rows": [{"set": "x"}]}', "0.noise.json: no sound rows under noise"),
+        ("results.md", "my notes", "results.md is of no benchmark, and would be replaced"),
+        ("", "my notes", "is no folder"),
+    ],
+)
+def test_what_is_none_of_a_benchmarks_is_told_before_the_first_cell(folder, tmp_path, capsys, name, content, message):
+    place = tmp_path / "bench" / name if name else tmp_path / "bench"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(content, encoding="utf-8")
+    before = sorted(tmp_path.rglob("*"))
+    assert run(folder, "--output", tmp_path / "bench") == 1
+    assert message in capsys.readouterr().err
+    assert place.read_text(encoding="utf-8") == content and sorted(tmp_path.rglob("*")) == before
+
+
+def test_no_task_is_called_as_the_mean_of_all():
+    assert {AVERAGE, AVERAGE_AUROC} <= {*RESERVED_TASK_NAMES}
 
 
 def test_a_rule_that_is_asked_for_is_everybodys_but_the_majority_class():

@@ -223,6 +223,30 @@ def test_a_benchmark_takes_it_for_a_method(chat_model, tmp_path, capsys):
     assert "decision:MODEL names a chat model" in capsys.readouterr().err
 
 
+def test_a_benchmark_asks_it_for_labels_and_others_for_numbers_too(chat_model, tmp_path, capsys):
+    table = make_memes(tmp_path / "memes", 60) / "labels.csv"
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = [row | {"score": f"{number}.5"} for number, row in enumerate(csv.DictReader(file))]
+    with table.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    command = ["benchmark", "--data", tmp_path / "memes", *save_encoders(tmp_path), "--output", tmp_path / "b"]
+    command += ["--feature-cache", tmp_path / "cache", "--seeds", 0, "--no-plots", "--bootstrap", 100]
+    command = [*map(str, command), "--methods", "tfidf", f"decision:{chat_model}", "--labels"]
+    assert main([*command, "score"]) == 1
+    assert "decision:" in (said := capsys.readouterr().err) and "no task with labels to ask for" in said
+    assert not (tmp_path / "b").exists()
+    assert main([*command, "score", "humour"]) == 0
+    cells = {cell.method.partition(":")[0]: cell for cell in read_cells(tmp_path / "b")}
+    assert [*cells["tfidf"].decided] == ["score", "humour"] and [*cells["decision"].decided] == ["humour"]
+    for cell in cells.values():
+        (row,) = [row for row in cell.rows if (row["task"], row["split"]) == ("humour", "test")]
+        known = cell.labels["humour"] >= 0
+        accuracy = (cell.labels["humour"] == cell.decided["humour"])[known].mean()
+        assert row["accuracy"] == pytest.approx(accuracy, abs=1e-6)
+
+
 def load_labels(memes) -> list[str]:
     with (memes / "labels.csv").open(encoding="utf-8", newline="") as file:
         return sorted({row["humour"] for row in csv.DictReader(file)} - {""})

@@ -1,8 +1,10 @@
 """From what a table says to tasks and labels."""
 
+from pathlib import Path
+
 import pytest
 
-from modeling_mm_orient.data.labels import is_missing
+from modeling_mm_orient.data.labels import RESERVED_TASK_NAMES, is_missing
 from modeling_mm_orient.data.problems import DataProblems
 from modeling_mm_orient.data.reading import account_for_rows, read_posts
 
@@ -67,6 +69,8 @@ def test_label_maps_and_columns(tmp_path):
 def test_reserved_task_names(tmp_path):
     with pytest.raises(ValueError, match="cannot be called 'text'"):
         read_posts(describe(write_folder(tmp_path / "d"), labels=["text"]))
+    guide = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in guide.partition("called anything but")[2][:500] for name in RESERVED_TASK_NAMES)
 
 
 def test_a_list_among_single_labels_and_numbers_of_any_length(tmp_path):

@@ -9,9 +9,11 @@ import torch
 
 from modeling_mm_orient import MMOrientForMultiTaskClassification, MMOrientProcessor
 from modeling_mm_orient.cli import main
+from modeling_mm_orient.data.json_files import read_json
 from modeling_mm_orient.data.problems import DataProblems
 from modeling_mm_orient.data.reading import account_for_rows, read_posts
 from modeling_mm_orient.numeric_columns import fitted_columns, standardised
+from modeling_mm_orient.runs.report.contents import label_counts_by_split
 
 from .helpers import describe, write_folder
 
@@ -47,6 +49,17 @@ def test_a_cell_of_a_group_may_miss_but_not_be_anything(tmp_path):
     rows[2]["joy"] = "maybe"
     with pytest.raises(DataProblems, match=r"labels.csv:4: joy is 'maybe', not 0 or 1"):
         read_posts(describe(write_folder(tmp_path / "b", rows), **GROUP))
+
+
+def test_a_group_with_an_empty_cell_is_trained_on(tmp_path):
+    rows = [row | {"joy": "" if i in (1, 9, 13) else row["joy"]} for i, row in enumerate(ROWS)]
+    folder, run = write_folder(tmp_path / "posts", rows), tmp_path / "run"
+    command = ["train", "--data", folder, "--labels", "emotions=joy,sadness", "--text-column", "title", "--epochs", 1]
+    assert main([*map(str, command), "--output", str(run)]) == 0
+    assert read_json(run / "metrics.json")["test"]["emotions"]["posts"] == 3
+    posts, tasks, _ = read_posts(describe(folder, **GROUP))
+    counts = label_counts_by_split(posts, tasks)["emotions"]
+    assert counts["train"] == {"joy": 3, "sadness": 4, "": 1} and counts["test"] == {"joy": 1, "sadness": 2, "": 1}
 
 
 @pytest.mark.parametrize("said", ["emotions=joy", "=joy,sadness", "emotions=joy,,x", "emotions=joy,joy"])

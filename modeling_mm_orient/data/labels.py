@@ -33,6 +33,8 @@ RESERVED_TASK_NAMES = (
     "explanation",
     "abstained",
     "error",
+    "mean of tasks",
+    "mean AUROC of tasks",
 )
 MOST_CLASSES = 50
 ZERO_OR_ONE = {"0": 0.0, "0.0": 0.0, "false": 0.0, "no": 0.0, "1": 1.0, "1.0": 1.0, "true": 1.0, "yes": 1.0}
@@ -119,8 +121,7 @@ def label_counts(task: dict, posts: datasets.DatasetDict) -> dict[str, int]:
     kind = kind_of(task)
     if not kind.is_classification:
         return {"known": len(values)}
-    found = [kind.label(task, label) for label in kind.collate(task, values)]
-    return kind.counts(task, [label for label in found if label is not None])
+    return kind.counts(task, [kind.label(task, label) for label in kind.collate(task, values)])
 
 
 def untrainable(tasks: list[dict], posts: list[dict]) -> list[Problem]:

@@ -121,8 +121,8 @@ def inspect_memory(run: str) -> dict:
     labels = {}
     for task in memory.tasks:
         values = [memory.label(task, entry) for entry in range(len(memory))]
-        known = [value for value in values if value is not None]
-        labels[task["name"]] = {"labelled": len(known)} | kind_of(task).counts(task, known)
+        known = sum(value is not None for value in values)
+        labels[task["name"]] = {"labelled": known} | kind_of(task).counts(task, values)
     return {
         "file": str(path),
         "posts": len(memory),

@@ -20,6 +20,8 @@ from ...partial_files import whole_file
 from ..settings import TrainingSettings
 
 NOISE = ".noise.json"
+RESULTS = ("results.md", "results.parquet", "noise.parquet", "macro_f1.png", "differences.png", "noise.png")
+NAMED = ("set", "method", "seed")  # what every row says of where it is from
 SET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
@@ -60,9 +62,14 @@ def noise_file(bench: Path, set_name: str, method_folder: str, seed: int) -> Pat
 
 
 def read_noise(bench: Path) -> list[dict]:
-    """All rows of `noise.noise_rows`, by set, method and seed."""
-    rows = [row for path in sorted((bench / "cells").glob(f"*/*/*{NOISE}")) for row in read_json(path)["rows"]]
-    return sorted(rows, key=lambda row: (row["set"], row["method"], row["seed"]))
+    """All rows of `noise.noise_rows`, by set, method and seed. Raises ValueError, with its path, where a file has none."""
+    rows = []
+    for path in sorted((bench / "cells").glob(f"*/*/*{NOISE}")):
+        found = read_json(path).get("rows")
+        if not isinstance(found, list) or not all(isinstance(row, dict) and {*NAMED} <= {*row} for row in found):
+            raise ValueError(f"{path}: no sound rows under noise; remove it to make it again")
+        rows += found
+    return sorted(rows, key=lambda row: [row[name] for name in NAMED])
 
 
 def write_cell(path: Path, cell: Cell) -> None:
@@ -102,8 +109,25 @@ def read_cells(bench: Path) -> list[Cell]:
 
 
 def read_sets(bench: Path) -> dict[str, dict]:
-    """Set name -> what is known of it, in the order of names."""
-    return {path.stem: read_json(path) for path in sorted((bench / "sets").glob("*.json"))}
+    """Set name -> what is known of it, in the order of names. Raises ValueError, with its path, where a file is none."""
+    return {path.stem: _read_set(path) for path in sorted((bench / "sets").glob("*.json"))}
+
+
+def check_folder(bench: Path) -> None:
+    """Raise ValueError, with a path, unless all that lies where results will be written is of a benchmark, or nothing is."""
+    if bench.exists() and not bench.is_dir():
+        raise ValueError(f"{bench} is no folder; choose another --output")
+    if not read_sets(bench) and (found := [name for name in RESULTS if (bench / name).exists()]):
+        raise ValueError(f"{bench / found[0]} is of no benchmark, and would be replaced; choose another --output")
+    read_cells(bench)
+    read_noise(bench)
+
+
+def _read_set(path: Path) -> dict:
+    said = read_json(path)
+    if not isinstance(said.get("facts"), dict) or not isinstance(said.get("methods"), list):
+        raise ValueError(f"{path}: no set of a benchmark; choose another --output, or remove it")
+    return said
 
 
 def enter_set(bench: Path, name: str, facts: dict, methods: list[str]) -> None:
@@ -117,7 +141,7 @@ def enter_set(bench: Path, name: str, facts: dict, methods: list[str]) -> None:
     """
     path = bench / "sets" / f"{name}.json"
     begun = path.is_file() and any((bench / "cells" / name).glob("*/*"))
-    before = read_json(path) if begun else {}
+    before = _read_set(path) if begun else {}
     known = before.get("facts", facts)
     if "training" in known:  # a setting that is younger than the set had its default
         settings = completed(TrainingSettings, known["training"])

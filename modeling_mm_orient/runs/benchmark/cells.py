@@ -28,9 +28,19 @@ from ..cpu_memory import reuse_memory
 from ..scoring import metrics_of_logits
 from ..settings import TrainingSettings
 from ..training import check_rules
-from .cell_files import NOISE, Cell, cell_file, check_set_name, enter_set, noise_file, read_cell, write_cell
+from .cell_files import (
+    NOISE,
+    Cell,
+    cell_file,
+    check_folder,
+    check_set_name,
+    enter_set,
+    noise_file,
+    read_cell,
+    write_cell,
+)
 from .cross_fitting import BASELINES, Outcome, cross_fitted, search
-from .decision_rival import DecisionRival, check_rival
+from .decision_rival import DecisionRival, check_rival, choices_of
 from .features import BenchmarkData, PostArrays, PostReader, config_of, content_of, read_benchmark_data
 from .methods import RIVAL, BenchmarkSettings, Method, check_fields
 from .noise import CellPredictor, noise_rows, stored_features
@@ -62,16 +72,21 @@ def benchmark(
         preset: from `load_preset`, with its encoders. training: of our own methods.
 
     Raises:
-        ValueError: a method's field is wrong, the data has not all splits, or the name stands for another set.
+        ValueError: a method's field is wrong, the data has not all splits, the name stands for another set, or the folder
+            holds what is none of a benchmark's.
         DataProblems: see `read_posts`. FileExistsError: another process is at work on the set.
     """
     check_set_name(name)
+    check_folder(bench)
     check_fields(methods, config_of(preset))
     for method in methods:
         if method.base == RIVAL:
             check_rival(method.model)
     data = read_benchmark_data(description, preset, training, feature_cache, skip_bad_posts)
     check_rules(training, data.tasks)
+    for method in methods:
+        if method.base == RIVAL:
+            choices_of(data.tasks, method.name)
     first_splits(data.keys)  # it logs those of several
     for task in data.tasks:
         if not kind_of(task).known(data.labels["test"][task["name"]]).any():
@@ -289,7 +304,7 @@ class _Work:
             rows=rows,
             keys=self.data.keys["test"],
             ids=[str(name) for name in self.data.posts["test"]["id"]],
-            labels={name: values.numpy() for name, values in labels["test"].items()},
+            labels={task["name"]: labels["test"][task["name"]].numpy() for task in outcome.tasks},
             decided=decided,
             probabilities={name: values.float().numpy() for name, values in probabilities.items()},
         )

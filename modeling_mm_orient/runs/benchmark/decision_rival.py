@@ -35,6 +35,14 @@ def check_rival(model: str) -> None:
         raise ValueError(f"decision:{model}: {error}") from error
 
 
+def choices_of(tasks: list[dict], name: str) -> list[dict]:
+    """The tasks that a model can be asked for: a number is no choice. Raises ValueError, with the rival's name, if none."""
+    found = [task for task in tasks if kind_of(task).is_classification]
+    if not found:
+        raise ValueError(f"{name}: there is no task with labels to ask for")
+    return found
+
+
 class DecisionRival:
     """A chat model as a benchmark's method; one that reads pictures is given them.
 
@@ -58,11 +66,9 @@ class DecisionRival:
     ) -> None:
         check_rival(model)
         self.name = f"decision:{model}"
-        self.tasks = [task for task in tasks if kind_of(task).is_classification]
+        self.tasks = choices_of(tasks, self.name)
         if passed_over := [task["name"] for task in tasks if task not in self.tasks]:
             logger.warning("%s is not asked for %s: a number is no choice", self.name, ", ".join(passed_over))
-        if not self.tasks:
-            raise ValueError(f"{self.name}: there is no task with labels to ask for")
         names = [task["name"] for task in self.tasks]
         if unknown := sorted(set(instructions or {}) - set(names)):
             raise ValueError(f"instructions for {', '.join(unknown)}: the tasks with labels are {', '.join(names)}")

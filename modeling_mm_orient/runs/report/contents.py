@@ -50,11 +50,11 @@ def label_counts_by_split(posts_by_split: dict, tasks: list[dict]) -> dict[str, 
         for split, posts in posts_by_split.items():
             column = LABEL_PREFIX + task["name"]
             values = posts[column] if column in posts.column_names else [None] * len(posts)
-            known = [value for value in values if value is not None]
             kind = kind_of(task)
-            named = [kind.label(task, label) for label in kind.collate(task, known)] if known else []
-            found = kind.counts(task, named) if kind.is_classification else {"a number": len(known)}
-            counts[task["name"]][split] = found | {"": len(values) - len(known)}
+            named = [kind.label(task, label) for label in kind.collate(task, values)] if len(values) else []
+            none = sum(label is None for label in named)
+            found = kind.counts(task, named) if kind.is_classification else {"a number": len(named) - none}
+            counts[task["name"]][split] = found | {"": none}
     return counts
 
 
