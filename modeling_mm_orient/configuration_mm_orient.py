@@ -1,7 +1,6 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """MMOrientConfig: every choice of the paper and every one of ours as a field."""
 
-import math
 import os
 from difflib import get_close_matches
 from numbers import Real
@@ -33,6 +32,8 @@ SWITCHES = (
     "gather_global_batch",
 )
 LEAST_TEMPERATURE = 1e-4  # of cosines: below, single precision tells no edges apart
+LARGEST = 3.4e38  # that single precision holds
+MOST = 1e4  # of what logits are divided by, raised by or weighed with: beyond, single precision has no room for them
 TASK_DEFAULTS = {
     "kind": SINGLE_LABEL.name, "labels": [], "loss_weight": 1.0, "class_weights": None, "focal_gamma": 0.0,
     "temperature": 1.0, "decision_offsets": None, "expert_weights": None, "doubts": None, "mean": 0.0, "std": 1.0,
@@ -409,18 +410,20 @@ class MMOrientConfig(PreTrainedConfig):
             or not all(_is_number(weight) and weight >= 0 for weight in weights)
         ):
             self._refuse(f"{where}.class_weights", f"None or {len(labels)} numbers of at least 0", weights)
-        for name in ("temperature", "std"):
-            if not _is_number(task[name]) or not 0 < task[name] < float("inf"):
-                self._refuse(f"{where}.{name}", "a number above 0", task[name])
-        if not _is_number(task["mean"]) or not abs(task["mean"]) < float("inf"):
+        if not _is_number(task["temperature"]) or not 1 / MOST <= task["temperature"] <= MOST:
+            self._refuse(f"{where}.temperature", f"a number from {1 / MOST:g} to {MOST:g}", task["temperature"])
+        if not _is_number(task["std"]) or not task["std"] > 0:
+            self._refuse(f"{where}.std", "a number above 0", task["std"])
+        if not _is_number(task["mean"]):
             self._refuse(f"{where}.mean", "a finite number", task["mean"])
         offsets = task["decision_offsets"]
         if offsets is not None and (
             not isinstance(offsets, (list, tuple))
             or len(offsets) != len(labels)
-            or not all(_is_number(offset) and abs(offset) < float("inf") for offset in offsets)
+            or not all(_is_number(offset) and abs(offset) <= MOST for offset in offsets)
         ):
-            self._refuse(f"{where}.decision_offsets", f"None or {len(labels)} finite numbers", offsets)
+            expected = f"None or {len(labels)} numbers from -{MOST:g} to {MOST:g}"
+            self._refuse(f"{where}.decision_offsets", expected, offsets)
         doubts = task["doubts"]
         if doubts is not None and (
             not isinstance(doubts, (list, tuple))
@@ -432,10 +435,13 @@ class MMOrientConfig(PreTrainedConfig):
         experts = task["expert_weights"]
         if experts is not None and (
             not isinstance(experts, dict)
-            or not all(name in EXPERT_NAMES and _is_number(weight) and weight >= 0 for name, weight in experts.items())
+            or not all(
+                name in EXPERT_NAMES and _is_number(weight) and 0 <= weight <= MOST for name, weight in experts.items()
+            )
             or not sum(experts.values()) > 0
         ):
-            self._refuse(f"{where}.expert_weights", f"None or numbers of at least 0 by name of {EXPERT_NAMES}", experts)
+            expected = f"None or numbers from 0 to {MOST:g} by name of {EXPERT_NAMES}"
+            self._refuse(f"{where}.expert_weights", expected, experts)
         task["decision_offsets"] = None if offsets is None else [float(offset) for offset in offsets]
         task["labels"] = list(labels)
         task["class_weights"] = None if weights is None else [float(weight) for weight in weights]
@@ -517,7 +523,8 @@ def _forget_folders(part) -> None:
 
 
 def _is_number(value) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is one that float32 can hold."""
+    return isinstance(value, Real) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
 
 
 MMOrientConfig.register_for_auto_class()  # its code goes with what it is saved in

@@ -146,7 +146,8 @@ class MultimodalClassificationPipeline(Pipeline):
         if decisions is not None:
             verdict["decisions"] = bool(decisions)
         if abstain is not None:
-            check_abstention(self.model.config.tasks, abstain)
+            asked = verdict.get("tasks") or getattr(self, "_postprocess_params", {}).get("tasks")
+            check_abstention([task for task in self.model.config.tasks if not asked or task["name"] in asked], abstain)
             verdict |= {"decisions": True, "abstain": abstain}
         if neighbours is not None:
             if not isinstance(neighbours, int) or neighbours < 0:

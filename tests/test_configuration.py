@@ -51,6 +51,14 @@ def test_defaults_are_the_papers():
         ("tasks", [{"name": "x", "labels": ["a", "b"], "loss_weight": -1}]),
         ("tasks", [{"name": "x", "labels": ["a", "b"], "weight": 1}]),
         ("tasks", [{"name": "x", "labels": ["a", "b"]}] * 2),
+        ("tasks", [{"name": "x", "labels": ["a", "b"], "temperature": 1e-300}]),
+        ("tasks", [{"name": "x", "labels": ["a", "b"], "temperature": 10**400}]),
+        ("tasks", [{"name": "x", "labels": ["a", "b"], "decision_offsets": [10**400, 0]}]),
+        ("tasks", [{"name": "x", "labels": ["a", "b"], "decision_offsets": [1e38, 0]}]),
+        ("tasks", [{"name": "x", "labels": ["a", "b"], "expert_weights": {"words": 1e308, "text": 1e308}}]),
+        ("tasks", [{"name": "x", "labels": ["a", "b"], "doubts": [0, 10**400]}]),
+        ("tasks", [{"name": "x", "labels": ["a", "b"], "class_weights": [1e39, 1]}]),
+        ("tasks", [{"name": "x", "kind": "regression", "labels": [], "mean": 1e39}]),
     ],
 )
 def test_wrong_value_is_refused_by_name(field, value):

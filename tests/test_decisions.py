@@ -10,7 +10,14 @@ from sklearn.metrics import f1_score, precision_score, recall_score
 
 from modeling_mm_orient import MMOrientConfig, MultimodalClassificationPipeline
 from modeling_mm_orient.cli import main
-from modeling_mm_orient.runs.decisions import FEWEST_POSTS, Aim, aims_of, fit_decisions, fit_temperature
+from modeling_mm_orient.runs.decisions import (
+    FEWEST_POSTS,
+    Aim,
+    _offset_for,
+    aims_of,
+    fit_decisions,
+    fit_temperature,
+)
 from modeling_mm_orient.runs.demo import make_memes
 from modeling_mm_orient.runs.metrics import calibration_error, reliability
 from modeling_mm_orient.runs.run_folder import load_run
@@ -120,8 +127,41 @@ def test_a_precision_or_recall_that_is_asked_for(kind, caplog):
     score = {"precision": precision_score, "recall": recall_score}
     other = {"precision": "recall", "recall": "precision"}[kind]
     assert score[kind](labels, decided) >= least and score[other](labels, decided) > 0.1
-    never = fitted(BOTH, logits, torch.zeros(500, dtype=torch.long), Aim("precision", 0.8))
-    assert never["decision_offsets"] is not None and "comes to 0.000 on validation, not 0.8" in caplog.text
+    never = fitted(BOTH, logits, torch.zeros(500, dtype=torch.long), Aim(kind, 0.8))
+    assert never["decision_offsets"] == [0, 0] and "comes to 0.000 on validation, not 0.8" in caplog.text
+    tags, truth = tagged(500, 0)
+    truth[:, 0] = 0
+    first, second = fitted(TAGS, tags, truth, Aim(kind, 0.8))["decision_offsets"]
+    assert first == 0 != second
+
+
+@pytest.mark.parametrize("least", [0.3, 0.6, 0.9, 1.0])
+@pytest.mark.parametrize("kind", ["precision", "recall"])
+def test_no_other_cut_off_reaches_more(kind, least):
+    for seed in range(20):
+        draw = np.random.default_rng(seed)
+        truth = draw.random(30) < 0.3
+        odds = np.round(truth + draw.normal(size=30), int(seed % 2))  # with and without posts that are equal
+        offset, reached = _offset_for(Aim(kind, least), odds, truth)
+        scores = {"precision": precision_score, "recall": recall_score}
+        other = "recall" if kind == "precision" else "precision"
+        found = {cut: {n: score(truth, odds >= cut) for n, score in scores.items()} for cut in np.unique(odds)}
+        mine = {n: score(truth, odds + offset >= 0) for n, score in scores.items()}
+        assert mine[kind] == pytest.approx(reached)
+        reaching = [each[other] for each in found.values() if each[kind] >= least]
+        if reaching:
+            assert mine[kind] >= least and mine[other] == pytest.approx(max(reaching))
+        else:
+            assert mine[kind] == pytest.approx(max(each[kind] for each in found.values()))
+
+
+def test_a_share_of_very_sure_verdicts_is_left_to_a_person():
+    draw = np.random.default_rng(0)
+    labels = torch.from_numpy(draw.integers(0, 2, 300))
+    logits = torch.from_numpy((2.0 * labels.numpy()[:, None] - 1) * [-1, 1] * (8 + 0.15 * draw.normal(size=(300, 1))))
+    rule = fitted(BOTH, logits, labels, Aim("most_probable"))
+    left = [bool(tasks_left_to_a_person([rule], {"both": row}, 0.1)) for row in logits]
+    assert 0 < np.mean(left) < 0.2
 
 
 def test_a_temperature_makes_probabilities_as_right_as_they_say():
@@ -249,6 +289,11 @@ def test_a_run_keeps_its_rules_and_everything_follows_them(tmp_path, capsys):
     assert all(doubt[name] > 0 for name in left)
     found = pipe({"text": "what a day"}, abstain=0.999)["decisions"]
     assert list(found) == ["humour", "offensive"] and None in found.values()
+    model.config.update({"tasks": [task | {"doubts": None} for task in model.config.tasks if task["name"] == "humour"]
+                                  + [task for task in model.config.tasks if task["name"] != "humour"]})  # fmt: skip
+    assert set(pipe({"text": "what a day"}, tasks="offensive", abstain=0.2)["decisions"]) == {"offensive"}
+    with pytest.raises(ValueError, match="how doubtful verdicts of 'humour' are is not known"):
+        pipe({"text": "what a day"}, abstain=0.2)
     with pytest.raises(ValueError, match="`abstain` must be a share from 0 to below 1"):
         pipe({"text": "what a day"}, abstain=1.5)
     found = pipe({"text": "what a day"}, decisions=True)

@@ -79,7 +79,7 @@ def fit_decisions(
             scores = np.maximum(probabilities_of([task], {task["name"]: values})[task["name"]].double().numpy(), 1e-12)
             task = task | {"decision_offsets": _offsets(task, scores, truth.numpy(), aims[task["name"]])}
             doubts = np.quantile(kind.doubt(task, torch.from_numpy(scores)).numpy(), np.linspace(0, 1, QUANTILES))
-            task = task | {"doubts": [round(float(doubt), 6) for doubt in doubts]}
+            task = task | {"doubts": doubts.tolist()}  # to the last digit: of sure posts they are below 1e-6
         elif task["name"] in aims and aims[task["name"]].kind != "macro_f1":
             logger.warning(
                 "%s: fewer than %d validation posts have a label, no rule is fitted", task["name"], FEWEST_POSTS
@@ -218,15 +218,18 @@ def _label_offsets(scores: np.ndarray, expected: np.ndarray) -> np.ndarray:
 
 def _offset_for(aim: Aim, odds: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     """The offset of a label with the largest recall of those that reach a precision, or the other way round, and what it
-    reaches; where none does, the one that comes nearest."""
-    edges = np.unique(odds)
-    cuts = np.concatenate([edges[:1] - 1, (edges[1:] + edges[:-1]) / 2])
-    decided = odds[None] >= cuts[:, None]
-    hits = (decided & truth).sum(1)
-    found = {"precision": hits / np.maximum(decided.sum(1), 1), "recall": hits / max(1, truth.sum())}
+    reaches; where none does, the one that comes nearest; 0 where no post has the label."""
+    if not truth.any():
+        return 0.0, 0.0
+    order = np.argsort(-odds, kind="stable")
+    falling, hits = odds[order], truth[order].cumsum()
+    below = np.append(falling[1:], falling[-1] - 2)
+    ends = falling > below  # of equals none is decided without the others
+    cuts, given, hits = ((falling + below) / 2)[ends], np.arange(1, len(odds) + 1)[ends], hits[ends]
+    found = {"precision": hits / given, "recall": hits / truth.sum()}
     wanted, other = found[aim.kind], found["recall" if aim.kind == "precision" else "precision"]
     reached = wanted >= aim.least
-    best = max(range(len(cuts)), key=lambda i: (reached[i], other[i] if reached[i] else wanted[i], -abs(cuts[i])))
+    best = np.lexsort((np.abs(cuts), -np.where(reached, other, wanted), ~reached))[0]
     return -float(cuts[best]), float(wanted[best])
 
 
