@@ -37,6 +37,7 @@ def test_verdicts_are_frames_in_the_order_of_the_posts(fitted):
     decided, probable = fitted.predict(new), fitted.predict_proba(new)
     assert list(decided.index) == list(probable.index) == ["row 0", "row 1", "row 2"]
     assert list(decided.columns) == ["mood", "emotions", "likes"] and set(decided["mood"]) <= set(COLOURS)
+    assert all(isinstance(labels, list) and set(labels) <= {"joy", "fear"} for labels in decided["emotions"])
     assert list(probable.columns) == ["mood:blue", "mood:red", "emotions:joy", "emotions:fear", "likes"]
     assert probable[["mood:blue", "mood:red"]].sum(axis=1).tolist() == pytest.approx([1] * 3, abs=1e-5)
     assert fitted.predict({"text": "a red thing", "image": picture()}).shape == (1, 3)

@@ -68,6 +68,19 @@ def test_labels_and_columns_are_those_of_before_unless_said(before, tmp_path):
     assert set(read_json(tmp_path / "next" / "metrics.json")["test"]) == {"mood", "mean_macro_f1"}
 
 
+def test_rules_of_tasks_that_are_gone_go_with_them(before, tmp_path, capsys, caplog):
+    told = ["--decide", "mood=recall:0.9", "spam=precision:0.9", "--keep-epoch-by", "spam_macro_f1"]
+    first = (before[0], tmp_path / "first")
+    assert go_on(before, first[1], "--labels", "spam", "mood", *told) == 0
+    assert go_on(first, tmp_path / "next", "--labels", "mood") == 0
+    assert "was told --decide spam=precision:0.9, which is for no task of now: left out" in caplog.text
+    assert "kept its epoch by spam_macro_f1, which is of no task of now: the loss counts" in caplog.text
+    training = read_json(tmp_path / "next" / "run.json")["training"]
+    assert training["decide"] == ["mood=recall:0.9"] and training["keep_epoch_by"] == "loss"
+    told = ["--labels", "mood", "--decide", "spam=recall:0.9"]  # what is said now is refused as ever
+    assert go_on(first, tmp_path / "refused", *told) == 1 and "--decide spam=recall:0.9" in capsys.readouterr().err
+
+
 def test_other_classes_are_another_head(before, tmp_path, caplog):
     caplog.set_level("INFO")
     rows = [row | {"mood": "abc"[i % 3]} for i, row in enumerate(ROWS)]

@@ -14,8 +14,14 @@ from .helpers import as_bytes, picture, save_run
 
 pytest.importorskip("ray", reason="needs Ray, the extra `ray`")
 
-from modeling_mm_orient.runs.predictions import prediction_schema
-from modeling_mm_orient.runs.ray_jobs import Worker, _columns_and_rows, _files, _modalities, predict_batch
+from modeling_mm_orient.runs.ray_jobs import (
+    Worker,
+    _columns_and_rows,
+    _files,
+    _modalities,
+    predict_batch,
+    predictions_schema,
+)
 
 
 def parquet(folder, rows: list[dict], name: str = "posts.parquet"):
@@ -68,7 +74,7 @@ def test_each_bad_row_is_that_rows_problem(tmp_path):
     rows = [{"id": name, "image": image, "text": "a"} for name, image in images.items()]
     description = DataDescription(str(folder))
     load = partial(load_run, save_run(tmp_path / "run"))
-    schema = prediction_schema(load()[0].config.tasks)
+    schema = predictions_schema(load()[0].config)
     worker = Worker(load, predict_batch, schema, description, batch_size=4, cpus=1, device="cpu")
     table = pa.Table.from_pylist(rows)
     texts = pa.array([b"a", b"b", b"c", b"d"], pa.binary()).view(pa.string())

@@ -16,8 +16,7 @@ from modeling_mm_orient.data.description import DataDescription
 from modeling_mm_orient.familiarity import least_familiarity, nearest_cosine
 from modeling_mm_orient.runs.continuation import check_conflicts, open_start
 from modeling_mm_orient.runs.continuation import model_of as model_of_start
-from modeling_mm_orient.runs.predictions import prediction_schema
-from modeling_mm_orient.runs.ray_jobs import Worker, predict_batch
+from modeling_mm_orient.runs.ray_jobs import Worker, predict_batch, predictions_schema
 from modeling_mm_orient.runs.run_folder import load_run
 
 from .helpers import (
@@ -163,9 +162,7 @@ def test_a_run_sets_it_by_its_own_pictures_and_says_what_it_leaves_out(tmp_path,
     assert all(pandas.read_csv(tables[0])["strange_picture"]) and all(pandas.read_parquet(tables[1])["strange_picture"])
     assert caplog.text.count("10 pictures of 10 posts left out of account") == 3
     load = partial(load_run, str(tmp_path / "run"))
-    worker = Worker(
-        load, predict_batch, prediction_schema(model.config.tasks, True), DataDescription(str(data)), 4, 1, "cpu"
-    )
+    worker = Worker(load, predict_batch, predictions_schema(model.config), DataDescription(str(data)), 4, 1, "cpu")
     posts = pyarrow.Table.from_pylist([{"id": str(n), "image": f"images/{n}.png", "text": "a"} for n in (81, 85)])
     assert [row["strange_picture"] for row in worker(posts).to_pylist()] == [True, True]
     pipe = MultimodalClassificationPipeline(

@@ -1,9 +1,15 @@
 import csv
 
+import pyarrow.parquet
 import pytest
 import torch
 
-from modeling_mm_orient.runs.predictions import WRITERS, harmless, prediction_lines
+from modeling_mm_orient.runs.predictions import (
+    WRITERS,
+    harmless,
+    prediction_columns,
+    prediction_lines,
+)
 
 from .helpers import TASKS
 
@@ -30,8 +36,49 @@ def test_no_cell_is_a_formula(cell, written):
 def test_a_table_of_predictions_has_no_formulas(tmp_path):
     logits = {"offensive": torch.randn(2, 2), "emotions": torch.randn(2, 3), "intensity": torch.tensor([-1.0, 2.0])}
     tasks = [{"kind": "single_label", "labels": [], **task} for task in TASKS]
-    WRITERS[".csv"](tmp_path / "p.csv", prediction_lines(["=HYPERLINK()", "ok"], logits, tasks), tasks)
+    lines = prediction_lines(["=HYPERLINK()", "ok"], logits, tasks)
+    WRITERS[".csv"](tmp_path / "p.csv", lines, tasks, prediction_columns(tasks))
     with (tmp_path / "p.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == ["'=HYPERLINK()", "ok"]
     assert float(rows[0]["intensity"]) == -1.0
+
+
+@pytest.mark.parametrize(
+    "tasks",
+    [
+        [{"name": "a", "labels": ["b", "c"]}, {"name": "a:b", "labels": ["x", "y"]}],
+        [{"name": "a", "labels": ["b", "c:d"]}, {"name": "a:c", "labels": ["d", "e"]}],
+    ],
+)
+def test_two_columns_of_one_name_are_refused(tasks):
+    with pytest.raises(ValueError, match="two columns 'a:"):
+        prediction_columns(tasks)
+    lines = prediction_lines(["1"], {task["name"]: torch.zeros(1, 2) for task in tasks}, tasks)
+    assert next(iter(lines))["a"] == dict.fromkeys(tasks[0]["labels"], 0.5)  # lines have no columns
+
+
+@pytest.mark.parametrize("kind", [".csv", ".parquet"])
+def test_no_label_and_left_to_a_person_are_told_apart(tmp_path, kind):
+    doubts = [0.0, 0.2, 0.5]
+    tasks = [
+        {"name": "tags", "kind": "multi_label", "labels": ["a", "b"], "doubts": doubts},
+        {"name": "mood", "kind": "single_label", "labels": ["x", "y"], "doubts": doubts},
+    ]
+    logits = {"tags": torch.tensor([[-9.0, -9.0], [0.0, 0.0]]), "mood": torch.tensor([[9.0, 0.0], [0.0, 0.0]])}
+    path = tmp_path / f"p{kind}"
+    lines = prediction_lines(["sure", "doubtful"], logits, tasks, 0.5)
+    WRITERS[kind](path, lines, tasks, prediction_columns(tasks, abstains=True))
+    if kind == ".csv":
+        sure, doubtful = csv.DictReader(path.open(newline=""))
+    else:
+        sure, doubtful = pyarrow.parquet.read_table(path).to_pylist()
+    assert (sure["tags"], sure["mood"], sure["abstained"]) == ("", "x", "")
+    assert not doubtful["tags"] and not doubtful["mood"] and doubtful["abstained"] == "tags|mood"
+
+
+def test_a_verdict_that_is_no_number_is_an_error():
+    tasks = [{"name": "mood", "kind": "single_label", "labels": ["x", "y"]}]
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="second: no finite number comes out for 'mood'"):
+            list(prediction_lines(["first", "second"], {"mood": torch.tensor([[0.0, 1.0], [0.0, value]])}, tasks))

@@ -22,9 +22,10 @@ from ..data.json_files import read_json
 from ..features.cache import DEFAULT_FEATURE_CACHE
 from ..partial_files import own_partial
 from ..pictures import pictures_of, undecoded
+from ..tasks import kind_of
 from .evaluation import evaluate
 from .posts_in_memory import write_posts
-from .predictions import predict_logits, prediction_lines, prediction_row, unlabelled
+from .predictions import predict_logits, prediction_columns, prediction_lines, prediction_row, unlabelled
 from .preset_files import is_from_scratch, load_preset, with_architecture, with_encoders, with_tiny_encoders
 from .run_folder import METRICS_FILE, describe_data, folder_or_download, load_run, read_run
 from .settings import TrainingSettings
@@ -144,12 +145,17 @@ class MMOrientClassifier:
             A row per post in its order, by the index of a frame; else by the posts' ids.
         """
         tasks, index, lines = self._lines(data, root, batch_size, description)
-        rows = [prediction_row(line, tasks) for line in lines]
-        return pandas.DataFrame(rows, index=index)[[task["name"] for task in tasks]]
+        decided = [{task["name"]: kind_of(task).decision(task, line[task["name"]]) for task in tasks} for line in lines]
+        return pandas.DataFrame(decided, index=index, columns=[task["name"] for task in tasks])
 
     def predict_proba(self, data, *, root=None, batch_size: int | None = None, **description) -> pandas.DataFrame:
-        """Probabilities, a column per `TASK:LABEL`, and the value of a regression under its name; else as `predict`."""
+        """Probabilities, a column per `TASK:LABEL`, and the value of a regression under its name; else as `predict`.
+
+        Raises:
+            ValueError: two columns would have the same name.
+        """
         tasks, index, lines = self._lines(data, root, batch_size, description)
+        prediction_columns(tasks)
         frame = pandas.DataFrame([prediction_row(line, tasks) for line in lines], index=index)
         columns = [[f"{task['name']}:{label}" for label in task["labels"]] or [task["name"]] for task in tasks]
         return frame[[name for names in columns for name in names]]

@@ -13,7 +13,10 @@ from ..data.splits import assign_known_splits
 from ..modeling_mm_orient import MMOrientForMultiTaskClassification
 from ..processing_mm_orient import MMOrientProcessor
 from ..tasks import FITTED
+from .decisions import aims_of
 from .run_folder import folder_or_download, read_run, read_splits
+from .scoring import BEST, epoch_metrics, kept_by
+from .settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +83,33 @@ def described_by(start: Start, description: DataDescription) -> DataDescription:
     numbers = [column["name"] for column in start.processor.numeric_columns]
     treated = {name: getattr(start.processor, name) for name in OF_PROCESSOR}
     return replace(description, tasks=description.tasks or tasks, numeric_columns=numbers, **treated)
+
+
+def without_gone(start: Start, settings: TrainingSettings, tasks: list[dict]) -> TrainingSettings:
+    """The settings without what the checkpoint's own run was told for tasks that are gone or other now: rules of decisions,
+    and the metric by which an epoch is kept, in place of which the loss comes; what is left out is logged."""
+    before = start.run.get("training", {})
+    if settings.decide and settings.decide == before.get("decide"):
+        kept = [rule for rule in settings.decide if _is_for(rule, tasks)]
+        for rule in (rule for rule in settings.decide if rule not in kept):
+            logger.warning("%s was told --decide %s, which is for no task of now: left out", start.source, rule)
+        settings = replace(settings, decide=kept or None)
+    metric, _ = kept_by(settings.trainer, settings.keep_epoch_by)
+    told, _ = kept_by(before.get("trainer", {}), before.get("keep_epoch_by", BEST))
+    if metric == told and metric not in (*epoch_metrics(tasks), "loss"):
+        logger.warning("%s kept its epoch by %s, which is of no task of now: the loss counts", start.source, metric)
+        of_metric = ("metric_for_best_model", "greater_is_better")
+        trainer = {name: value for name, value in settings.trainer.items() if name not in of_metric}
+        settings = replace(settings, keep_epoch_by="loss", trainer=trainer)
+    return settings
+
+
+def _is_for(rule: str, tasks: list[dict]) -> bool:
+    try:
+        aims_of([rule], tasks)
+    except ValueError:
+        return False
+    return True
 
 
 def without_learned(start: Start, posts: datasets.DatasetDict) -> datasets.DatasetDict:

@@ -3,7 +3,8 @@
 
 A line of JSON is `{"id": ..., TASK: {LABEL: probability}}`, for regression `{TASK: value}`, with `"strange_picture": true`
 if the picture was left out of account; tables have columns `id`, `TASK` (what is decided: a label, or several joined by `|`)
-and `TASK:LABEL`, and where a model leaves pictures out `strange_picture`.
+and `TASK:LABEL`, where verdicts may be left to a person `abstained` (their tasks, joined by `|`), and where a model leaves
+pictures out `strange_picture`.
 
 Shapes: N posts, C labels of a task.
 """
@@ -11,7 +12,9 @@ Shapes: N posts, C labels of a task.
 import csv
 import json
 import logging
+import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -43,6 +46,7 @@ logger = logging.getLogger(__name__)
 ROWS_OF_A_GROUP = 100_000  # of a Parquet file
 STREAMED_POSTS = 256  # that are held at a time
 STRANGE_PICTURE = "strange_picture"
+ABSTAINED = "abstained"
 NUMBER = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+)?")
 
 
@@ -103,7 +107,7 @@ def predict(
         neighbours: a line of JSON also has `"neighbours"`, up to so many posts of the relation memory per modality.
         int8_encoders: faster on a CPU, see `for_cpu`.
         abstain: leave this share of each task's verdicts, those doubted most, to a person: a table's cell is empty then, and
-            a line has the task's name under `"abstained"`.
+            the task's name stands under `abstained`.
         streaming: read, check and predict posts as they come, in bounded memory, those of the Hub from there.
 
     Returns:
@@ -118,6 +122,9 @@ def predict(
     if neighbours and model.config.relation_scope == "batch":
         raise ValueError(f"{run} has no relation memory to take neighbours from; see mm-orient memory build")
     check_abstention(model.config.tasks, abstain)
+    columns = None
+    if path.suffix != ".jsonl":
+        columns = prediction_columns(model.config.tasks, abstain > 0, model.config.leaves_out_pictures)
     if int8_encoders:
         model.for_cpu(int8=True)
     asked = batch_size, neighbours, abstain
@@ -131,7 +138,7 @@ def predict(
     path.parent.mkdir(parents=True, exist_ok=True)
     counted = _Counted(lines)
     with whole_file(path) as partial:
-        WRITERS[path.suffix](partial, counted, model.config.tasks, model.config.leaves_out_pictures)
+        WRITERS[path.suffix](partial, counted, model.config.tasks, columns)
     say_strange(counted.strange, counted.count)
     return counted.count
 
@@ -208,43 +215,60 @@ def prediction_lines(
     ids: Iterable[str], logits: dict[str, torch.Tensor], tasks: list[dict], abstain: float = 0.0
 ) -> Iterator[dict]:
     """Of each post its `id` and what `predictions_by_task` makes of its row of logits; with `abstain` also `"abstained"`,
-    the tasks whose verdict is left to a person."""
+    the tasks whose verdict is left to a person.
+
+    Raises:
+        ValueError: a verdict is no finite number.
+    """
     for row, name in enumerate(ids):
         of_post = {task: values[row] for task, values in logits.items()}
-        line = {"id": name} | predictions_by_task(tasks, of_post)
-        yield line | ({"abstained": tasks_left_to_a_person(tasks, of_post, abstain)} if abstain else {})
+        found = predictions_by_task(tasks, of_post)
+        for task, said in found.items():
+            if not all(map(math.isfinite, said.values() if isinstance(said, dict) else [said])):
+                raise ValueError(
+                    f"{name}: no finite number comes out for {task!r}; weights or configuration are damaged"
+                )
+        left = {ABSTAINED: tasks_left_to_a_person(tasks, of_post, abstain)} if abstain else {}
+        yield {"id": name} | found | left
 
 
-def prediction_columns(tasks: list[dict], leaves_out_pictures: bool = False) -> dict[str, type]:
-    """Columns of a table of predictions and what they hold: `id`, `TASK` and every `TASK:LABEL` of the tasks, and
-    `strange_picture` of a model that leaves pictures out of account."""
-    columns: dict[str, type] = {"id": str}
+def prediction_columns(tasks: list[dict], abstains: bool = False, leaves_out_pictures: bool = False) -> dict[str, type]:
+    """Columns of a table of predictions and what they hold: `id`, `TASK` and every `TASK:LABEL` of the tasks, `abstained`
+    where verdicts are left to a person, and `strange_picture` of a model that leaves pictures out of account.
+
+    Raises:
+        ValueError: two would have the same name.
+    """
+    columns = [("id", str)]
     for task in tasks:
-        columns[task["name"]] = str if kind_of(task).is_classification else float
-        columns |= {f"{task['name']}:{label}": float for label in task["labels"]}
-    return columns | ({STRANGE_PICTURE: bool} if leaves_out_pictures else {})
+        columns.append((task["name"], str if kind_of(task).is_classification else float))
+        columns += [(f"{task['name']}:{label}", float) for label in task["labels"]]
+    columns += [(ABSTAINED, str)] * abstains + [(STRANGE_PICTURE, bool)] * leaves_out_pictures
+    name, times = Counter(name for name, _ in columns).most_common(1)[0]
+    if times > 1:
+        raise ValueError(f"a table of predictions would have two columns {name!r}, of two tasks: write lines of JSON")
+    return dict(columns)
 
 
 def prediction_row(line: dict, tasks: list[dict]) -> dict:
     """One of `predictions_by_task`, with its `id`, as a row with all of `prediction_columns`."""
-    row = {"id": line["id"], STRANGE_PICTURE: line.get(STRANGE_PICTURE, False)}
+    left = line.get(ABSTAINED, [])
+    row = {"id": line["id"], ABSTAINED: "|".join(left), STRANGE_PICTURE: line.get(STRANGE_PICTURE, False)}
     for task in tasks:
         values = line[task["name"]]
-        row[task["name"]] = None if task["name"] in line.get("abstained", ()) else kind_of(task).cell(task, values)
+        row[task["name"]] = None if task["name"] in left else kind_of(task).cell(task, values)
         row |= {f"{task['name']}:{label}": values[label] for label in task["labels"]}
     return row
 
 
-def prediction_schema(tasks: list[dict], leaves_out_pictures: bool = False) -> pyarrow.Schema:
-    """Of a Parquet file of predictions; arguments as in `prediction_columns`."""
+def prediction_schema(columns: dict[str, type]) -> pyarrow.Schema:
+    """Of a Parquet file of `prediction_columns`."""
     kinds = {str: pyarrow.string(), float: pyarrow.float64(), bool: pyarrow.bool_()}
-    columns = prediction_columns(tasks, leaves_out_pictures)
     return pyarrow.schema({name: kinds[kind] for name, kind in columns.items()})
 
 
-def _write_csv(path: Path, lines: Iterable[dict], tasks: list[dict], leaves_out_pictures: bool = False) -> None:
+def _write_csv(path: Path, lines: Iterable[dict], tasks: list[dict], columns: dict[str, type]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
-        columns = prediction_columns(tasks, leaves_out_pictures)
         writer = csv.writer(file)
         writer.writerow(map(harmless, columns))
         for line in lines:
@@ -259,13 +283,13 @@ def harmless(cell):
     return f"'{cell}"
 
 
-def _write_jsonl(path: Path, lines: Iterable[dict], tasks: list[dict], leaves_out_pictures: bool = False) -> None:
+def _write_jsonl(path: Path, lines: Iterable[dict], tasks: list[dict], columns: None) -> None:
     with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
-def _write_parquet(path: Path, lines: Iterable[dict], tasks: list[dict], leaves_out_pictures: bool = False) -> None:
-    lines, schema = iter(lines), prediction_schema(tasks, leaves_out_pictures)
+def _write_parquet(path: Path, lines: Iterable[dict], tasks: list[dict], columns: dict[str, type]) -> None:
+    lines, schema = iter(lines), prediction_schema(columns)
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
         while rows := [prediction_row(line, tasks) for line in islice(lines, ROWS_OF_A_GROUP)]:
             writer.write_table(pyarrow.Table.from_pylist(rows, schema))

@@ -40,7 +40,7 @@ from ..features.extraction import (
 from ..numeric_columns import standardised
 from ..partial_files import own_partial
 from ..task_features import task_features
-from .predictions import STRANGE_PICTURE, prediction_lines, prediction_row, prediction_schema
+from .predictions import STRANGE_PICTURE, prediction_columns, prediction_lines, prediction_row, prediction_schema
 from .presets import encoders_alone
 from .run_folder import describe_data, load_run, read_run
 from .settings import Workers
@@ -89,7 +89,7 @@ def predict_with_ray(
         raise ValueError(f"{run} reads feature arrays, which Parquet files of posts do not have")
     batch_size = batch_size or about.get("training", {}).get("batch_size", 32)
     load = partial(load_run, os.path.abspath(run))
-    schema = prediction_schema(model.config.tasks, model.config.leaves_out_pictures)
+    schema = predictions_schema(model.config)
     return _run(load, predict_batch, schema, description, posts, Path(output), workers, batch_size)
 
 
@@ -133,7 +133,12 @@ def predict_batch(model, processor, batch: PreparedBatch) -> pa.Table:
         for line, left_out in zip(prediction_lines(batch.ids, logits, tasks), strange, strict=True)
     ]
     in_order = [row for _, row in sorted(zip(batch.positions, rows, strict=True), key=lambda pair: pair[0])]
-    return pa.Table.from_pylist(in_order, prediction_schema(tasks, model.config.leaves_out_pictures))
+    return pa.Table.from_pylist(in_order, predictions_schema(model.config))
+
+
+def predictions_schema(config) -> pa.Schema:
+    """Of the Parquet files that a model of this configuration predicts. Raises ValueError as `prediction_columns`."""
+    return prediction_schema(prediction_columns(config.tasks, leaves_out_pictures=config.leaves_out_pictures))
 
 
 def extract_batch(model, processor, batch: PreparedBatch) -> pa.Table:

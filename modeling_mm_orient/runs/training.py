@@ -37,7 +37,7 @@ from ..task_heads import head_of
 from ..tasks import LABEL_PREFIX, kind_of
 from .blending import fit_experts, hear, heard_posts, joined
 from .card import model_card
-from .continuation import Start, described_by, model_of, without_learned
+from .continuation import Start, described_by, model_of, without_gone, without_learned
 from .decisions import aims_of, fit_decisions
 from .graph_inspection import graph_statistics, threshold_at_quantile
 from .hub import save_for_hub
@@ -205,6 +205,8 @@ def prepare_posts(prepared: Prepared) -> Prepared:
     originals = len(posts["train"])
     if description.paraphrases is not None:
         posts = add_paraphrases(posts, description.paraphrases)
+    if prepared.start is not None:
+        settings = without_gone(prepared.start, settings, tasks)
     check_rules(settings, tasks)
     kept = [] if prepared.start is None else [head_of(task) for task in prepared.start.config.tasks]
     tasks = [  # a head that is gone on from keeps its scale
@@ -216,7 +218,7 @@ def prepare_posts(prepared: Prepared) -> Prepared:
             task | {"class_weights": kind_of(task).balanced_weights(task, posts["train"][LABEL_PREFIX + task["name"]])}
             for task in tasks
         ]
-    return replace(prepared, posts=posts, tasks=tasks, originals=originals)
+    return replace(prepared, settings=settings, posts=posts, tasks=tasks, originals=originals)
 
 
 def check_rules(settings: TrainingSettings, tasks: list[dict]) -> None:

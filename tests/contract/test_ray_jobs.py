@@ -19,10 +19,9 @@ from modeling_mm_orient.data.description import DataDescription
 from modeling_mm_orient.data.reading import read_posts
 from modeling_mm_orient.features.cache import FeatureCache
 from modeling_mm_orient.pictures import post_key
-from modeling_mm_orient.runs.predictions import prediction_schema
 from modeling_mm_orient.runs.preset_files import load_preset
 from modeling_mm_orient.runs.presets import encoders_alone
-from modeling_mm_orient.runs.ray_jobs import Worker, predict_batch
+from modeling_mm_orient.runs.ray_jobs import Worker, predict_batch, predictions_schema
 from modeling_mm_orient.runs.run_folder import load_run
 
 from ..helpers import save_encoders, save_run
@@ -80,7 +79,7 @@ def test_a_worker_gives_a_row_for_every_row_in_their_order(tmp_path):
     posts[6]["picture"], posts[7]["text"], posts[9]["other"] = "no such.png", "", None
     description = DataDescription(str(tmp_path), image_column="picture", id_column="other")
     load = partial(load_run, save_run(tmp_path / "run"))
-    schema = prediction_schema(load()[0].config.tasks)
+    schema = predictions_schema(load()[0].config)
     worker = Worker(load, predict_batch, schema, description, batch_size=8, cpus=1, device="cpu")
     rows = worker(pa.Table.from_pylist(posts)).to_pylist()
     problems = {row["id"]: row["problem"] for row in rows if row["problem"]}
