@@ -201,14 +201,15 @@ class MMOrientProcessor(ProcessorMixin):
         data["has_text"] = [bool(words) for words in text]
         if self.task_features:
             device = "cuda" if torch.cuda.is_available() else "cpu"
-            data["task_features"] = task_features(text, self.task_features, device).tolist()
+            data["task_features"] = list(task_features(text, self.task_features, device).float().cpu().numpy())
         if numbers is not None and (len(numbers) != len(text) or not self.numeric_columns):
             columns = f"{len(text)} posts" if self.numeric_columns else "a processor without numeric columns"
             raise ValueError(f"`numbers` has {len(numbers)} entries for {columns}")
         if self.numeric_columns:
-            rows = standardised([None] * len(text) if numbers is None else numbers, self.numeric_columns).tolist()
-            before = data.get("task_features") or [[]] * len(text)
-            data["task_features"] = [old + new for old, new in zip(before, rows, strict=True)]
+            rows = standardised([None] * len(text) if numbers is None else numbers, self.numeric_columns).numpy()
+            before = data.get("task_features", [()] * len(text))
+            joined = [np.array([*old, *new], np.float32) for old, new in zip(before, rows, strict=True)]
+            data["task_features"] = joined  # arrays: of lists `return_tensors="np"` makes doubles
         return BatchFeature(data, tensor_type=return_tensors)
 
     def read_picture(self, source, image_sources=IMAGE_SOURCES) -> Image.Image:

@@ -128,6 +128,18 @@ def test_what_is_wrong_is_told(tmp_path):
         classifier(tmp_path / "none").predict(frame())
 
 
+def test_columns_are_taken_for_what_they_are(tmp_path):
+    twice = frame(12)
+    twice["also"] = "x"
+    twice.columns = [*twice.columns[:-1], "caption"]
+    with pytest.raises(ValueError, match="the column 'caption' stands there twice"):
+        classifier().fit(twice, "mood", text="caption")
+    numbered = frame(24).rename(columns={"mood": 5})
+    numbered["__split__"] = "test"  # a user's own, and no split of ours
+    made = classifier().fit(numbered, [5], text="caption")
+    assert list(made.predict(numbered).columns) == ["5"] and made.metrics["validation"]["5"]["posts"] > 0
+
+
 def test_the_trainers_settings_are_settings(tmp_path):
     made = MMOrientClassifier(tmp_path / "run", num_train_epochs=2, max_grad_norm=0.5)
     assert made._settings.epochs == 2 and made._settings.trainer == {"max_grad_norm": 0.5}

@@ -52,6 +52,23 @@ def test_the_command_line_counts_more(tmp_path):
     assert (options.top_k, options.threshold) == (3, None)
 
 
+def test_names_of_the_command_line_count_more_and_others_stay(tmp_path):
+    file = write(tmp_path, TOML)
+    options = parsed(["train", "--config", file, "--output", "RUN", "--set", "hima_stage2=true", "--set", "members=2"])
+    assert sorted(options.set) == ["hima_stage2=true", "members=2", "task_weighting=uniform"]
+    options = parsed(["train", "--config", file, "--output", "RUN", "--labels", "a", "--labels", "b", "c"])
+    assert options.labels == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("verb", [["predict"], ["evaluate"], ["memory", "add"]])
+def test_a_list_leaves_the_run_its_place(tmp_path, verb):
+    file = write(tmp_path, 'text-column = ["title", "text"]\n')
+    for words in (["RUN", "--config", file], ["--config", file, "RUN"]):
+        output = ["--output", "o.jsonl"] if verb == ["predict"] else []
+        options = parsed([*verb, *words, "--data", "posts", *output])
+        assert (options.model, options.text_column) == ("RUN", ["title", "text"])
+
+
 def test_verbs_below_verbs_read_it(tmp_path):
     options = parsed(["memory", "build", "RUN", "--config", write(tmp_path, 'data = "posts"\ntop-k = 4\n')])
     assert (options.model, options.data, options.top_k) == ("RUN", "posts", 4)

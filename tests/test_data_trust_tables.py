@@ -78,6 +78,12 @@ def test_a_bad_table_beside_a_good_one(tmp_path, name, content, caplog):
     assert texts(tmp_path) == ["good"] and f"not read: {name}" in caplog.text
 
 
+def test_a_key_that_stands_twice_is_a_problem(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"text": "a", "mood": "x"}\n{"text": "b", "text": "c", "mood": "y"}\n')
+    with pytest.raises(DataProblems, match=r"t\.jsonl:2: not JSON \('text' stands there twice\)"):
+        read_posts(DataDescription(str(tmp_path), labels=["mood"]))
+
+
 def test_bad_rows_of_jsonl(tmp_path):
     deep = '{"text": ' + "[" * 100_000 + "]" * 100_000 + "}"
     rows = [

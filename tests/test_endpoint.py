@@ -97,7 +97,11 @@ def test_no_string_of_a_user_is_opened_or_fetched(handler, tmp_path, monkeypatch
         ({"inputs": 3}, "inputs must be a text or an object with `text` and `image`, got int"),
         ({"inputs": ["a", None]}, r"inputs\[1\] must be a text or an object"),
         ({"inputs": [{"image": 3}]}, r"inputs\[0\]\.image must be a picture in base64, got int"),
-        ({"inputs": {"caption": "a"}}, "inputs has `text`, `image` and `id`, not 'caption'"),
+        ({"inputs": {"caption": "a"}}, "inputs has `text`, `image`, `numbers` and `id`, not 'caption'"),
+        (
+            {"inputs": {"text": "a", "numbers": [1]}},
+            r"inputs\.numbers must be an object of numbers by column, got list",
+        ),
         ({"inputs": {"text": ["a"]}}, r"inputs\.text must be a text, got list"),
         ({"inputs": {"text": " "}}, "inputs has neither a text nor a picture"),
         ({"inputs": ["a"] * 257}, "at most 256 posts"),

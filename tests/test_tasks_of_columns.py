@@ -4,6 +4,7 @@ import csv
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from modeling_mm_orient.data.json_files import read_json
 from modeling_mm_orient.data.problems import DataProblems
 from modeling_mm_orient.data.reading import account_for_rows, read_posts
 from modeling_mm_orient.numeric_columns import fitted_columns, standardised
+from modeling_mm_orient.runs.endpoint_handler import EndpointHandler
 from modeling_mm_orient.runs.report.contents import label_counts_by_split
 
 from .helpers import describe, write_folder
@@ -150,6 +152,12 @@ def test_a_run_on_all_of_it_and_new_posts(folder, tmp_path, frozen, capsys):
         found[shares] = json.loads(output.read_text())
         assert set(found[shares]["emotions"]) == {"joy", "sadness"} and isinstance(found[shares]["likes"], float)
     assert found["0"] != found["3"]
+    assert processor(text=["title: hello"], return_tensors="np")["task_features"].dtype == np.float32
+    assert main(["export", str(run), "--output", str(tmp_path / "hub"), "--endpoint"]) == 0
+    answers = EndpointHandler(str(tmp_path / "hub"))(
+        {"inputs": [{"text": "title: hello", "numbers": {"shares": 3}}, {"text": "title: hello"}]}
+    )
+    assert [answer["likes"] for answer in answers] == pytest.approx([found[s]["likes"] for s in ("3", "nan")], abs=1e-3)
     inputs = processor(text=["title: hello"], numbers=[{"shares": 3}], return_tensors="pt")
     value = float(model.eval()(**inputs).logits["likes"][0])
     assert value == pytest.approx(found["3"]["likes"], abs=1e-3)

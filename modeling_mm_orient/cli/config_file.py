@@ -29,7 +29,8 @@ class Parser(argparse.ArgumentParser):
                 arguments, others = config_arguments(self, file, args)
             except ValueError as error:
                 self.error(str(error))
-            args = [*arguments, *args]
+            end = args.index("--") if "--" in args else len(args)
+            args = [*args[:end], *arguments, *args[end:]]  # before RUN an option of several values would take it
         found, left = super().parse_known_args(args, namespace)
         found.others_of_file = others
         return found, left
@@ -62,7 +63,29 @@ def config_arguments(verb: argparse.ArgumentParser, file: str, args: list[str]) 
             raise ValueError(f"{file} has an unknown option {key!r}{hint}")
         elif action not in said:
             arguments += _as_arguments(option, action, value, where)
+        elif _is_of_names(action):  # field by field
+            names = {word.partition("=")[0] for word in _words_of(action, args)}
+            words = [w for w in _as_arguments(option, action, value, where)[1:] if w.partition("=")[0] not in names]
+            arguments += [option, *words] if words else []
     return arguments, others
+
+
+def _is_of_names(action: argparse.Action) -> bool:
+    """Whether an option takes several of NAME=VALUE."""
+    return action.nargs == "+" and "=" in str(action.metavar)
+
+
+def _words_of(action: argparse.Action, args: list[str]) -> list[str]:
+    """What follows an option on a command line, as often as it stands there."""
+    found, inside = [], False
+    for argument in args:
+        name, is_equal, value = argument.partition("=")
+        if argument.startswith("--"):
+            inside = name in action.option_strings
+            found += [value] if inside and is_equal else []
+        elif inside:
+            found.append(argument)
+    return found
 
 
 def _is_verb(parser: argparse.ArgumentParser) -> bool:
@@ -99,7 +122,7 @@ def _as_arguments(option: str, action: argparse.Action, value, where: str) -> li
             return [option if value else f"--no-{option.removeprefix('--')}"]
         return [option] if value else []
     if isinstance(value, dict):
-        if action.nargs != "+" or "=" not in str(action.metavar):
+        if not _is_of_names(action):
             raise ValueError(f"{where} takes no table")
         return [
             option,

@@ -60,7 +60,7 @@ def add_fields(
     for name in names:
         entry, option = entries[name], f"--{name.replace('_', '-')}"
         arguments = _type_of(hints[name]) | {"help": _help(entry, name in required), "required": name in required}
-        if arguments.get("action") is None:
+        if arguments.get("action") in (None, "extend"):
             arguments["metavar"] = entry.metadata.get("metavar")
             if entry.metadata.get("choices"):
                 arguments["choices"] = entry.metadata["choices"]
@@ -78,7 +78,7 @@ def _type_of(hint) -> dict:
     kinds = get_args(hint) if get_origin(hint) is UnionType else (hint,)
     for kind in kinds:
         if get_origin(kind) in (list, dict):
-            return {"nargs": "+"} | ({"type": int} if get_args(kind) == (int,) else {})
+            return {"nargs": "+", "action": "extend"} | ({"type": int} if get_args(kind) == (int,) else {})
     if kinds[0] is bool:
         return {"action": argparse.BooleanOptionalAction, "default": None}
     return {"type": kinds[0]} if kinds[0] in (int, float) else {}
@@ -108,7 +108,7 @@ def add_data(verb: argparse.ArgumentParser, labels: bool = True, required: bool 
     )
     add_fields(verb, DataDescription, ("labels", *OF_DATA) if labels else OF_DATA)
     if labels:
-        _add_by_hand(verb, "--regression", "regression_columns", nargs="+")
+        _add_by_hand(verb, "--regression", "regression_columns", nargs="+", action="extend")
     add_outside(verb)
     verb.add_argument("--skip-bad-posts", action="store_true", help="leave out posts with problems, and report them")
 
@@ -134,6 +134,7 @@ def add_model(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--task-features",
         nargs="+",
+        action="extend",
         default=[],
         metavar="NAME=SOURCE",
         help="what text classifiers say of a text: Hub id or path, with @REVISION and :hidden_state or :probabilities "

@@ -46,7 +46,12 @@ def add_verbs(verbs) -> None:
         "--train-encoders", nargs="+", choices=ENCODER_NAMES, help="encoders to fine-tune (default: none)"
     )
     group.add_argument(
-        "--set", nargs="+", default=[], metavar="FIELD=JSON", help="any field of MMOrientConfig, say hima_stage2=false"
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FIELD=JSON",
+        help="any field of MMOrientConfig, say hima_stage2=false",
     )
     add_feature_cache(group)
     group = verb.add_argument_group("going on, and several runs")

@@ -41,7 +41,7 @@ def _row(parts: tuple[str, ...], skipped: int, by_split: bool, image_column: str
     level = skipped + by_split
     row = Row(readable("/".join(parts)), {image_column: "/".join(parts)})
     if by_split and len(parts) > skipped + 1:
-        row.values["__split__"] = parts[skipped]
+        row.split = parts[skipped]
     if len(parts) > level + 1:
         row.values[LABEL_COLUMN] = readable(parts[level])
     else:

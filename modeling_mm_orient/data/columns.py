@@ -93,7 +93,7 @@ def complete_split(description: DataDescription, rows: list) -> DataDescription:
     """The description with the column `split` of the rows, where none is named, nothing else says the splits and it does."""
     if description.split_column is not None or SPLIT_COLUMN in _label_columns(description):
         return description
-    if any("__split__" in row.values for row in rows) or not any(SPLIT_COLUMN in row.values for row in rows):
+    if any(row.split is not None for row in rows) or not any(SPLIT_COLUMN in row.values for row in rows):
         return description
     values = {str(value).strip().lower() for row in rows if not is_missing(value := row.values.get(SPLIT_COLUMN))}
     if values and values <= set(SPLIT_NAMES):

@@ -135,7 +135,7 @@ def read_split(
     """
     source = open_rows(description)
     rows = list(source.rows)
-    if split is not None and split not in SPLITS and (part := [r for r in rows if r.values.get("__part__") == split]):
+    if split is not None and split not in SPLITS and (part := [r for r in rows if r.part == split]):
         split, rows = None, part
     how = "none" if split is None else "known" if of_run else "random"
     splits, tasks, _ = _read(source, rows, skip_bad_posts, check_images, False, how)
@@ -215,7 +215,7 @@ def _posts(description: DataDescription, rows: list[Row], inside: list[str]) -> 
     for index, row in enumerate(rows):
         post, found = read_post(description, find_image, index, row)
         problems += found
-        post["part"] = row.values.get("__part__")
+        post["part"] = row.part
         if post["id"] in seen and post["part"] != seen[post["id"]]["part"]:
             post["id"], renamed = f"{post['part']}/{post['id']}", renamed + 1  # the parts of a data set may overlap
         if post["id"] in seen and (post["numbered"] or seen[post["id"]]["numbered"]):
@@ -226,7 +226,7 @@ def _posts(description: DataDescription, rows: list[Row], inside: list[str]) -> 
             what = f"id {shown(post['id'])} is also that of {seen[post['id']]['where']}"
             problems.append(Problem(row.where, "duplicate id", what))
         seen.setdefault(post["id"], post)
-        post["split"] = row.values.get(description.split_column or "__split__")
+        post["split"] = row.values.get(description.split_column) if description.split_column else row.split
         for label in description.labels or []:
             cells = [row.values.get(column) for column in description.columns_of(label)]
             post[label_column(label)] = cells if label in description.label_groups else cells[0]

@@ -109,7 +109,7 @@ def _rows_of_tables(folder: Path, tables: list[Path], description: DataDescripti
         rows = _join_splits(folder, description, table_rows(table, description.encoding))
         if description.split_column is None and (are_splits or table.name in description.tables):
             for row in rows:
-                row.values["__split__"] = description.tables.get(table.name, _split_name(table))
+                row.split = description.tables.get(table.name, _split_name(table))
                 yield row
         else:
             yield from rows
@@ -197,9 +197,8 @@ def _rows_of_split(dataset: datasets.Dataset, split: str, wanted: set[str]) -> I
                 values[name] = [found.int2str(number) for number in value]
             else:
                 values[name] = None if value is None or value < 0 else found.int2str(value)
-        if split != "all":
-            values["__split__"] = values["__part__"] = split
-        yield Row(f"{split}[{index}]", values)
+        named = None if split == "all" else split
+        yield Row(f"{split}[{index}]", values, split=named, part=named)
 
 
 def _find_tables(folder: Path, description: DataDescription) -> tuple[list[Path], DataDescription]:

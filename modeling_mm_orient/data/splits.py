@@ -74,7 +74,12 @@ def split_of_keys(splits) -> dict[str, str]:
     A post's key is its `post_key` column's, or `pictures.post_key` of its picture and text. Of a post that stands in several
     splits the training split counts, then validation: nothing that was learned from is taken for unseen.
     """
-    return first_splits({split: [post.get("post_key") or post_key(post) for post in splits[split]] for split in splits})
+    return first_splits(keys_by_split(splits))
+
+
+def keys_by_split(splits) -> dict[str, list[str]]:
+    """Split -> the posts' keys, see `split_of_keys`, in their order."""
+    return {split: [post.get("post_key") or post_key(post) for post in splits[split]] for split in splits}
 
 
 def first_splits(keys: dict[str, list[str]]) -> dict[str, str]:

@@ -31,12 +31,15 @@ codecs.register_error("mm_orient_undecoded", lambda error: (UNDECODED, error.end
 
 @dataclass
 class Row:
-    """One raw row: where it stands, its values, and what was mended or is wrong with it."""
+    """One raw row: where it stands, its values, what was mended or is wrong with it, and the split that its file or its part
+    of a data set says."""
 
     where: str
     values: dict
     repair: str | None = None
     problem: str | None = None
+    split: str | None = None
+    part: str | None = None
 
 
 def marked_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[str, str | None]]:
@@ -167,7 +170,7 @@ def json_lines(path: Path, encoding: str = "utf-8") -> Iterator[Row]:
             continue
         row = Row(f"{path.name}:{number}", {}, problem=problem)
         try:
-            values = json.loads(line)
+            values = json.loads(line, object_pairs_hook=_once)
         except (ValueError, RecursionError) as error:  # also a number of more digits than Python reads
             row.problem = problem or f"not JSON ({error})"
         else:
@@ -176,6 +179,15 @@ def json_lines(path: Path, encoding: str = "utf-8") -> Iterator[Row]:
             else:
                 row.problem = problem or f"must be an object, got {type(values).__name__}"
         yield row
+
+
+def _once(pairs: list[tuple]) -> dict:
+    """An object of JSON. Raises ValueError where a key stands twice: one of the values would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands there twice")
+    return found
 
 
 def parquet_rows(path: Path) -> Iterator[Row]:

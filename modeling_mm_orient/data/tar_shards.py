@@ -56,7 +56,7 @@ def shard_rows(folder: Path, shards: list[Path]) -> Iterator[Row]:
     for path, name in zip(shards, names, strict=True):
         for row in _posts_of(path, others):
             if are_splits:
-                row.values["__split__"] = name
+                row.split = name
             yield row
     if others:
         most = ", ".join(f"{count} .{kind}" for kind, count in others.most_common(5))

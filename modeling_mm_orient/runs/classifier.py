@@ -287,4 +287,4 @@ def _columns(text, image) -> dict:
 
 
 def _listed(names: str | Sequence[str]) -> list[str]:
-    return [names] if isinstance(names, str) else list(names)
+    return [names] if isinstance(names, str) else [str(name) for name in names]

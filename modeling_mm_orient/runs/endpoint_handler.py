@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 from transformers import pipeline
 
-POST = {"image", "text", "id"}
+POST = {"image", "text", "numbers", "id"}
 PARAMETERS = {"neighbours", "decisions", "abstain", "batch_size"}
 MOST_POSTS = 256  # of a request
 FORM = (
@@ -38,10 +38,11 @@ class EndpointHandler:
         """Verdicts in the order of the posts.
 
         Args:
-            data: `{"inputs": posts, "parameters": {...}}`. A post is a text, a picture, or an object of `text`, `image` and
-                `id`, each of which may be missing; `inputs` is a post or a list of them. A picture is base64, perhaps as a
-                `data:` URL, or bytes, or a PIL image, which the endpoint makes of a body that is a picture. Parameters are
-                the pipeline's `neighbours`, `decisions`, `abstain`, and `batch_size`.
+            data: `{"inputs": posts, "parameters": {...}}`. A post is a text, a picture, or an object of `text`, `image`,
+                `numbers` (column -> number, of a model with numeric columns) and `id`, each of which may be missing;
+                `inputs` is a post or a list of them. A picture is base64, perhaps as a `data:` URL, or bytes, or a PIL
+                image, which the endpoint makes of a body that is a picture. Parameters are the pipeline's `neighbours`,
+                `decisions`, `abstain`, and `batch_size`.
 
         Returns:
             For a post `{task: {label: probability}}`, with its `id` where it has one, or `{"error": message}` where it
@@ -91,13 +92,16 @@ def _post(post: Any, where: str) -> dict:
     if not isinstance(post, dict):
         raise ValueError(f"{where} must be a text or an object with `text` and `image`, got {type(post).__name__}")
     if unknown := sorted(map(str, set(post) - POST)):
-        raise ValueError(f"{where} has `text`, `image` and `id`, not {unknown[0]!r}")
-    text, image = post.get("text"), post.get("image")
+        raise ValueError(f"{where} has `text`, `image`, `numbers` and `id`, not {unknown[0]!r}")
+    text, image, numbers = post.get("text"), post.get("image"), post.get("numbers")
     if text is not None and not isinstance(text, str):
         raise ValueError(f"{where}.text must be a text, got {type(text).__name__}")
     if image is None and not (text and text.strip()):
         raise ValueError(f"{where} has neither a text nor a picture")
-    return {"image": None if image is None else _picture(image, f"{where}.image"), "text": text, "id": post.get("id")}
+    if numbers is not None and not isinstance(numbers, dict):
+        raise ValueError(f"{where}.numbers must be an object of numbers by column, got {type(numbers).__name__}")
+    read = {"image": None if image is None else _picture(image, f"{where}.image"), "text": text, "id": post.get("id")}
+    return read | ({} if numbers is None else {"numbers": numbers})
 
 
 def _picture(image: Any, where: str) -> Any:

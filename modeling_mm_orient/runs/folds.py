@@ -14,9 +14,10 @@ from ..data.fields import completed
 from ..data.json_files import read_json, write_json
 from ..data.labels import label_column, untrainable
 from ..data.problems import DataProblems
-from ..data.splits import VALIDATION_SHARE, split_at_random
+from ..data.splits import VALIDATION_SHARE, keys_by_split, split_at_random
 from ..features.extraction import process_state
 from .continuation import without_learned
+from .identity import check_identity, identity_of
 from .run_folder import METRICS_FILE
 from .scoring import OF_CLASSES, OF_NUMBERS
 from .settings import TrainingSettings
@@ -68,11 +69,15 @@ def cross_validate(
     everyone = datasets.concatenate_datasets(list(prepared.posts.values()))
     parts = [_of_fold(everyone, prepared.tasks, rows, data.split_seed, start) for rows in _folds(everyone, data, folds)]
     about = {"data": asdict(prepared.description), "training": asdict(prepared.settings), "count": folds}
+    about["made_of"] = identity_of(prepared, keys_by_split(prepared.posts))
     if process_state().is_main_process:
         if overwrite and folder.exists():
             shutil.rmtree(folder)
-        if resume and (folder / FOLDS_FILE).exists() and _about_now(read_json(folder / FOLDS_FILE)["about"]) != about:
-            raise ValueError(f"cannot resume {folder}: data, settings or folds were others")
+        if resume and (folder / FOLDS_FILE).exists():
+            before = _about_now(read_json(folder / FOLDS_FILE)["about"])
+            check_identity(folder, before.get("made_of"), about["made_of"])
+            if before | {"made_of": about["made_of"]} != about:
+                raise ValueError(f"cannot resume {folder}: data, settings or folds were others")
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / FOLDS_FILE, {"about": about, "folds": [], "summary": {}})
     process_state().wait_for_everyone()

@@ -61,6 +61,9 @@ def _save(data, folder: str) -> None:
 
 def _rows(data) -> list[dict]:
     if isinstance(data, pandas.DataFrame):
+        names = [str(name) for name in data.columns]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"the column {twice[0]!r} stands there twice")
         return data.to_dict("records")
     rows = [data] if isinstance(data, Mapping) else data
     if not isinstance(rows, (list, tuple)) or not all(isinstance(row, Mapping) for row in rows):

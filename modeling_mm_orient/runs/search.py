@@ -12,8 +12,10 @@ from transformers import EarlyStoppingCallback, ProgressCallback, set_seed
 from ..data.description import DataDescription
 from ..data.fields import completed
 from ..data.json_files import read_json, write_json
+from ..data.splits import keys_by_split
 from ..features.extraction import process_state
 from ..optional_dependencies import OPTUNA_AVAILABLE
+from .identity import check_identity, identity_of
 from .scoring import task_metrics_function
 from .settings import TrainingSettings
 from .training import (
@@ -87,6 +89,9 @@ def searched(prepared: Prepared, trials: int, feature_cache: str | None, resume:
         if before != now:
             raise ValueError(f"cannot go on with the search: `{part}` was {before!r} and is {now!r} now")
         study.set_user_attr(part, now)
+    made_of = identity_of(prepared, keys_by_split(prepared.posts))
+    check_identity(prepared.output, study.user_attrs.get("made_of"), made_of)
+    study.set_user_attr("made_of", made_of)
     if (left := trials - len(_ended(study))) > 0:
         _run(prepared, left, feature_cache, storage)
     ended, best = _ended(study), study.best_trial

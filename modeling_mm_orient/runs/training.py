@@ -25,7 +25,7 @@ from ..data.locks import only_one
 from ..data.paraphrases import add_paraphrases
 from ..data.problems import Problem
 from ..data.reading import read_posts
-from ..data.splits import split_of_keys
+from ..data.splits import first_splits, keys_by_split
 from ..familiarity import least_familiarity
 from ..features.cache import DEFAULT_FEATURE_CACHE
 from ..features.extraction import process_state
@@ -41,6 +41,7 @@ from .continuation import Start, described_by, model_of, without_gone, without_l
 from .decisions import aims_of, fit_decisions
 from .graph_inspection import graph_statistics, threshold_at_quantile
 from .hub import save_for_hub
+from .identity import check_identity, identity_of
 from .metric_plots import plot_metrics
 from .preset_files import load_preset
 from .presets import build_model, treat_as
@@ -54,6 +55,7 @@ from .run_folder import (
     HISTORY_FILE,
     METRICS_FILE,
     METRICS_PLOT,
+    REPORT_FILE,
     RUN_FILE,
     SPLITS_FILE,
     read_splits,
@@ -277,17 +279,19 @@ def _new_model(prepared: Prepared) -> tuple:
 
 def _begin(prepared: Prepared, run: dict, cross_fitted: bool, resume: bool, overwrite: bool) -> None:
     """Write what the run is, in a folder without what is to be replaced."""
-    output, state = prepared.output, process_state()
+    output, state, keys = prepared.output, process_state(), keys_by_split(prepared.posts)
+    run["made_of"] = identity_of(prepared, keys)
     if resume:
         _check_same_run(output, run)
+    state.wait_for_everyone()  # none reads what the first is about to write
     if state.is_main_process:
+        learned = {} if prepared.start is None else read_splits(prepared.start.folder)  # it may be replaced
         for path in output.iterdir() if overwrite and not resume else ():
             if path.name not in BEFORE_A_RUN:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         write_json(output / RUN_FILE, run)
-        learned = {} if prepared.start is None else read_splits(prepared.start.folder)
         learned = {key: split for key, split in learned.items() if split == "train"}
-        drawn = split_of_keys(prepared.posts)
+        drawn = first_splits(keys)
         if cross_fitted:
             drawn = {key: "train" if split == "validation" else split for key, split in drawn.items()}
         write_json(output / SPLITS_FILE, learned | drawn)
@@ -521,6 +525,10 @@ def _check_output(output: Path, resume: bool, overwrite: bool) -> None:
     if overwrite:
         return
     if (output / "config.json").exists():
+        if resume and not (output / REPORT_FILE).exists():
+            raise FileExistsError(
+                f"{output} is trained, and has no report: mm-orient report {output} --data ... makes one"
+            )
         raise FileExistsError(f"{output} holds a finished run; choose another output, or say --overwrite")
     if not resume:
         raise FileExistsError(f"{output} holds an interrupted run; say --resume to go on, or --overwrite")
@@ -543,7 +551,8 @@ def _only_training(output: Path):
 
 
 def _check_same_run(output: Path, run: dict) -> None:
-    """Refuse to resume on other data or with other settings; more epochs and another patience are fine."""
+    """Refuse to resume on other data, with other encoders, another configuration or other settings; more epochs and another
+    patience are fine."""
     if not (output / RUN_FILE).exists():
         return
     before = read_json(output / RUN_FILE)
@@ -557,6 +566,7 @@ def _check_same_run(output: Path, run: dict) -> None:
             old, new = before[part].get(name), run[part].get(name)
             if old != new and name not in free:
                 raise ValueError(f"cannot resume {output}: `{name}` was {old!r} and is {new!r} now")
+    check_identity(output, before.get("made_of"), run["made_of"])
 
 
 def _all_frozen(config) -> bool:

@@ -4,7 +4,6 @@
 Shapes: N posts, R regions, T tokens, L either, D features, W their reduced width.
 """
 
-import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -21,7 +20,8 @@ from ...features.cache import FeatureCache
 from ...features.extraction import process_state
 from ...features.inputs import model_inputs, reads_pictures
 from ...pictures import post_key
-from ...tasks import LABEL_PREFIX, collate_labels
+from ...tasks import collate_labels
+from ..identity import digest_of_posts
 from ..ngram_features import side_by_side
 from ..presets import ENCODER_CONFIGS, build_model, treat_as
 from ..settings import TrainingSettings
@@ -143,12 +143,7 @@ def pooling_of(preset: dict) -> dict:
 
 def content_of(data: BenchmarkData) -> str:
     """A digest of posts and labels by split, and of the tasks."""
-    digest = hashlib.sha256(repr([(task["name"], task["labels"]) for task in data.tasks]).encode())
-    for split, rows in data.posts.items():
-        labels = rows.select_columns([name for name in rows.column_names if name.startswith(LABEL_PREFIX)])
-        for key, row in zip(data.keys[split], labels, strict=True):
-            digest.update(f"{split} {key} {sorted(row.items())}".encode())
-    return digest.hexdigest()[:32]
+    return digest_of_posts(data.tasks, data.posts, data.keys, bool(data.description.numeric_columns))
 
 
 class PostReader:
