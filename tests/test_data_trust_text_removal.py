@@ -62,6 +62,16 @@ def test_any_exception_of_an_engine_is_that_pictures_problem(tmp_path):
     assert found["2.png"]["problem"] == "MemoryError" and found["3.png"]["problem"] == "engine" and len(found) == 7
 
 
+def test_a_target_of_another_folder_or_engine_is_not_gone_on_with(tmp_path):
+    first, second, target = draw(tmp_path / "a", 0, 6), draw(tmp_path / "b", 0, 7), tmp_path / "out"
+    assert remove_text_from_folder(first, target, READER, INPAINTER)["treated"] == 2
+    with pytest.raises(ValueError, match=r"was made with the source .*a, not .*b; name another output"):
+        remove_text_from_folder(second, target, READER, INPAINTER)
+    with pytest.raises(ValueError, match=r"was made with the reader .*:reader, not .*:slow_reader"):
+        remove_text_from_folder(first, target, SLOW, INPAINTER)
+    assert remove_text_from_folder(first, target, READER, INPAINTER)["done_before"] == 2
+
+
 def test_an_engine_that_is_not_installed_is_no_pictures_problem(tmp_path, monkeypatch):
     def missing(*_):
         raise ImportError("pip install it")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from modeling_mm_orient.data.folder_text_removal import TEXTS_FILE, remove_text_from_folder
+from modeling_mm_orient.data.folder_text_removal import MADE_FILE, TEXTS_FILE, remove_text_from_folder
 from modeling_mm_orient.optional_dependencies import TEXT_REMOVAL_AVAILABLE
 from modeling_mm_orient.text_cleaning import PAPER_STEPS
 from modeling_mm_orient.text_removal import (
@@ -151,6 +151,7 @@ def test_a_folder_is_treated_whole_and_reported(folder, tmp_path):
     problems = {line["image"]: line["problem"] for line in lines(target) if "problem" in line}
     assert problems["link.png"] == "a link out of the folder" and "cannot be read" in problems["broken.jpg"]
     assert sorted(path.name for path in target.rglob("*") if path.is_file()) == [
+        MADE_FILE,
         *(f"{n}.png" for n in range(4)),
         TEXTS_FILE,
     ]

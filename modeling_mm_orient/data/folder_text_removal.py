@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from ..partial_files import remove_all_leftovers, whole_file
 from ..pictures import LONGEST_ELONGATED, MOST_ELONGATED, format_of, read_image, reduced
 from ..text_removal import INPAINTERS, READERS, find_by_name, joined_text, read_text, remove_text
+from .json_files import read_json, write_json
 from .locks import only_one
 from .picture_files import Places, pictures_below
 from .problems import readable
@@ -28,6 +29,7 @@ from .worker_processes import worker_pool
 
 TEXTS_FILE = "texts.jsonl"
 LOCK_FILE = ".remove-text.lock"
+MADE_FILE = ".remove-text.json"  # of what the target was made: the source and the engines
 WAITING = 8  # tasks per process that are handed out at a time: the list of pictures may be long
 MOST_TREATED_PIXELS = 16_000_000  # larger pictures take minutes
 LOSSY = {"JPEG": {"quality": 95}, "WEBP": {"quality": 95}, "AVIF": {"quality": 90}}
@@ -46,7 +48,8 @@ def remove_text_from_folder(
         `{"pictures", "done_before", "treated", "skipped"}`; why a picture was skipped stands in `texts.jsonl`.
 
     Raises:
-        ValueError: the folders are the same or one in the other, or a name is unknown. FileNotFoundError: no `source`.
+        ValueError: the folders are the same or one in the other, a name is unknown, or `target` was made of another folder
+            or by other engines. FileNotFoundError: no `source`.
         FileExistsError: another process writes to `target`.
     """
     source, target = Path(source).resolve(), Path(target).resolve()
@@ -64,6 +67,14 @@ def remove_text_from_folder(
 
 def _remove_all(source: Path, target: Path, reader: str, inpainter: str, workers: int) -> dict[str, int]:
     remove_all_leftovers(target)
+    made = {"source": str(source), "reader": reader, "inpainter": inpainter}
+    before = read_json(target / MADE_FILE) if (target / MADE_FILE).is_file() else made
+    for name in made:  # what lies there would count as done
+        if before.get(name) != made[name]:
+            raise ValueError(
+                f"{target} was made with the {name} {before.get(name)}, not {made[name]}; name another output"
+            )
+    write_json(target / MADE_FILE, made)
     done = _done_before(target)
     names = [str(path.relative_to(source)) for path in pictures_below(source, report=True)]
     todo = [name for name in names if name not in done]
