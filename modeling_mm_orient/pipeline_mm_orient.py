@@ -95,6 +95,8 @@ class MultimodalClassificationPipeline(Pipeline):
     def __call__(self, inputs=None, images=None, text=None, **kwargs):
         if inputs is None:
             inputs = _posts(images, text)
+        elif images is not None or text is not None:
+            raise ValueError("posts are given as `inputs`, or by `images` and `text`: give one of them")
         if isinstance(inputs, (list, tuple)) and not inputs:
             return []
         if hasattr(inputs, "column_names") and hasattr(inputs, "select_columns"):  # a `datasets.Dataset`

@@ -247,6 +247,12 @@ class RelationMemory:
             self._averages = averages
         return averages
 
+    def with_content(self, keys: dict[str, int]) -> set[str]:
+        """Of ids with the keys of posts' content those of which an entry has that content, or one that is not known: other
+        data may have the same ids."""
+        entries = zip(self.ids, self.keys.tolist(), strict=True)
+        return {name for name, key in entries if name in keys and key in (0, keys[name])}
+
     def label(self, task: dict, entry: int):
         """One entry's label as a reader knows it: a name, a list of names, a number; None where missing."""
         return kind_of(task).label(task, self.labels[task["name"]][entry])

@@ -144,13 +144,13 @@ class TaskKind:
     def summary(self, task: dict, labels: Tensor) -> tuple[Tensor, Tensor]:
         """What the labels (M,) or (M, C) of reference posts say beyond the average, (M, C), and what they know, (M, C) of 0
         and 1."""
-        labels = labels.float().reshape(len(labels), -1)
+        labels = labels.float() if labels.dim() > 1 else labels.float()[:, None]
         known = ~labels.isnan()
         return _beyond_average(labels.nan_to_num(0.0), known), known.float()
 
     def averages(self, task: dict, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (C,) of the labels of `summary` that are known."""
-        labels = labels.float().reshape(len(labels), -1)
+        labels = labels.float() if labels.dim() > 1 else labels.float()[:, None]
         known = ~labels.isnan()
         count = known.sum(0).clamp(min=1)
         average = labels.nan_to_num(0.0).sum(0) / count

@@ -87,7 +87,7 @@ def test_it_measures_saves_and_loads(fitted, tmp_path):
                  "--output", str(tmp_path / "x.csv"), "--image-column", "none"]) == 0  # fmt: skip
 
 
-@pytest.mark.parametrize("form", ["paths", "absolute", "dataset", "dict", "folder"])
+@pytest.mark.parametrize("form", ["paths", "absolute", "dataset", "dataset of paths", "dict", "folder"])
 def test_posts_in_every_form(tmp_path, form):
     (tmp_path / "photos").mkdir()
     names = [f"photos/{i}.png" for i in range(20)]
@@ -102,6 +102,7 @@ def test_posts_in_every_form(tmp_path, form):
         "paths": table,
         "absolute": table.assign(image=absolute),
         "dataset": whole,
+        "dataset of paths": datasets.Dataset.from_dict(table.to_dict("list")),
         "dict": datasets.DatasetDict(train=whole.select(range(14)), validation=whole.select(range(14, 20))),
         "folder": tmp_path / "folder",
     }[form]

@@ -56,8 +56,6 @@ def test_names_of_the_command_line_count_more_and_others_stay(tmp_path):
     file = write(tmp_path, TOML)
     options = parsed(["train", "--config", file, "--output", "RUN", "--set", "hima_stage2=true", "--set", "members=2"])
     assert sorted(options.set) == ["hima_stage2=true", "members=2", "task_weighting=uniform"]
-    options = parsed(["train", "--config", file, "--output", "RUN", "--labels", "a", "--labels", "b", "c"])
-    assert options.labels == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("verb", [["predict"], ["evaluate"], ["memory", "add"]])

@@ -131,6 +131,16 @@ def test_a_quote_that_is_nowhere_closed_swallows_one_row(tmp_path):
     assert [row.where for row in table_rows(tmp_path / "t.csv")] == [f"t.csv:{n}" for n in range(2, 9)]
 
 
+@pytest.mark.parametrize(("name", "mark"), [("t.csv", ","), ("t.tsv", "\t")])
+def test_two_stray_quotes_swallow_no_rows(tmp_path, name, mark):
+    rows = [f"{n}{mark}text {n}" for n in range(1, 9)]
+    rows[1], rows[5] = f'2{mark}"text 2', f'6{mark}"text 6'
+    rows[7] = f'8{mark}"two\nlines, ""quoted"""'
+    (tmp_path / name).write_text(f"id{mark}text\n" + "\n".join(rows) + "\n")
+    assert account(tmp_path) == (6, [f"{name}:3", f"{name}:7"])
+    assert [*table_rows(tmp_path / name)][-1].values["text"] == 'two\nlines, "quoted"'
+
+
 def test_a_stray_carriage_return_is_one_rows_problem(tmp_path):
     (tmp_path / "t.csv").write_bytes(b"id,text\n1,a\n2,b\rc\n3,d\n")
     assert account(tmp_path) == (2, ["t.csv:3"])

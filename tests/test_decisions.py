@@ -296,6 +296,9 @@ def test_a_run_keeps_its_rules_and_everything_follows_them(tmp_path, capsys):
         pipe({"text": "what a day"}, abstain=0.2)
     with pytest.raises(ValueError, match="`abstain` must be a share from 0 to below 1"):
         pipe({"text": "what a day"}, abstain=1.5)
+    for parts in ({"images": "a caption"}, {"text": "a caption"}):  # beside a post it would be dropped
+        with pytest.raises(ValueError, match="by `images` and `text`: give one of them"):
+            pipe({"text": "what a day"}, **parts)
     found = pipe({"text": "what a day"}, decisions=True)
     assert set(found) == {"humour", "offensive", "decisions"} and set(found["decisions"]) == {"humour", "offensive"}
     assert set(pipe({"text": "what a day"})) == {"humour", "offensive"}

@@ -218,6 +218,23 @@ def test_mami(tmp_path):
     assert posts["15001.jpg"]["violence"] == "not_violence" and posts["2.jpg"]["misogynous"] == "not_misogynous"
 
 
+def test_labels_of_mami_that_are_missing_are_told(tmp_path):
+    (tmp_path / "Test.csv").write_text("file_name\tText Transcription\n1.jpg\ta\n2.jpg\tb\n3.jpg\tc\n")
+    (tmp_path / "test_labels.txt").write_text("1.jpg\t1\t0\t0\t1\t0\n2.jpg\t1\t0\t0\t1\n")
+    found = {problem["where"]: problem["what"] for problem in account(tmp_path, "mami")["rejected"]}
+    assert found == {
+        "Test.csv:3": "the labels' file has 4 labels instead of 5 for '2.jpg'",
+        "Test.csv:4": "the labels' file has no line for '3.jpg'",
+    }
+
+
+def test_met_meme_with_columns_of_other_names_is_told(tmp_path):
+    (tmp_path / "E_text.csv").write_text("file_name,text\n1.jpg,a\n")
+    (tmp_path / "label_E.csv").write_text("file_name,Sentiment Category\n1.jpg,1(happiness)\n")
+    with pytest.raises(ValueError, match=r"label_E\.csv has no column '.*'; it has 'file_name', 'Sentiment Category'"):
+        account(tmp_path, "met_meme")
+
+
 def test_pridemm(tmp_path):
     (tmp_path / "PrideMM.csv").write_text(
         "name,text,hate,target,stance,humour,split\n1.png,love,0,,1,1,train\n2.png,hm,1,2,2,0,val\n3.png,x,1,0,0,0,test\n"

@@ -34,6 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, _interrupt)
     try:
         with _no_signal_lost():
+            from .options import check_outputs
+
+            check_outputs(options)
             options.run(options)
     except KeyboardInterrupt as error:
         signals = {"": (130, "interrupted"), "SIGTERM": (143, "terminated")}

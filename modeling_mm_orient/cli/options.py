@@ -8,6 +8,7 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields, replace
+from pathlib import Path
 from types import UnionType
 from typing import get_args, get_origin, get_type_hints
 
@@ -30,7 +31,7 @@ OF_DATA = (
     "encoding",
     "feature_arrays",
 )
-NO_COLUMN = "none"  # of --image-column and --text-column
+NO_COLUMN = "none"  # of --image-column, --text-column and --split-column
 
 
 def add_verb(
@@ -78,7 +79,8 @@ def _type_of(hint) -> dict:
     kinds = get_args(hint) if get_origin(hint) is UnionType else (hint,)
     for kind in kinds:
         if get_origin(kind) in (list, dict):
-            return {"nargs": "+", "action": "extend"} | ({"type": int} if get_args(kind) == (int,) else {})
+            of_names = {"action": "extend"} if get_origin(kind) is dict else {}
+            return {"nargs": "+"} | of_names | ({"type": int} if get_args(kind) == (int,) else {})
     if kinds[0] is bool:
         return {"action": argparse.BooleanOptionalAction, "default": None}
     return {"type": kinds[0]} if kinds[0] in (int, float) else {}
@@ -108,7 +110,7 @@ def add_data(verb: argparse.ArgumentParser, labels: bool = True, required: bool 
     )
     add_fields(verb, DataDescription, ("labels", *OF_DATA) if labels else OF_DATA)
     if labels:
-        _add_by_hand(verb, "--regression", "regression_columns", nargs="+", action="extend")
+        _add_by_hand(verb, "--regression", "regression_columns", nargs="+")
     add_outside(verb)
     verb.add_argument("--skip-bad-posts", action="store_true", help="leave out posts with problems, and report them")
 
@@ -200,6 +202,19 @@ def add_preset(verb: argparse.ArgumentParser, text: str = "data sets of the pres
     verb.add_argument("--preset", nargs="+", default=[], metavar="NAME", help=text)
 
 
+def check_outputs(options: argparse.Namespace) -> None:
+    """Raise ValueError where a file that a command writes is one of those that it reads."""
+    targets = [path for name in ("json", "output", "picture") for path in _listed(getattr(options, name, None))]
+    if options.interrupted or not any(
+        Path(path).is_file() for path in targets
+    ):  # what goes on with its output reads it
+        return
+    from ..runs.run_folder import check_output_file
+
+    for path in targets:
+        check_output_file(path, getattr(options, "model", None), getattr(options, "data", None))
+
+
 def add_json(verb: argparse.ArgumentParser, text: str) -> None:
     """--json, a file for what is printed."""
     verb.add_argument("--json", metavar="FILE", help=text)
@@ -231,6 +246,8 @@ def data_changes(options: argparse.Namespace) -> dict:
         changes["text_column"] = [] if columns[0] == NO_COLUMN else columns[0]
     if isinstance(columns := changes.get("image_column"), list) and len(columns) == 1:
         changes["image_column"] = None if columns[0] == NO_COLUMN else columns[0]
+    if changes.get("split_column") == NO_COLUMN:
+        changes["split_column"] = None
     said = [column for name in COLUMNS for column in _listed(changes.get(name))]
     return changes | ({"required_columns": said} if said else {})
 

@@ -66,7 +66,8 @@ def complete_columns(
         logger.info("%s: %s is the column %r", where, name, value)
     description = replace(description, **changes)
     if missing := missing_columns(description, columns):
-        raise ValueError(f"{where} has no column {', '.join(missing)}; its columns are {listed(columns)}")
+        hint = "; where no column says the splits: --split-column none" if description.split_column in missing else ""
+        raise ValueError(f"{where} has no column {', '.join(missing)}; its columns are {listed(columns)}{hint}")
     return description
 
 

@@ -187,6 +187,10 @@ def met_meme(folder: Path, table: Path | None) -> Iterator[Row]:
             name, text = list(row.values.values())[:2]
             texts[name] = text
         for row in delimited_rows(path, ",", "gb18030"):
+            if absent := [
+                column for column, *_ in MET_MEME_CODES.values() if column not in row.values and not row.problem
+            ]:
+                raise ValueError(f"{path.name} has no column {absent[0]!r}; it has {', '.join(map(repr, row.values))}")
             name = next(iter(row.values.values()))
             values = {"image_name": name, "text": texts.get(name), "language": {"E": "en", "C": "zh"}.get(letter)}
             for label, (column, names, first) in MET_MEME_CODES.items():
@@ -265,16 +269,19 @@ def mami(folder: Path, table: Path | None) -> Iterator[Row]:
     gold = {}
     for path in folder.glob("*labels*.txt"):
         for line in lines_of(path):
-            name, *values = line.strip().split("\t")
-            gold[name] = dict(zip(MAMI_LABELS, values, strict=False))
+            name, *values = line.rstrip("\r\n").split("\t")
+            gold[name] = values
     for path in _existing(folder, tables):
         for row in delimited_rows(path, "\t"):
             values = {"text": row.values.get("Text Transcription"), "image": row.values.get("file_name")}
             values["split"] = "test" if path.stem.lower() == "test" else "train"
-            labels = {name: row.values[name] for name in MAMI_LABELS if name in row.values} or gold.get(
-                values["image"], {}
-            )
-            problem = row.problem
+            labels, problem = {name: row.values[name] for name in MAMI_LABELS if name in row.values}, row.problem
+            if not labels and gold:
+                found = gold.get(values["image"])
+                if found is None or len(found) != len(MAMI_LABELS):
+                    what = "no line" if found is None else f"{len(found)} labels instead of {len(MAMI_LABELS)}"
+                    problem = problem or f"the labels' file has {what} for {values['image']!r}"
+                labels = dict(zip(MAMI_LABELS, found or (), strict=False))
             for name in MAMI_LABELS:
                 value = str(labels.get(name, "")).strip()
                 if value and value not in ("0", "1"):

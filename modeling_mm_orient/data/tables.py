@@ -111,6 +111,10 @@ def delimited_rows(path: Path, delimiter: str, encoding: str = "utf-8") -> Itera
             yield Row(where, {}, problem=f"no row of a table ({error})")
             lines.read_again_after_first()
             continue
+        if len(lines.taken) > 1 and _goes_on_after_a_quote(lines.taken, delimiter):
+            yield Row(where, {}, problem="a quote opens here, and text follows where it closes")
+            lines.read_again_after_first()
+            continue
         if lines.ended and len(lines.taken) > 1:
             yield Row(where, {}, problem="a quote opens here that is nowhere closed")
             lines.read_again_after_first()  # what lies behind is rows of its own
@@ -121,6 +125,16 @@ def delimited_rows(path: Path, delimiter: str, encoding: str = "utf-8") -> Itera
                 row.problem = f"{len(cells)} fields where the header has {len(header)}"
             row.problem = next((problem for _, problem in lines.taken if problem), row.problem)
             yield row
+
+
+def _goes_on_after_a_quote(lines: list[tuple[str, str | None]], delimiter: str) -> bool:
+    """Whether the lines of a row are one because a quote of a text was taken for one that opens a field: strictly read, what
+    stands behind its end is neither a delimiter nor the end of the line."""
+    try:
+        next(csv.reader((line for line, _ in lines), delimiter=delimiter, strict=True))
+    except csv.Error:
+        return True
+    return False
 
 
 class _Lines:

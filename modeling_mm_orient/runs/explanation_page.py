@@ -4,6 +4,7 @@
 import logging
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from ..data.json_files import write_json
 from ..data.reading import read_split
 from ..explanation import PARTS, explain
 from ..partial_files import whole_file
-from ..pictures import read_image, reduced, undecoded
+from ..pictures import key_number, post_key, read_image, reduced, undecoded
 from ..pipeline_mm_orient import POST_KEYS
 from ..tasks import kind_of
 from .metric_plots import on_figure
@@ -202,7 +203,7 @@ def explain_post(
     shown, sizes = [reduced(picture) for picture in pictures], [picture.size for picture in pictures]
     found = explain(model.eval(), processor, shown, text, neighbours, sizes, post.get("numbers"))
     ids = list(dict.fromkeys(post["id"] for posts in found["neighbours"].values() for post in posts))
-    known = references(ids) if references is not None and ids else {}
+    known = of_memory(model.relation_memory, references(ids)) if references is not None and ids else {}
     return Explanation(pictures, found, model.config.tasks, {name: thumbnail_of(post) for name, post in known.items()})
 
 
@@ -229,6 +230,18 @@ def references_of_run(run: str, data: str | None = None) -> Callable[[list[str]]
             return {}
 
     return find if data else find_what_is_there  # what was named must be there
+
+
+def of_memory(memory, posts: dict[str, dict]) -> dict[str, dict]:
+    """Of posts by id those that a memory holds under it, by their content; how many others are left out is logged."""
+    keys = {}
+    for name, post in posts.items():
+        with suppress(ValueError, OSError):  # a picture that is gone
+            keys[name] = key_number(post.get("post_key") or post_key(post))
+    there = memory.with_content(keys)
+    if others := len(posts) - len(there):
+        logger.warning("%d reference posts are not shown: the data has others under their ids", others)
+    return {name: post for name, post in posts.items() if name in there}
 
 
 def posts_by_id(description: DataDescription) -> Callable[[list[str]], dict[str, dict]]:

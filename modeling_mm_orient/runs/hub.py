@@ -17,7 +17,7 @@ from .card import RESPONSIBLE_USE, datasets_in_card, encoder_licenses, model_car
 from .card_facts import CardFacts
 from .endpoint import write_endpoint
 from .onnx_export import DESCRIPTION, export_onnx, require_onnx
-from .run_folder import CARD_FILE, METRICS_FILE, METRICS_PLOT, NOISE_FILE, REPORT_FILE, load_run, read_run
+from .run_folder import CARD_FILE, METRICS_FILE, METRICS_PLOT, NOISE_FILE, REPORT_FILE, RUN_FILE, load_run, read_run
 
 LOCK_FILE = ".export.lock"
 MARKER = "config.json"  # without it nothing loads a folder: the last file to come, and the first to go
@@ -48,11 +48,13 @@ def export_run(
         onnx: with a folder `onnx`, see `export_onnx`. online: ask the Hub for the encoders' licences.
 
     Raises:
-        FileNotFoundError: there is no finished run. ValueError: a verdict of its needs a folder of this machine, or a
-            file of its names one.
+        FileNotFoundError: there is no finished run. FileExistsError: `folder` holds a run. ValueError: a verdict of its
+            needs a folder of this machine, or a file of its names one.
     """
     if onnx:
         require_onnx()
+    if (Path(folder) / RUN_FILE).exists():
+        raise FileExistsError(f"{folder} holds a run, whose files would be mixed with these; export to another folder")
     said, facts = read_run(run), facts or CardFacts()
     facts = replace(facts, dataset=facts.dataset or datasets_in_card(run))
     model, processor = load_run(run)

@@ -56,13 +56,15 @@ def build_memory(
         The memory, and the measured recall of its index by modality (empty for exact search).
 
     Raises:
-        ImportError: `index` is named, and FAISS is not installed.
+        ImportError: `index` is named, and FAISS is not installed. FileExistsError: `output` holds another model.
     """
     if index is not None:
         require_faiss()
     model, processor = load_run(run, load_relation_memory=False)  # the one it has may be stale or damaged
     if output and Path(output).resolve() == Path(run).resolve():
         output = None
+    if output and (Path(output) / "config.json").exists():
+        raise FileExistsError(f"{output} holds another model, whose memory would be replaced; choose another --output")
     inputs = _reference_inputs(run, model, processor, data, split, feature_cache, skip_bad_posts)
     memory = model.build_relation_memory(inputs, processor)
     changes = {"relation_memory": str(Path(output).resolve()) if output else LARGE_MEMORY if memory.is_large else None}

@@ -31,7 +31,7 @@ def write_posts(data, pictures: str | Iterable[str], root=None) -> Iterator[dict
         data: a `pandas.DataFrame`, a list of dicts, one dict, a `datasets.Dataset` or `DatasetDict`; the path of a folder or
             a Hub id stays what it is.
         pictures: columns of a frame that hold pictures: paths, PIL images or bytes.
-        root: folder of a frame's pictures (default: the working directory).
+        root: folder of pictures that are given by their paths (default: the working directory).
 
     Raises:
         ValueError, TypeError: they are none, or have a value that no table can hold.
@@ -39,24 +39,34 @@ def write_posts(data, pictures: str | Iterable[str], root=None) -> Iterator[dict
     if isinstance(data, (str, os.PathLike)):
         yield {"data": str(data)}
         return
+    base = Path(root or ".").absolute()
+    names = {pictures} if isinstance(pictures, str) else set(pictures)
     with tempfile.TemporaryDirectory(prefix="mm_orient_posts_") as folder:
         if isinstance(data, (datasets.Dataset, datasets.DatasetDict)):
-            _save(data, folder)
-            yield {"data": folder}
+            outside = _save(data, names, base, folder)
+            yield {"data": folder, "allow_outside": [str(base), *outside]}
         else:
-            base = Path(root or ".").absolute()
-            names = {pictures} if isinstance(pictures, str) else set(pictures)
             outside = _write_table(_rows(data), names, base, Path(folder) / TABLE)
             yield {"data": folder, "allow_outside": [str(base), *outside]}
 
 
-def _save(data, folder: str) -> None:
-    parts = data if isinstance(data, datasets.DatasetDict) else {"": data}
+def _save(data, pictures: set[str], base: Path, folder: str) -> list[str]:
+    """Returns folders as `_write_table` does."""
+    parts, outside = data if isinstance(data, datasets.DatasetDict) else {"": data}, set()
     saved = {name: undecoded(part) for name, part in parts.items()}
+    for part_name, part in saved.items():
+        for name in part.column_names:
+            if (name in pictures or name.lower() in pictures) and part.features[name] == datasets.Value("string"):
+                values = part[name]
+                outside |= {str(Path(value).parent) for value in values if value and os.path.isabs(value)}
+                places = [value if not value or URL.match(value) else str(base / value) for value in values]
+                part = part.remove_columns(name).add_column(name, places)
+        saved[part_name] = part
     if isinstance(data, datasets.DatasetDict):
         datasets.DatasetDict(saved).save_to_disk(folder)
     else:
         saved[""].save_to_disk(folder)
+    return sorted(outside)
 
 
 def _rows(data) -> list[dict]:

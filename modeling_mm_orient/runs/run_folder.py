@@ -24,8 +24,23 @@ REPORT_FILE = "report.html"
 NOISE_FILE = "noise.json"  # of `mm-orient benchmark --noise`
 CARD_FILE = "README.md"
 SPLITS_FILE = "splits.json"  # post key -> the split that a post was in
+OF_A_MODEL = (
+    "config.json", "processor_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json",
+)  # fmt: skip
 CHECKPOINTS = "checkpoints"
 EVENTS = "logs"  # of TensorBoard, where it is reported to
+
+
+def check_output_file(path: str, run: str | None, data: str | None) -> None:
+    """Raise ValueError where a file that is to be written is a file of the run or a table of the data that are read."""
+    place = Path(path).resolve()
+    if not place.is_file():
+        return
+    of_run = (*OF_A_MODEL, RUN_FILE, METRICS_FILE, HISTORY_FILE, BASELINES_FILE, SPLITS_FILE)
+    if run and place.parent == Path(run).resolve() and place.name in of_run:
+        raise ValueError(f"{path} is a file of {run}, and would be replaced; choose another output")
+    if data and place.parent == Path(data).resolve():
+        raise ValueError(f"{path} lies among the posts of {data}, and would be replaced; choose another output")
 
 
 def read_run(folder: str) -> dict:

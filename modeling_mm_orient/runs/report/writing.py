@@ -15,6 +15,7 @@ from ...partial_files import check_place
 from ...pictures import undecoded
 from ...tasks import collate_labels, kind_of
 from ..evaluation import PostsToScore, posts_to_evaluate
+from ..explanation_page import of_memory
 from ..metric_plots import metrics_figure
 from ..pages import figure_url, page, write_page
 from ..predictions import predict_logits
@@ -146,6 +147,8 @@ def report(
     inputs, collator = model_inputs(model, found.processor, posts, model.config.tasks, feature_cache, arrays)
     judged = judge(model, inputs[split], replace(collator, labels=False), found.posts, {}, batch_size)
     judged.references = references_in(found.splits, judged.evidence)
+    if model.relation_memory is not None:
+        judged.references = of_memory(model.relation_memory, judged.references)
     left_out = None if found.left_out is None else [asdict(problem) for problem in found.left_out]
     write_page(path, report_html(Path(run).resolve().name, model, judged, split, found.splits, record, left_out))
     return path, terminal_summary(model, judged, split, record)

@@ -1,0 +1,92 @@
+"""What a command writes replaces nothing that it reads, and no other run."""
+
+import pytest
+
+from modeling_mm_orient.cli import main
+from modeling_mm_orient.data.json_files import read_json
+from modeling_mm_orient.runs.explanation_page import explain_with_run
+
+from .helpers import train_on, write_folder
+
+ROWS = [
+    {"id": f"p{i}", "image": f"{i}.png", "text": f"words {i}", "mood": "ab"[i % 2], "split": split}
+    for i, split in enumerate(["train"] * 12 + ["val"] * 4 + ["test"] * 4)
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Posts, a run on them, and another."""
+    folder = tmp_path_factory.mktemp("outputs")
+    write_folder(folder / "posts", ROWS)
+    options = ("--labels", "mood", "--epochs", 1, "--split-column", "split", "--set", "relation_scope=memory")
+    assert train_on(folder / "posts", folder / "run", *options) == 0
+    assert train_on(folder / "posts", folder / "other", *options) == 0
+    return folder
+
+
+def content(place) -> dict:
+    return {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "predict {run} --data {posts} --output {posts}/labels.csv",
+        "memory inspect {run} --json {run}/config.json",
+        "evaluate {run} --data {posts} --json {run}/config.json",
+        "evaluate {run} --data {posts} --json {posts}/labels.csv",
+        "inspect-data --data {posts} --labels mood --json {posts}/labels.csv",
+        "export {run} --output {other}",
+        "export {run} --output {run}",
+        "memory build {run} --data {posts} --output {other}",
+    ],
+)
+def test_what_is_read_or_is_another_runs_is_not_replaced(folder, capsys, command):
+    before, places = content(folder), {name: folder / name for name in ("run", "other", "posts")}
+    assert main([word.format(**places) for word in command.split()]) == 1
+    assert "another" in capsys.readouterr().err and content(folder) == before
+
+
+def test_an_output_of_ones_own_is_replaced(folder, tmp_path):
+    for _ in range(2):
+        for file in ("p.jsonl", "p.csv"):
+            command = ["predict", folder / "run", "--data", folder / "posts", "--output", tmp_path / file]
+            assert main([*map(str, command)]) == 0
+        assert main(["export", str(folder / "run"), "--output", str(tmp_path / "hub")]) == 0
+
+
+def test_data_without_the_runs_split_column(folder, tmp_path, capsys):
+    rows = [{name: value for name, value in row.items() if name != "split"} for row in ROWS[16:]]
+    new = write_folder(tmp_path / "new", rows)
+    command = ["evaluate", str(folder / "run"), "--data", str(new)]
+    assert main(command) == 1 and "where no column says the splits: --split-column none" in capsys.readouterr().err
+    assert main([*command, "--split-column", "none", "--json", str(tmp_path / "m.json")]) == 0
+    assert read_json(tmp_path / "m.json")["mood"]["posts"] == 4
+
+
+def test_an_emptied_memory_still_predicts(folder, tmp_path):
+    options = ("--labels", "mood", "kind=x,y", "--epochs", 1)
+    rows = [row | {"x": i % 2, "y": (i + 1) % 2} for i, row in enumerate(ROWS)]
+    data, run = write_folder(tmp_path / "posts", rows), tmp_path / "run"
+    fields = ("relation_scope=memory", "neighbour_labels=true", "memory_top_k=2")
+    assert train_on(data, run, *options, "--set", *fields) == 0
+    ids = [row["id"] for row in ROWS[:12]]
+    assert main(["memory", "remove", str(run), "--ids", *ids]) == 0
+    assert main(["predict", str(run), "--data", str(data), "--output", str(tmp_path / "p.jsonl")]) == 0
+
+
+def test_other_posts_of_the_same_ids_are_not_shown_as_neighbours(folder, tmp_path, caplog):
+    rows = [row | {"text": f"others {i}", "split": "train"} for i, row in enumerate(ROWS)]
+    others, run = write_folder(tmp_path / "others", rows), tmp_path / "run"
+    options = ("--labels", "mood", "--epochs", 1, "--set", "relation_scope=memory")
+    assert train_on(folder / "posts", run, *options, "--split-column", "split") == 0
+
+    def shown(data=None) -> set[str]:
+        found = explain_with_run(str(run), {"text": "others 3"}, data)
+        return {post["text"] for post in found.thumbnails.values()}
+
+    assert shown() and shown() <= {row["text"] for row in ROWS}
+    assert main(["memory", "build", str(run), "--data", str(others)]) == 0
+    assert not shown() and "reference posts are not shown: the data has others under their ids" in caplog.text
+    assert "others 3" in shown(str(others))
