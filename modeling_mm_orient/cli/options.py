@@ -205,13 +205,12 @@ def add_preset(verb: argparse.ArgumentParser, text: str = "data sets of the pres
 def check_outputs(options: argparse.Namespace) -> None:
     """Raise ValueError where a file that a command writes is one of those that it reads."""
     targets = [path for name in ("json", "output", "picture") for path in _listed(getattr(options, name, None))]
-    if options.interrupted or not any(
-        Path(path).is_file() for path in targets
-    ):  # what goes on with its output reads it
+    there = [path for path in targets if Path(path).is_file()]
+    if not there or options.interrupted:  # who goes on with an output reads it
         return
     from ..runs.run_folder import check_output_file
 
-    for path in targets:
+    for path in there:
         check_output_file(path, getattr(options, "model", None), getattr(options, "data", None))
 
 

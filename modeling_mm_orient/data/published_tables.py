@@ -187,9 +187,8 @@ def met_meme(folder: Path, table: Path | None) -> Iterator[Row]:
             name, text = list(row.values.values())[:2]
             texts[name] = text
         for row in delimited_rows(path, ",", "gb18030"):
-            if absent := [
-                column for column, *_ in MET_MEME_CODES.values() if column not in row.values and not row.problem
-            ]:
+            absent = [column for column, *_ in MET_MEME_CODES.values() if column not in row.values]
+            if absent and not row.problem:
                 raise ValueError(f"{path.name} has no column {absent[0]!r}; it has {', '.join(map(repr, row.values))}")
             name = next(iter(row.values.values()))
             values = {"image_name": name, "text": texts.get(name), "language": {"E": "en", "C": "zh"}.get(letter)}
