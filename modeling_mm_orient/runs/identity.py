@@ -24,7 +24,9 @@ def identity_of(prepared, keys: dict[str, list[str]]) -> dict[str, str]:
     found = {POSTS: digest_of_posts(prepared.tasks, prepared.posts, keys, bool(prepared.description.numeric_columns))}
     for role in ENCODER_NAMES:
         if source := preset["encoders"].get(role):
-            place = os.path.abspath(source) if Path(source).exists() else source  # which is digested: it names a machine
+            place = (
+                os.path.abspath(source) if Path(source).exists() else source
+            )  # which is digested: it names a machine
             found[f"{role} encoder"] = _digest([place, revisions.get(role)])
     if preset["task_features"]:
         found["task features"] = _digest(preset["task_features"])
