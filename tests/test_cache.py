@@ -121,3 +121,18 @@ def test_processes_share_the_work_without_overlap(setting):
     assert min(counts) > 0
     assert sum(counts) == len(set(keys))
     assert early.missing(keys) == []
+
+
+def test_a_shard_that_is_cut_short_is_named(setting):
+    folder, model, processor, posts, _ = setting
+    cache, keys = FeatureCache(folder, model, processor), keys_of(posts)
+    cache.add(posts, keys)
+    (shard,) = cache.folder.glob("*.arrow")
+    content = shard.read_bytes()
+    for size in (len(content) // 2, 10, 0):
+        shard.write_bytes(content[:size])
+        with pytest.raises(ValueError, match=rf"{shard.name}: a damaged shard of features .* remove it"):
+            FeatureCache(folder, model, processor)
+    shard.unlink()
+    cache = FeatureCache(folder, model, processor)
+    assert cache.add(posts, keys) == len(posts)

@@ -42,6 +42,8 @@ def test_verdicts_are_frames_in_the_order_of_the_posts(fitted):
     assert probable[["mood:blue", "mood:red"]].sum(axis=1).tolist() == pytest.approx([1] * 3, abs=1e-5)
     assert fitted.predict({"text": "a red thing", "image": picture()}).shape == (1, 3)
     assert fitted.predict([{"caption": "a red thing", "photo": None}] * 2).shape == (2, 3)
+    with pytest.raises(TypeError, match="'skip_bad_posts' is no argument here, and no field of `DataDescription`"):
+        fitted.predict(new, skip_bad_posts=True)
 
 
 def test_it_explains(fitted, tmp_path):

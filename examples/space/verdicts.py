@@ -221,6 +221,8 @@ def read_texts(table: bytes) -> tuple[dict[str, str], list[str]]:
     try:
         reader = csv.DictReader(io.StringIO(table.decode("utf-8-sig"), newline=""), strict=True)
         columns = reader.fieldnames or []
+        if twice := [name for name in columns if columns.count(name) > 1]:
+            raise ValueError(f"The table has the column {twice[0]!r} twice.")
         named = next((name for name in FILE_COLUMNS if name in columns), None)
         if named is None or TEXT_COLUMN not in columns:
             raise ValueError(
@@ -228,6 +230,11 @@ def read_texts(table: bytes) -> tuple[dict[str, str], list[str]]:
             )
         texts, alone = {}, []
         for row in reader:
+            if None in row or None in row.values():  # a text with a comma has to stand between quotes
+                count = sum(value is not None for value in row.values()) + len(row.get(None) or [0]) - 1
+                raise ValueError(
+                    f"Line {reader.line_num} of the table has {count} field(s), the header {len(columns)}."
+                )
             name, text = Path((row[named] or "").strip()).name, row[TEXT_COLUMN] or ""
             if not name:
                 alone.append(text)

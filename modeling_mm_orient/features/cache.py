@@ -46,11 +46,10 @@ class FeatureCache:
         self.load()
 
     def load(self) -> None:
-        """Open every finished shard: memory-mapped, nothing is read but the keys."""
+        """Open every finished shard: memory-mapped, nothing is read but the keys. Raises ValueError for a damaged one."""
         paths = [path for path in sorted(self.folder.glob("*.arrow")) if path.name != CONVERTED]
         paths += [_converted(path) for path in sorted(self.folder.glob("*.parquet"))]
-        shards = [datasets.Dataset.from_file(str(path)) for path in paths]
-        shards = [shard.select_columns(list(COLUMNS)) for shard in shards]
+        shards = [_opened(path).select_columns(list(COLUMNS)) for path in paths]
         table = datasets.concatenate_datasets(shards) if shards else None
         self.rows = {key: row for row, key in enumerate(table["key"]) if key is not None} if shards else {}
         self.table = table.with_format("arrow") if shards else None  # once: every call copies the description
@@ -96,7 +95,9 @@ class FeatureCache:
         for values in features.values():
             if ((values.view(np.uint16) & HALF_EXPONENT) == HALF_EXPONENT).any():
                 key = row.column("key")[0].as_py()
-                raise ValueError(f"{self.folder} holds features of the post {key} that are no numbers: encode it anew")
+                raise ValueError(
+                    f"{self.folder} holds features of the post {key} that are no numbers: remove it, and encode anew"
+                )
         features |= {name: features[name].reshape(-1, width) for name, width in widths.items()}
         features[NGRAM_IDS] = np.array(row.column(NGRAM_IDS)[0].values)
         if not self.processor.task_features:
@@ -127,6 +128,15 @@ class CachedPosts(torch.utils.data.Dataset):
             post | features | {"post_key": post.get("post_key") or key}
             for post, features, key in zip(posts, self.cache.read(keys), keys, strict=True)
         ]
+
+
+def _opened(path: Path) -> datasets.Dataset:
+    try:
+        return datasets.Dataset.from_file(str(path))
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(
+            f"{path}: a damaged shard of features ({error}); remove it, to encode its posts anew"
+        ) from None
 
 
 def _converted(path: Path) -> Path:

@@ -249,6 +249,8 @@ class MMOrientClassifier:
 
     @contextmanager
     def _described(self, data, root, description: dict) -> Iterator[tuple[DataDescription, int]]:
+        if unknown := description.keys() - {entry.name for entry in fields(DataDescription)} - {"text", "image"}:
+            raise TypeError(f"{min(unknown)!r} is no argument here, and no field of `DataDescription`")
         run = read_run(str(self.folder))
         size = run.get("training", {}).get("batch_size", 32)
         changes = _columns(description.pop("text", None), description.pop("image", None)) | description
