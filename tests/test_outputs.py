@@ -38,7 +38,6 @@ def content(place) -> dict:
         "evaluate {run} --data {posts} --json {posts}/labels.csv",
         "inspect-data --data {posts} --labels mood --json {posts}/labels.csv",
         "export {run} --output {other}",
-        "export {run} --output {run}",
         "memory build {run} --data {posts} --output {other}",
     ],
 )

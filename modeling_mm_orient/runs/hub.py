@@ -48,13 +48,13 @@ def export_run(
         onnx: with a folder `onnx`, see `export_onnx`. online: ask the Hub for the encoders' licences.
 
     Raises:
-        FileNotFoundError: there is no finished run. FileExistsError: `folder` holds a run. ValueError: a verdict of its
-            needs a folder of this machine, or a file of its names one.
+        FileNotFoundError: there is no finished run. FileExistsError: `folder` holds another run. ValueError: a verdict of
+            its needs a folder of this machine, or a file of its names one.
     """
     if onnx:
         require_onnx()
-    if (Path(folder) / RUN_FILE).exists():
-        raise FileExistsError(f"{folder} holds a run, whose files would be mixed with these; export to another folder")
+    if (Path(folder) / RUN_FILE).exists() and Path(folder).resolve() != Path(run).resolve():
+        raise FileExistsError(f"{folder} holds another run, whose files would be mixed with these; export elsewhere")
     said, facts = read_run(run), facts or CardFacts()
     facts = replace(facts, dataset=facts.dataset or datasets_in_card(run))
     model, processor = load_run(run)
