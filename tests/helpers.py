@@ -293,6 +293,16 @@ def write_folder(folder: Path, rows: list[dict] = ROWS, name: str = "labels.csv"
     return folder
 
 
+def add_columns(table: Path, columns) -> None:
+    """Give every row of a CSV what `columns` (its number, the row) returns for it."""
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = [row | columns(number, row) for number, row in enumerate(csv.DictReader(file))]
+    with table.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def describe(folder, **fields) -> DataDescription:
     """The description of a folder of `write_folder`."""
     return DataDescription(**{"data": str(folder), "labels": ["mood"], "split_column": "split"} | fields)

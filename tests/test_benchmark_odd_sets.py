@@ -1,6 +1,5 @@
 """`mm-orient benchmark` on sets that are named, labelled or begun unluckily."""
 
-import csv
 import re
 import statistics
 
@@ -18,7 +17,7 @@ from modeling_mm_orient.runs.benchmark.statistics import AVERAGE, AVERAGE_AUROC
 from modeling_mm_orient.runs.demo import make_memes
 from modeling_mm_orient.runs.metrics import METRICS
 
-from .helpers import save_encoders
+from .helpers import add_columns, save_encoders
 
 LABELS = ["mean", "file", "untested"]
 
@@ -28,15 +27,8 @@ def folder(tmp_path_factory):
     """Memes with tasks called `mean` and `file`, and one of which no test post has a label."""
     folder = tmp_path_factory.mktemp("odd")
     table = make_memes(folder / "memes", 120) / "labels.csv"
-    with table.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    for row in rows:
-        row |= {"mean": row["offensive"], "file": row["humour"]}
-        row["untested"] = "" if row["split"] == "test" else row["humour"]
-    with table.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    add_columns(table, lambda _, row: {"mean": row["offensive"], "file": row["humour"]})
+    add_columns(table, lambda _, row: {"untested": "" if row["split"] == "test" else row["humour"]})
     save_encoders(folder)
     return folder
 

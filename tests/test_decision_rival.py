@@ -24,7 +24,7 @@ from modeling_mm_orient.runs.benchmark.decision_rival import DecisionRival
 from modeling_mm_orient.runs.benchmark.noise import noise_rows
 from modeling_mm_orient.runs.demo import make_memes
 
-from .helpers import TASKS, TEXTS, TOWER, as_bytes, picture, save_encoders
+from .helpers import TASKS, TEXTS, TOWER, add_columns, as_bytes, picture, save_encoders
 
 pytestmark = pytest.mark.skipif("decision" not in get_supported_tasks(), reason="an older transformers")
 
@@ -225,12 +225,7 @@ def test_a_benchmark_takes_it_for_a_method(chat_model, tmp_path, capsys):
 
 def test_a_benchmark_asks_it_for_labels_and_others_for_numbers_too(chat_model, tmp_path, capsys):
     table = make_memes(tmp_path / "memes", 60) / "labels.csv"
-    with table.open(encoding="utf-8", newline="") as file:
-        rows = [row | {"score": f"{number}.5"} for number, row in enumerate(csv.DictReader(file))]
-    with table.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    add_columns(table, lambda number, row: {"score": f"{number}.5"})
     command = ["benchmark", "--data", tmp_path / "memes", *save_encoders(tmp_path), "--output", tmp_path / "b"]
     command += ["--feature-cache", tmp_path / "cache", "--seeds", 0, "--no-plots", "--bootstrap", 100]
     command = [*map(str, command), "--methods", "tfidf", f"decision:{chat_model}", "--labels"]
