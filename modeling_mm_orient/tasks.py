@@ -7,6 +7,7 @@ kind's name. Single label is the paper's; the other two are ours.
 Shapes: B posts, M reference posts, C labels of a task.
 """
 
+import json
 from collections import Counter
 
 import torch
@@ -306,7 +307,10 @@ class MultiLabel(TaskKind):
         return {label: {"type": "noul", "noul": probability} for label, probability in prediction.items()}
 
     def cell(self, task: dict, prediction: dict) -> str:
-        return "|".join(self.decision(task, prediction))  # type: ignore[arg-type]
+        labels: list[str] = self.decision(task, prediction)  # type: ignore[assignment]
+        if any("|" in label for label in task["labels"]):  # a list that reads the same way back
+            return json.dumps(labels, ensure_ascii=False)
+        return "|".join(labels)
 
     def label(self, task: dict, label: Tensor) -> list[str] | None:
         if label.isnan().any():

@@ -205,8 +205,8 @@ def test_what_cannot_be_asked_is_said(chat_model, caplog):
     with pytest.raises(ValueError, match="instructions for moods: the tasks with labels are mood"):
         DecisionRival(chat_model, [MOOD], {"moods": "?"})
     many = {"name": "topic", "labels": [f"topic {number}" for number in range(27)]}
-    with pytest.raises(ValueError, match="at most 26 options for a choice question, got 27"):
-        DecisionRival(chat_model, [many]).predict(posts())
+    with pytest.raises(ValueError, match="at most 26 options, and 'topic' has 27 labels"):
+        DecisionRival(chat_model, [many])
 
 
 def test_a_benchmark_takes_it_for_a_method(chat_model, tmp_path, capsys):
@@ -231,6 +231,9 @@ def test_a_benchmark_asks_it_for_labels_and_others_for_numbers_too(chat_model, t
     command = [*map(str, command), "--methods", "tfidf", f"decision:{chat_model}", "--labels"]
     assert main([*command, "score"]) == 1
     assert "decision:" in (said := capsys.readouterr().err) and "no task with labels to ask for" in said
+    add_columns(table, lambda number, row: {"topic": f"topic {number % 27}"})
+    assert main([*command, "topic"]) == 1
+    assert "at most 26 options, and 'topic' has 27 labels" in capsys.readouterr().err
     assert not (tmp_path / "b").exists()
     assert main([*command, "score", "humour"]) == 0
     cells = {cell.method.partition(":")[0]: cell for cell in read_cells(tmp_path / "b")}

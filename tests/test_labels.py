@@ -7,6 +7,7 @@ import pytest
 from modeling_mm_orient.data.labels import RESERVED_TASK_NAMES, is_missing
 from modeling_mm_orient.data.problems import DataProblems
 from modeling_mm_orient.data.reading import account_for_rows, read_posts
+from modeling_mm_orient.tasks import MULTI_LABEL
 
 from .helpers import ROWS, describe, write_folder
 
@@ -40,6 +41,32 @@ def test_multi_label_lists(tmp_path):
     posts, tasks, _ = read_posts(describe(write_folder(tmp_path / "d", rows, "posts.jsonl")))
     assert tasks == [{"name": "mood", "kind": "multi_label", "labels": ["angry", "sad"]}]
     assert posts["train"]["label.mood"][:3] == [[0.0, 1.0], [1.0, 1.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize("labels", [["a", "b", "a|b"], ["a", "b", "c"]])
+def test_several_labels_in_a_cell_of_predictions_are_read_back(tmp_path, labels):
+    task = {"name": "mood", "kind": "multi_label", "labels": labels}
+    wanted = [[1.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 1.0]]
+    cells = [MULTI_LABEL.cell(task, dict(zip(labels, row, strict=True))) for row in wanted]
+    rows = [row | {"mood": cells[i % 3]} for i, row in enumerate(ROWS)]
+    posts, _, _ = read_posts(describe(write_folder(tmp_path / "d", rows), tasks=[task]))
+    assert posts["train"]["label.mood"][:3] == wanted
+
+
+@pytest.mark.parametrize(
+    "cells, said",
+    [
+        (["Sad", "sad", "glad"], "'Sad', 'sad'"),
+        (["caf\u00e9", "cafe\u0301", "tea"], r"'cafe\u0301', 'caf\xe9'"),
+        (["a  b", "a b", "c"], "'a  b', 'a b'"),
+        (["a", "b", "c"], None),
+    ],
+)
+def test_labels_that_look_alike_are_told(tmp_path, caplog, cells, said):
+    rows = [row | {"mood": cells[i % 3]} for i, row in enumerate(ROWS)]
+    _, tasks, _ = read_posts(describe(write_folder(tmp_path / "d", rows)))
+    assert tasks[0]["labels"] == sorted(cells)
+    assert (said or "") in caplog.text and ("a class of its own" in caplog.text) == (said is not None)
 
 
 def test_numbers_are_classes_in_numeric_order(tmp_path):

@@ -5,8 +5,10 @@ A class name is the text that stands there. Numbers are read only from columns t
 """
 
 import json
+import logging
 import math
 import re
+import unicodedata
 from collections.abc import Callable
 
 import datasets
@@ -15,6 +17,8 @@ import numpy as np
 from ..tasks import LABEL_PREFIX, MULTI_LABEL, REGRESSION, SINGLE_LABEL, kind_of
 from .description import DataDescription
 from .problems import Problem, shown
+
+logger = logging.getLogger(__name__)
 
 MISSING_VALUES = ("", "nan")  # not "none": that is a class in some data sets
 # of posts, predictions and metrics
@@ -99,7 +103,8 @@ def read_labels(
         return numbers[label if isinstance(label, str) and label in numbers else label_of(label)]
 
     def numbers_of(labels) -> list[float]:
-        found = {number_of(label) for label in (labels.split("|") if isinstance(labels, str) else _parts(labels))}
+        joined = isinstance(labels, str) and labels not in numbers
+        found = {number_of(label) for label in (labels.split("|") if joined else _parts(labels))}
         return [float(number in found) for number in range(len(numbers))]
 
     convert = numbers_of if kind is MULTI_LABEL else number_of
@@ -206,7 +211,19 @@ def _class_names(name: str, kind, label_of: Callable, values: list, problems: li
         problems.append(
             Problem(f"column {name!r}", "not a class column", f"{len(labels)} different values: not a label")
         )
+    for names in _alike(labels):
+        same = "case, white space or Unicode form"
+        logger.warning("%r has labels that differ in %s alone, each a class of its own: %s", name, same, names)
     return sorted(labels, key=_label_order)
+
+
+def _alike(labels: set[str]) -> list[str]:
+    """Class names that a reader takes for one, those of a group shown together."""
+    groups: dict[str, list[str]] = {}
+    for label in sorted(labels):
+        form = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", label).casefold())
+        groups.setdefault(" ".join(form.split()), []).append(label)
+    return [", ".join(map(ascii, names)) for names in groups.values() if len(names) > 1]
 
 
 def _convert(posts: list[dict], name: str, convert: Callable, expected: str, problems: list[Problem]) -> None:

@@ -86,7 +86,7 @@ def benchmark(
     check_rules(training, data.tasks)
     for method in methods:
         if method.base == RIVAL:
-            choices_of(data.tasks, method.name)
+            choices_of(data.tasks, method.model)
     first_splits(data.keys)  # it logs those of several
     for task in data.tasks:
         if not kind_of(task).known(data.labels["test"][task["name"]]).any():

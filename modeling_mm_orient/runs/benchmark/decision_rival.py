@@ -8,6 +8,7 @@ Shapes: N posts, C labels of a task.
 
 import logging
 from collections.abc import Mapping, Sequence
+from string import ascii_uppercase
 from typing import Any
 
 import numpy as np
@@ -35,11 +36,23 @@ def check_rival(model: str) -> None:
         raise ValueError(f"decision:{model}: {error}") from error
 
 
-def choices_of(tasks: list[dict], name: str) -> list[dict]:
-    """The tasks that a model can be asked for: a number is no choice. Raises ValueError, with the rival's name, if none."""
+def choices_of(tasks: list[dict], model: str) -> list[dict]:
+    """The tasks that a model can be asked for: a number is no choice.
+
+    Raises:
+        ValueError: there is none, or one has more labels than the model reads options.
+    """
+    from transformers.decision import DecisionConfig  # older versions have none
+
     found = [task for task in tasks if kind_of(task).is_classification]
     if not found:
-        raise ValueError(f"{name}: there is no task with labels to ask for")
+        raise ValueError(f"decision:{model}: there is no task with labels to ask for")
+    most = len(DecisionConfig.from_pretrained(model).labels.get("choice") or ascii_uppercase)
+    for task in found:
+        if kind_of(task) is not MULTI_LABEL and (count := len(task["labels"])) > most:
+            raise ValueError(
+                f"decision:{model}: it reads at most {most} options, and {task['name']!r} has {count} labels"
+            )
     return found
 
 
@@ -55,8 +68,8 @@ class DecisionRival:
         options: further arguments of `transformers.pipeline`, say `device` or `dtype`.
 
     Raises:
-        ValueError: an old transformers has no such pipeline; no task can be asked for; instructions for no such task; there
-            is no such model.
+        ValueError: an old transformers has no such pipeline; no task can be asked for, or one has more labels than the model
+            has letters for; instructions for no such task; there is no such model.
     """
 
     seed = 0  # nothing is drawn
@@ -66,7 +79,7 @@ class DecisionRival:
     ) -> None:
         check_rival(model)
         self.name = f"decision:{model}"
-        self.tasks = choices_of(tasks, self.name)
+        self.tasks = choices_of(tasks, model)
         if passed_over := [task["name"] for task in tasks if task not in self.tasks]:
             logger.warning("%s is not asked for %s: a number is no choice", self.name, ", ".join(passed_over))
         names = [task["name"] for task in self.tasks]
@@ -80,7 +93,7 @@ class DecisionRival:
         """Task name -> probabilities (N, C) of posts in the schema of `data.reading`; of several labels each its own.
 
         Raises:
-            ValueError: a picture cannot be read; more options than the model has letters for.
+            ValueError: a picture cannot be read.
         """
         posts = undecoded(posts)
         rows = [self._answers(posts[row]) for row in tqdm(range(len(posts)), self.name, leave=False)]
