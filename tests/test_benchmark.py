@@ -266,6 +266,7 @@ def test_a_benchmark_leaves_cells_rows_and_tables(bench):
     }  # fmt: skip
     text = (bench.output / "results.md").read_text(encoding="utf-8")
     assert "## memes" in text and "**, best baseline" in text and "## All sets" not in text
+    assert text.count("By macro-F1 on these test posts") == 1
     assert "| method | offensive | things | mean of tasks | AUROC |" in text and "length, a value:" in text
 
 
@@ -300,7 +301,7 @@ def test_a_second_call_makes_nothing_again_and_one_for_another_set_adds_to_the_t
     assert bench.run("--name", "again", methods=["majority", "logistic_regression"]) == 0
     assert before.items() <= bench.times().items()
     text = (bench.output / "results.md").read_text(encoding="utf-8")
-    assert "## All sets" in text and "## again" in text
+    assert "## All sets" in text and "## again" in text and text.count("By macro-F1 on these test posts") == 2
     (bench.output / "results.md").unlink()
     command = ["benchmark", "--output", str(bench.output), "--bootstrap", "100", "--no-plots"]
     assert main(command) == 0 and (bench.output / "results.md").read_text(encoding="utf-8") == text

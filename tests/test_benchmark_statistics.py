@@ -4,12 +4,16 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
+from modeling_mm_orient.runs.benchmark.comparisons import Comparison
 from modeling_mm_orient.runs.benchmark.statistics import (
+    AVERAGE,
+    Difference,
     auroc_of_resamples,
     difference_of,
     macro_f1_of_resamples,
     resample_weights,
 )
+from modeling_mm_orient.runs.benchmark.tables import verdict
 
 
 def test_the_first_row_is_the_posts_and_every_resample_has_as_many():
@@ -73,6 +77,20 @@ def test_a_difference_that_every_post_shows_is_sure_and_one_of_chance_is_not():
     assert chance.value == 0 and chance.low < -0.1 and chance.high > 0.1 and 0.4 < chance.above < 0.6
     same = difference_of(scores["right"], scores["right"])
     assert (same.value, same.low, same.high, same.above) == (0, 0, 0, 0.5)
+
+
+def test_a_sentence_says_what_a_method_is_better_than():
+    intervals = {"tfidf": (-0.01, 0.02), "knn": (0.01, 0.03), "paper": (-0.03, -0.01), "late_fusion": (0.0, 0.1)}
+    intervals["mm_orient:votes=false"] = (0.1, 0.2)
+    found = [
+        Comparison(name, ["memes"], {AVERAGE: Difference((low + high) / 2, low, high, 0.5)})
+        for name, (low, high) in intervals.items()
+    ]
+    assert verdict("mm_orient", found) == (
+        "\nBy macro-F1 on these test posts `mm_orient` is better than `knn`; within chance of `tfidf`, `late_fusion`; "
+        "worse than `paper`.\n"
+    )
+    assert verdict("mm_orient", found[-1:]) == ""
 
 
 def test_an_interval_is_as_wide_as_that_of_the_difference_of_means():

@@ -128,6 +128,7 @@ def _all_sets(results: Results, found: list[Comparison]) -> str:
         for c in sorted(found, key=lambda c: c.other != best)
     ]
     if rows:
+        text += verdict(results.reference, found)
         text += f"\n`{results.reference}` minus the others, every set counting the same:\n\n"
         text += table(["against", "sets", "difference", "interval", "above 0", "AUROC", "interval"], rows)
     return text
@@ -182,7 +183,22 @@ def _differences(results: Results, name: str, found: list[Comparison], tasks: li
     if not rows:
         return ""
     header = ["against", "difference", "interval", "above 0", *tasks, "AUROC", "interval"]
-    return f"\n`{results.reference}` minus the others, the mean and task by task:\n\n{table(header, rows)}"
+    text = verdict(results.reference, found)
+    return text + f"\n`{results.reference}` minus the others, the mean and task by task:\n\n{table(header, rows)}"
+
+
+def verdict(reference: str, found: list[Comparison]) -> str:
+    """Whether the reference is worth it, in a sentence: which methods it is better than, by the interval of macro-F1."""
+    said: dict[str, list[str]] = {"better than": [], "within chance of": [], "worse than": []}
+    for comparison in found:
+        if comparison.other.partition(":")[0] != reference:  # a part taken away is no other choice
+            difference = comparison.differences[AVERAGE]
+            relation = (
+                "better than" if difference.low > 0 else "worse than" if difference.high < 0 else "within chance of"
+            )
+            said[relation].append(f"`{comparison.other}`")
+    parts = [f"{relation} {', '.join(others)}" for relation, others in said.items() if others]
+    return f"\nBy macro-F1 on these test posts `{reference}` is {'; '.join(parts)}.\n" if parts else ""
 
 
 def _settings(results: Results, name: str) -> str:
