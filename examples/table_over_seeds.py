@@ -10,6 +10,7 @@ import statistics
 from pathlib import Path
 
 METRICS = ("macro_f1", "weighted_f1", "accuracy")
+ERRORS = {"mse": "squared error", "mae": "absolute error", "pearson": "correlation"}  # of a number
 
 
 def main() -> None:
@@ -19,14 +20,20 @@ def main() -> None:
     tests = [json.loads((Path(run) / "metrics.json").read_text(encoding="utf-8"))["test"] for run in options.runs]
     print(f"| task (test, {len(tests)} seeds) | predictor | macro-F1 | weighted F1 | accuracy |")
     print("|---|---|--:|--:|--:|")
+    numbers = [task for task, found in tests[0].items() if isinstance(found, dict) and "mse" in found]
     for task in tests[0]:
-        if task == "mean_macro_f1":
+        if task in ("mean_macro_f1", *numbers):
             continue
         cells = [mean_and_deviation([test[task][metric] for test in tests]) for metric in METRICS]
         print(f"| {task} | MM-ORIENT | {' | '.join(cells)} |")
         majority = [f"{tests[0][task]['majority_' + metric]:.3f}" for metric in METRICS]
         print(f"| | majority class | {' | '.join(majority)} |")
-    print(f"| **mean** | MM-ORIENT | {mean_and_deviation([test['mean_macro_f1'] for test in tests])} | | |")
+    if tests[0].get("mean_macro_f1") is not None:
+        print(f"| **mean** | MM-ORIENT | {mean_and_deviation([test['mean_macro_f1'] for test in tests])} | | |")
+    for task in numbers:
+        found = {name: [test[task].get(metric) for test in tests] for metric, name in ERRORS.items()}
+        said = [f"{name} {mean_and_deviation(values)}" for name, values in found.items() if None not in values]
+        print(f"\n{task}: {', '.join(said)}")
 
 
 def mean_and_deviation(values: list[float]) -> str:

@@ -4,14 +4,16 @@
 Shapes: B posts, N columns.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-MOST_DEVIATIONS = (
-    10.0  # from the mean: what lies beyond is cut, a post of a million likes says no more than one of many
-)
+# from the mean: what lies beyond is cut, a post of a million likes says no more than one of many
+MOST_DEVIATIONS = 10.0
+LARGEST = torch.finfo(torch.float32).max
+MOST_SHOWN = 80  # characters of a value in a message
 
 
 def check_columns(columns: Sequence[dict]) -> list[dict]:
@@ -68,9 +70,20 @@ def _row(post: int, given, columns: Sequence[dict]) -> list[float]:
         if unknown := [name for name in given if name not in names]:
             raise ValueError(f"`numbers[{post}]` has {unknown[0]!r}; the columns are {', '.join(names)}")
         given = [given.get(name) for name in names]
+    if isinstance(given, str) or not hasattr(given, "__len__"):
+        raise ValueError(f"`numbers[{post}]` must be numbers by name ({', '.join(names)}), or all in this order")
     if len(given) != len(names):
         raise ValueError(f"`numbers[{post}]` must be {len(names)} numbers ({', '.join(names)}), got {len(given)}")
+    return [_number(post, name, value) for name, value in zip(names, given, strict=True)]
+
+
+def _number(post: int, name: str, value) -> float:
     try:
-        return [float("nan") if value is None else float(value) for value in given]
+        number = float("nan") if value is None else float(value)
     except (TypeError, ValueError):
-        raise ValueError(f"`numbers[{post}]` must be numbers, got {given!r}") from None
+        raise ValueError(f"`numbers[{post}]` must be numbers, and {name!r} is {str(value)[:MOST_SHOWN]!r}") from None
+    except OverflowError:
+        number = math.inf
+    if abs(number) > LARGEST:
+        raise ValueError(f"`numbers[{post}]` must be numbers in single precision, and {name!r} is larger than any")
+    return number

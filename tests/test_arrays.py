@@ -2,12 +2,17 @@ import numpy as np
 import pytest
 import torch
 
+from modeling_mm_orient.cli import main
 from modeling_mm_orient.data.arrays import ArrayPosts, FeatureArrays
 from modeling_mm_orient.data.description import DataDescription
 from modeling_mm_orient.data.reading import read_posts
+from modeling_mm_orient.data.splits import keys_by_split
 from modeling_mm_orient.features.collation import FeatureCollator
 
 from .helpers import ROWS, write_folder
+
+RANDOM = np.random.default_rng(0)
+ROWS_SPLIT = ["train"] * 20 + ["validation"] * 5 + ["test"] * 5
 
 
 def save(folder, **arrays) -> dict[str, str]:
@@ -34,7 +39,7 @@ def test_every_post_gets_its_own_row_even_where_rows_were_left_out(tmp_path):
     description = DataDescription(str(folder), labels=["mood"], split_column="split", feature_arrays=paths)
     posts, tasks, left_out = read_posts(description, skip_bad_posts=True)
     assert len(left_out) == 1
-    train = ArrayPosts(posts["train"], FeatureArrays(paths), [])
+    train = ArrayPosts(posts["train"], keys_by_split(posts)["train"], FeatureArrays(paths), [])
     assert [post["id"] for post in (train[i] for i in range(5))] == ["0.png", "1.png", "3.png", "4.png", "5.png"]
     batch = FeatureCollator(tasks)([train[i] for i in range(5)])
     kept = [0, 1, 3, 4, 5]
@@ -43,11 +48,42 @@ def test_every_post_gets_its_own_row_even_where_rows_were_left_out(tmp_path):
     assert batch["has_image"].all() and batch["labels"]["mood"].tolist() == [1, 0, 0, 1, 0]
 
 
+def test_posts_of_arrays_are_known_by_their_content(tmp_path, caplog):
+    def write(name: str) -> list[str]:
+        rows = [
+            {"id": f"{name}{i}", "text": f"{name} {i}", "mood": "ab"[i % 2], "split": ROWS_SPLIT[i]} for i in range(30)
+        ]
+        folder = write_folder(tmp_path / name, [{"image": "", **row} for row in rows], pictures=False)
+        shapes = {"region_features": (30, 4, 8), "token_features": (30, 5, 8)}
+        (tmp_path / f"{name}.npy").mkdir()
+        paths = save(tmp_path / f"{name}.npy", **{key: RANDOM.normal(size=shape) for key, shape in shapes.items()})
+        return ["--data", str(folder), "--feature-arrays", *[f"{key}={path}" for key, path in paths.items()]]
+
+    first, second, run = write("first"), write("second"), str(tmp_path / "run")
+    options = [
+        "--preset",
+        "paper",
+        *[f"--{role}-encoder=none" for role in ("joint", "text", "vision")],
+        "--epochs",
+        "2",
+    ]
+    options += ["--labels", "mood", "--patience", "0", "--split-column", "split", "--output", run]
+    assert main(["train", *first, *options, "--set", "relation_scope=memory", "task_feature_dim=0"]) == 0
+    assert main(["evaluate", run, *second, "--split", "test"]) == 0
+    assert main(["memory", "add", run, *second, "--split", "test"]) == 0
+    assert main(["evaluate", run, *second, "--split", "test"]) == 1
+    assert main(["evaluate", run, *second, "--split", "test", "--known"]) == 0
+    assert main(["evaluate", run, *second, "--split", "train"]) == 0
+    caplog.clear()
+    assert main(["evaluate", run, *first, "--split", "train"]) == 0
+    assert "20 of these posts the run has learned from" in caplog.text
+
+
 def test_masks_cut_padding_off(tmp_path):
     arrays = paper_arrays(3) | {"region_mask": np.array([[1] * 7, [1, 1, 0, 0, 0, 0, 0], [0] * 7], bool)}
     arrays.pop("image_embeds")
     paths = save(tmp_path, **arrays)
-    posts = ArrayPosts([{"row": row} for row in range(3)], FeatureArrays(paths), [])
+    posts = ArrayPosts([{"row": row} for row in range(3)], ["0", "1", "2"], FeatureArrays(paths), [])
     assert [len(posts[row]["region_features"]) for row in range(3)] == [7, 2, 0]
     assert [posts[row]["has_image"] for row in range(3)] == [True, True, False]
     np.testing.assert_allclose(posts[1]["image_embeds"], arrays["region_features"][1, :2].mean(0))  # pooled

@@ -102,6 +102,22 @@ def test_the_text_says_what_a_reader_has_to_know():
     assert "Posts that are made worse" not in text
 
 
+def test_names_of_the_data_are_names_in_the_text():
+    hostile = "<img src=x onerror=alert(1)> | a\n\n## Owned\n\n[x](javascript:alert(1)) *b* `c` https://x.y"
+    config = configuration()
+    config.tasks[0] |= {"name": hostile, "labels": [hostile, "plain_name"]}
+    metrics = {"test": {hostile: SCORES | {"support": [20, 3]}, "mean_macro_f1": 0.5}}
+    run = RUN | {"labels": {hostile: {"train": {hostile: 3, "plain_name": 4}}}}
+    noise = [{"degradation": "blur", "strength": s, "task": hostile, "macro_f1": 0.5} for s in (0, 1)]
+    text = ModelCard(model_card(config, metrics, run, "me/a-model", noise=noise)).text
+    markdown = pytest.importorskip("markdown_it", reason="Markdown is read by markdown-it-py")
+    html = markdown.MarkdownIt("commonmark").enable("table").render(text)
+    for markup in ("<img", ">Owned", 'href="javascript', "<em>b", "<code>c<"):
+        assert markup not in html
+    assert re.search(r"<td>[^\n]*Owned[^\n]*</td>\n<td[^>]*>model</td>", html)
+    assert html.count("<li><strong>") == len(config.tasks) and "plain_name" in text and "https://x.y" not in text
+
+
 def test_the_noise_area_of_a_run_that_has_one():
     rows = [
         {"degradation": "blur", "strength": strength, "task": "offensive", "macro_f1": value}

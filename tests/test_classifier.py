@@ -1,13 +1,16 @@
 """`MMOrientClassifier`: ten lines from what somebody holds in Python to a model."""
 
 import datasets
+import numpy as np
 import pandas
 import pytest
 from PIL import Image
+from transformers import pipeline
 
 from modeling_mm_orient import MMOrientClassifier
 from modeling_mm_orient.cli import main
 from modeling_mm_orient.data.problems import DataProblems
+from modeling_mm_orient.pictures import read_image
 
 from .helpers import as_bytes, picture, write_folder
 
@@ -112,6 +115,47 @@ def test_posts_in_every_form(tmp_path, form):
     assert made.processor is not None and (tmp_path / "run" / "model.safetensors").exists()
     assert len(made.predict(data, root=tmp_path)) == 20
     assert made.metrics["validation"]["mood"]["posts"] == (6 if form == "dict" else 2)
+
+
+def test_a_picture_is_the_same_in_every_form(tmp_path):
+    exif, grey = Image.Exif(), Image.linear_gradient("L").resize((16, 8))
+    exif[0x0112] = 6
+    picture(size=(16, 8), colour=3).save(tmp_path / "turned.jpg", exif=exif)
+    Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    made = classifier(config={"relation_scope": "memory"}).fit(
+        frame(photo=[picture(size=(9, 9), colour=i) for i in range(24)]), "mood", text="caption", image="photo"
+    )
+    pipe = pipeline("multimodal-classification", model=made.model, processor=made.processor)
+    for name in ("turned.jpg", "deep.png"):
+        opened = Image.open(tmp_path / name)
+        forms = [opened, str(tmp_path / name), (tmp_path / name).read_bytes(), np.asarray(read_image(opened))]
+        frames = [made.predict_proba([{"caption": "a thing", "photo": form}]) for form in forms]
+        wanted = pipe({"image": str(tmp_path / name), "text": "a thing"})["mood"]
+        for found in frames:
+            assert found["mood:red"].item() == pytest.approx(wanted["red"], abs=1e-5)
+    with pytest.raises(ValueError, match=r"row 1, column 'photo': .* is no picture"):
+        made.predict([{"caption": "a thing", "photo": None}, {"caption": "a thing", "photo": 3}])
+
+
+def test_posts_as_the_pipeline_takes_them_have_their_numbers(tmp_path):
+    made = classifier().fit(frame(), "mood", text="caption", image=None, numeric=["likes"])
+    row = made.predict_proba([{"caption": "a thing", "likes": 5}])
+    assert made.predict_proba({"text": "a thing", "numbers": {"likes": 5}}).equals(row)
+    assert made.predict_proba([{"text": "a thing", "numbers": {"likes": 5}}]).equals(row)
+    without = made.predict_proba({"text": "a thing"})
+    assert without.equals(made.predict_proba([{"caption": "a thing", "likes": None}])) and not without.equals(row)
+    with pytest.raises(ValueError, match="`numbers` of post 0: 'views' is none of the columns likes"):
+        made.predict({"text": "a thing", "numbers": {"views": 5}})
+
+
+def test_paths_of_a_data_set_from_a_frame_are_below_root(tmp_path):
+    for i in range(24):
+        picture(size=(9, 9), colour=i).save(tmp_path / f"{i}.png")
+    table = frame(photo=[f"{i}.png" for i in range(24)])
+    several = datasets.Dataset.from_list([{"caption": "a thing", "photo": ["0.png", "1.png"]}])
+    made = classifier().fit(datasets.Dataset.from_pandas(table), "mood", text="caption", image="photo", root=tmp_path)
+    assert made.predict(datasets.Dataset.from_pandas(table), root=tmp_path).shape == (24, 1)
+    assert made.predict(several, root=tmp_path).shape == (1, 1)
 
 
 def test_what_is_wrong_is_told(tmp_path):

@@ -68,6 +68,23 @@ def test_labels_and_columns_are_those_of_before_unless_said(before, tmp_path):
     assert set(read_json(tmp_path / "next" / "metrics.json")["test"]) == {"mood", "mean_macro_f1"}
 
 
+def test_numbers_that_are_not_named_are_dropped_and_those_that_are_stay_numbers(tmp_path):
+    rows = [row | {"age": f"{20 + i}"} for i, row in enumerate(ROWS)]
+    folder, run = write_folder(tmp_path / "posts", rows), tmp_path / "run"
+    before = (folder, run)
+    assert train_on(folder, run, "--labels", "mood", "--regression", "age", "--epochs", 1) == 0
+    for options, tasks in (
+        (("--labels", "mood"), {"mood": "single_label"}),
+        (("--labels", "mood", "age"), {"mood": "single_label", "age": "regression"}),
+        (("--labels", "spam", "--regression", "likes"), {"spam": "single_label", "likes": "regression"}),
+        ((), {"mood": "single_label", "age": "regression"}),
+    ):
+        place = tmp_path / f"next{len(tasks)}{len(options)}"
+        assert go_on(before, place, *options) == 0
+        found = read_json(place / "config.json")["tasks"]
+        assert {task["name"]: task["kind"] for task in found} == tasks
+
+
 def test_rules_of_tasks_that_are_gone_go_with_them(before, tmp_path, capsys, caplog):
     told = ["--decide", "mood=recall:0.9", "spam=precision:0.9", "--keep-epoch-by", "spam_macro_f1"]
     first = (before[0], tmp_path / "first")

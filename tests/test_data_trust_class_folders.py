@@ -6,7 +6,7 @@ from PIL import Image
 
 from modeling_mm_orient.data.description import DataDescription
 from modeling_mm_orient.data.problems import DataProblems
-from modeling_mm_orient.data.reading import account_for_rows, read_posts
+from modeling_mm_orient.data.reading import account_for_rows, read_posts, read_split
 
 
 def draw(folder, *names: str):
@@ -55,6 +55,23 @@ def test_splits_are_folders_that_are_called_so_all_of_them(tmp_path):
     assert {name: len(rows) for name, rows in splits.items()} == {"train": 6, "validation": 6, "test": 6}
     draw(tmp_path / "d", "more/a/0.png")
     assert whole(tmp_path / "d") == (19, ["Test", "more", "train", "val"])
+
+
+def test_splits_may_have_an_addition(tmp_path, caplog):
+    names = [
+        f"{split}/{label}/{n}.png"
+        for split in ("train", "dev_seen", "dev_un", "test-00")
+        for label in "ab"
+        for n in "12"
+    ]
+    folder = draw(tmp_path / "d", *names)
+    splits = read_posts(describe(folder))[0]
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 4, "validation": 8, "test": 4}
+    assert {name.partition("/")[0] for name in read_split(describe(folder), "dev_seen")[0]["id"]} == {"dev_seen"}
+    assert not caplog.records
+    draw(folder, "more/a/0.png")
+    assert whole(folder)[1] == ["dev_seen", "dev_un", "more", "test-00", "train"]
+    assert "taken for classes" in caplog.text and "dev_seen, dev_un, test-00, train" in caplog.text
 
 
 def test_deeper_folders_and_an_images_folder(tmp_path):

@@ -1,5 +1,6 @@
 """The notebooks of `examples/` run top to bottom."""
 
+import json
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ NOTEBOOKS = ["quickstart", "own_folder", "memory_and_evidence", "explain", "batc
 PUSHES = "push_to_the_hub"
 
 
-def run(name: str, folder, *arguments: str, **environment: str) -> None:
+def run(name: str, folder, *arguments: str, **environment: str) -> str:
     environment = {
         "PYTHONPATH": str(EXAMPLES.parent),
         "HF_HOME": str(folder / "hf"),
@@ -29,6 +30,7 @@ def run(name: str, folder, *arguments: str, **environment: str) -> None:
         timeout=600,
     )
     assert ended.returncode == 0, ended.stdout[-1000:] + ended.stderr[-3000:]
+    return ended.stdout
 
 
 @pytest.mark.slow
@@ -42,6 +44,19 @@ def test_the_notebook_that_pushes(tmp_path, monkeypatch):
     with local_hub(monkeypatch) as hub:
         run(PUSHES, tmp_path, "somebody/memes", **hub.environment(tmp_path / "home"))
         assert len(hub.model("somebody/memes").commits) == 2 and hub.model("somebody/memes").private
+
+
+def test_a_table_over_seeds_has_numbers_too(tmp_path, capsys):
+    scores = {"macro_f1": 0.5, "weighted_f1": 0.6, "accuracy": 0.7}
+    scores |= {f"majority_{name}": 0.25 for name in scores}
+    for seed in range(2):
+        (tmp_path / str(seed)).mkdir()
+        found = {"mood": scores, "likes": {"mse": 1.0 + seed, "mae": 0.5, "pearson": None}, "mean_macro_f1": 0.5}
+        (tmp_path / str(seed) / "metrics.json").write_text(json.dumps({"test": found}))
+    said = run("table_over_seeds", tmp_path, str(tmp_path / "0"), str(tmp_path / "1"))
+    assert (
+        "| mood | MM-ORIENT | 0.500 ± 0.000 |" in said and "likes: squared error 1.500 ± 0.707, absolute error" in said
+    )
 
 
 def test_every_notebook_is_run():

@@ -2,6 +2,7 @@
 
 import pytest
 
+from modeling_mm_orient.cli import main
 from modeling_mm_orient.data.json_files import read_json, write_json
 from modeling_mm_orient.runs import folds as of_folds
 from modeling_mm_orient.runs.folds import folds_table, summary
@@ -48,6 +49,16 @@ def test_every_post_is_judged_once_and_an_interrupted_one_goes_on(folder, tmp_pa
     assert set().union(*tests) == set(places[0]) and sum(map(len, tests)) == len(places[0]) == 26
     assert sum(metrics["mood"]["posts"] for metrics in found["folds"]) == 30
     assert validate(folder, output) == 1 and "finished cross-validation" in capsys.readouterr().err
+
+
+def test_a_fold_is_evaluated_on_its_own_test_posts(folder, tmp_path):
+    assert validate(folder, tmp_path / "cv") == 0
+    found = read_json(tmp_path / "cv" / "folds.json")["folds"]
+    for number, metrics in enumerate(found, 1):
+        command = ["evaluate", tmp_path / "cv" / f"fold-{number}", "--data", folder, "--json", tmp_path / "m.json"]
+        assert main([str(part) for part in command]) == 0
+        assert read_json(tmp_path / "m.json")["mood"]["posts"] == metrics["mood"]["posts"]
+        assert read_json(tmp_path / "m.json")["mood"]["macro_f1"] == pytest.approx(metrics["mood"]["macro_f1"])
 
 
 def test_mean_and_deviation():

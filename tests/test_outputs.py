@@ -1,10 +1,14 @@
 """What a command writes replaces nothing that it reads, and no other run."""
 
+import shutil
+
 import pytest
 
 from modeling_mm_orient.cli import main
 from modeling_mm_orient.data.json_files import read_json
 from modeling_mm_orient.runs.explanation_page import explain_with_run
+from modeling_mm_orient.runs.hub import export_run
+from modeling_mm_orient.runs.own_files import remove_run
 
 from .helpers import train_on, write_folder
 
@@ -47,6 +51,29 @@ def test_what_is_read_or_is_another_runs_is_not_replaced(folder, capsys, command
     assert "another" in capsys.readouterr().err and content(folder) == before
 
 
+def test_a_run_knows_all_its_files(folder, tmp_path, caplog):
+    shutil.copytree(folder / "run", tmp_path / "run")
+    export_run(str(tmp_path / "run"), tmp_path / "run", "me/a-model", endpoint=True, online=False)
+    remove_run(tmp_path / "run")
+    assert not any((tmp_path / "run").iterdir()) and not caplog.records
+
+
+@pytest.mark.parametrize("folds", [(), ("--folds", 2)])
+def test_overwriting_a_run_leaves_what_is_none_of_it(tmp_path, caplog, folds):
+    run, options = tmp_path / "run", ("--labels", "mood", "--epochs", 1, *folds)
+    assert train_on(write_folder(tmp_path / "posts", ROWS), run, *options) == 0
+    posts = write_folder(run / "data", ROWS)
+    (run / "notes.txt").write_text("mine")
+    (run / "train.py").write_text("print('mine')")
+    before = content(posts)
+    name = "run.json" if not folds else "fold-1/run.json"
+    assert train_on(posts, run, *options, "--overwrite", "--seed", 3) == 0
+    assert content(posts) == before and read_json(run / name)["data"]["data"] == str(posts)
+    assert (run / "notes.txt").read_text() == "mine" and "mine" in (run / "train.py").read_text()
+    if not folds:
+        assert "left there: data, notes.txt, train.py" in caplog.text
+
+
 def test_an_output_of_ones_own_is_replaced(folder, tmp_path):
     for _ in range(2):
         for file in ("p.jsonl", "p.csv"):
@@ -62,6 +89,24 @@ def test_data_without_the_runs_split_column(folder, tmp_path, capsys):
     assert main(command) == 1 and "where no column says the splits: --split-column none" in capsys.readouterr().err
     assert main([*command, "--split-column", "none", "--json", str(tmp_path / "m.json")]) == 0
     assert read_json(tmp_path / "m.json")["mood"]["posts"] == 4
+
+
+def test_the_splits_of_the_data_can_be_left_aside(folder, tmp_path, capsys):
+    drawn = {}
+    for options in ((), ("--split-column", "none")):
+        run = tmp_path / f"run{len(options)}"
+        assert train_on(folder / "posts", run, "--labels", "mood", "--epochs", 1, *options) == 0
+        drawn[run] = read_json(run / "run.json")["splits"]
+    assert list(drawn.values()) == [
+        {"train": 12, "validation": 4, "test": 4},
+        {"train": 16, "validation": 2, "test": 2},
+    ]
+    command = ["evaluate", str(run), "--data", str(folder / "posts"), "--json", str(tmp_path / "m.json")]
+    assert main(command) == 0 and read_json(tmp_path / "m.json")["mood"]["posts"] == 2  # its own
+    assert (
+        read_json(tmp_path / "m.json")["mood"]["macro_f1"]
+        == read_json(run / "metrics.json")["test"]["mood"]["macro_f1"]
+    )
 
 
 def test_an_emptied_memory_still_predicts(folder, tmp_path):

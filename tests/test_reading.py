@@ -8,7 +8,7 @@ from PIL import Image
 
 from modeling_mm_orient.data.description import DataDescription
 from modeling_mm_orient.data.problems import DataProblems
-from modeling_mm_orient.data.reading import read_posts
+from modeling_mm_orient.data.reading import read_posts, read_split
 
 from .helpers import ROWS, describe, write_folder
 
@@ -169,6 +169,18 @@ def test_a_folder_of_pictures_per_class(tmp_path):
     assert tasks[0]["labels"] == ["cat", "dog"] and len(posts["test"]) == 4 and len(posts["train"]) == 11
     assert posts["test"]["label.label"] == [0, 0, 1, 1] and posts["test"][0]["text"] is None
     assert posts["test"]["id"][0] == "test/cat/0.png"
+
+
+def test_a_table_goes_by_its_own_name(tmp_path):
+    parts = {"train.csv": ROWS[:6], "dev_seen.csv": ROWS[6:8], "dev_unseen.csv": ROWS[8:]}
+    for name, rows in parts.items():
+        write_folder(tmp_path / "d", [{k: v for k, v in row.items() if k != "split"} for row in rows], name)
+    found = describe(tmp_path / "d", split_column=None)
+    assert {name: len(rows) for name, rows in read_posts(found)[0].items()} == {"train": 6, "validation": 4}
+    for name in ("dev_seen", "dev_unseen"):
+        assert read_split(found, name)[0]["id"] == [row["image"] for row in parts[f"{name}.csv"]]
+    with pytest.raises(ValueError, match="no split 'dev_other'"):
+        read_split(found, "dev_other")
 
 
 def test_a_split_column_from_splits_csv_beside_the_table(tmp_path):

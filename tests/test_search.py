@@ -1,5 +1,7 @@
 """A search for settings: trials through the Trainer, judged on validation, the best trained."""
 
+import shutil
+
 import pytest
 
 from modeling_mm_orient.data.json_files import read_json
@@ -62,6 +64,21 @@ def test_an_interrupted_search_goes_on(folder, tmp_path, monkeypatch, capsys):
     assert find(folder, tmp_path / "run", "--resume") == 0
     states = [trial["state"] for trial in read_json(tmp_path / "run" / "search.json")["trials"]]
     assert len(states) == 3 and "FAIL" not in states and len(calls) == 4
+
+
+def test_a_finished_search_is_that_of_its_posts_and_settings(folder, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert find(folder, run) == 0
+    for path in run.iterdir():  # as if the training after it had not begun
+        if path.name not in ("search.json", "search.db"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    before = (run / "search.json").read_bytes()
+    assert find(folder, run, "--resume", "--learning-rate", "0.05") == 1
+    assert "cannot go on with the search: `training` was" in capsys.readouterr().err
+    write_folder(folder, [row | {"text": f"others {i}"} for i, row in enumerate(ROWS)], pictures=False)
+    assert find(folder, run, "--resume") == 1 and "is not what it was" in capsys.readouterr().err
+    write_folder(folder, ROWS, pictures=False)
+    assert find(folder, run, "--resume") == 0 and (run / "search.json").read_bytes() == before
 
 
 def test_a_smaller_loss_is_better(folder, tmp_path):

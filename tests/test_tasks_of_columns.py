@@ -101,7 +101,11 @@ def test_numbers_are_standardised_by_what_is_there():
     assert rows.dtype == torch.float32
     assert torch.allclose(rows[0], torch.tensor([10 / spread, 0, 0, 0, 1, 1]))
     assert rows[1].tolist() == [0, 0, 0, 1, 1, 1] and rows[2].tolist() == [10, 0, 0, 0, 0, 1]
-    for wrong, message in (({"like": 1}, "'like'"), ([1], "must be 3 numbers"), (["x", 1, 2], "must be numbers")):
+    too_large = [math.inf, "1e999", 10**400, 1e39]
+    wrongs = [({"like": 1}, "'like'"), ([1], "must be 3 numbers"), (["x", 1, 2], "must be numbers")]
+    wrongs += [({"shares": value}, "must be numbers.*'shares' is larger") for value in too_large]
+    wrongs += [("123", "must be numbers by name"), (3, "must be numbers by name")]
+    for wrong, message in wrongs:
         with pytest.raises(ValueError, match=message):
             standardised([wrong], columns)
 
@@ -117,8 +121,14 @@ def test_numbers_that_are_none_are_problems_and_missing_ones_are_counted(folder,
         read_posts(describe(folder, **GROUP, numeric_columns=["views"]))
 
 
+def test_large_numbers_keep_their_last_digits(tmp_path):
+    rows = [row | {"likes": 1_700_000_000 + 7 * i} for i, row in enumerate(ROWS)]
+    posts, *_ = read_posts(describe(write_folder(tmp_path / "a", rows), **GROUP, numeric_columns=["likes"]))
+    assert posts["train"]["numbers"] == [[1_700_000_000 + 7 * i] for i in range(8)]
+
+
 @pytest.mark.parametrize("frozen", [False, True])
-def test_a_run_on_all_of_it_and_new_posts(folder, tmp_path, frozen, capsys):
+def test_a_run_on_all_of_it_and_new_posts(folder, tmp_path, frozen, capsys, caplog):
     from .helpers import save_encoders
 
     run, options = tmp_path / "run", save_encoders(tmp_path) if frozen else []
@@ -161,3 +171,11 @@ def test_a_run_on_all_of_it_and_new_posts(folder, tmp_path, frozen, capsys):
     inputs = processor(text=["title: hello"], numbers=[{"shares": 3}], return_tensors="pt")
     value = float(model.eval()(**inputs).logits["likes"][0])
     assert value == pytest.approx(found["3"]["likes"], abs=1e-3)
+    command = ["explain", str(run), "--post", "none", "title: hello", "--output", str(tmp_path / "why.json")]
+    for numbers, said in (["--numbers", "shares=3"], "3"), ([], "nan"):
+        caplog.clear()
+        assert main([*command, *numbers]) == 0
+        verdict = read_json(tmp_path / "why.json")["verdict"]
+        assert verdict["likes"] == pytest.approx(found[said]["likes"], abs=1e-3)
+        assert ("shares are missing" in caplog.text) == (not numbers)
+    assert main([*command, "--numbers", "shares=x"]) == 1 and "'shares' is 'x'" in capsys.readouterr().err

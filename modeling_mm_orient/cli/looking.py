@@ -3,7 +3,16 @@
 
 import os
 
-from .options import add_data, add_feature_cache, add_json, add_run, add_verb, described_for_run, feature_cache_of
+from .options import (
+    add_data,
+    add_feature_cache,
+    add_json,
+    add_run,
+    add_verb,
+    described_for_run,
+    feature_cache_of,
+    pairs,
+)
 
 NOTHING = "none"  # in place of a picture or a text
 
@@ -33,6 +42,9 @@ def add_verbs(verbs) -> None:
     verb.add_argument("model", metavar="RUN")
     verb.add_argument(
         "--post", nargs=2, required=True, metavar=("PICTURE", "TEXT"), help=f"a file and words; {NOTHING} for neither"
+    )
+    verb.add_argument(
+        "--numbers", nargs="+", action="extend", default=[], metavar="COLUMN=VALUE", help="of its numeric columns"
     )
     verb.add_argument(
         "--neighbours", type=int, default=5, metavar="N", help="reference posts per modality (default: 5)"
@@ -91,9 +103,10 @@ def _explain(options) -> None:
     if options.neighbours < 0:
         raise ValueError(f"--neighbours must be at least 0, got {options.neighbours}")
     picture, text = (None if part == NOTHING else part for part in options.post)
-    explanation = explain_with_run(
-        options.model, {"image": picture, "text": text}, options.data, neighbours=options.neighbours
-    )
+    post = {"image": picture, "text": text}
+    if options.numbers:
+        post["numbers"] = pairs(options.numbers, "--numbers", "COLUMN=VALUE")
+    explanation = explain_with_run(options.model, post, options.data, neighbours=options.neighbours)
     for task, decided in explanation.found["decisions"].items():
         print(f"{task}: {', '.join(decided) if isinstance(decided, list) else decided}")
     for path in options.output:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import UnionType
 from typing import get_args, get_origin, get_type_hints
 
-from ..data.description import DataDescription
+from ..data.description import NO_SPLITS, DataDescription
 from ..data.fields import checked
 from ..names import CLASSIFIER_OUTPUTS, ENCODER_NAMES
 from ..runs.preset_files import load_preset, preset_names, with_architecture, with_encoders
@@ -246,7 +246,7 @@ def data_changes(options: argparse.Namespace) -> dict:
     if isinstance(columns := changes.get("image_column"), list) and len(columns) == 1:
         changes["image_column"] = None if columns[0] == NO_COLUMN else columns[0]
     if changes.get("split_column") == NO_COLUMN:
-        changes["split_column"] = None
+        changes["split_column"] = NO_SPLITS
     said = [column for name in COLUMNS for column in _listed(changes.get(name))]
     return changes | ({"required_columns": said} if said else {})
 

@@ -167,13 +167,23 @@ def _started(options, preset: dict) -> tuple:
     start = open_start(options.init_from, options.freeze_body)
     changes = preset["data"] | data_changes(options)
     check_conflicts(start, _config_fields(options.set), changes)
-    data = describe_data(start.run, options.data, **{"paraphrases": None} | changes).with_numbers_as_tasks()
+    changes = {"paraphrases": None} | _tasks_said(start, changes)
+    data = describe_data(start.run, options.data, **changes).with_numbers_as_tasks()
     data.labels = data.labels or [task["name"] for task in start.config.tasks]
     training = start.run.get("training", {}) | preset["training"]
     if options.keep_epoch_by is not None:  # what the run before was told of it is out of date
         of_metric = ("metric_for_best_model", "greater_is_better")
         training["trainer"] = {n: value for n, value in training.get("trainer", {}).items() if n not in of_metric}
     return start, data, preset | {"training": training}
+
+
+def _tasks_said(start, changes: dict) -> dict:
+    """The changes, where they name tasks without those of the run that they do not name: numbers stay numbers."""
+    if not {"labels", "regression_columns"} & changes.keys():
+        return changes
+    named = {label.partition("=")[0] for label in changes.get("labels") or ()}
+    numbers = [name for name in start.run.get("data", {}).get("regression_columns") or () if name in named]
+    return {"labels": None, "regression_columns": numbers or None} | changes
 
 
 def _config_fields(assignments: list[str]) -> dict:

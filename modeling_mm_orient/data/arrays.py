@@ -4,7 +4,6 @@
 Shapes: N rows of the table, R regions, T tokens, D features.
 """
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,12 +110,12 @@ class ArrayPosts(Dataset):
     """Posts, or posts with stored features, with those of arrays beside or in place of them.
 
     Args:
-        posts: posts with their `row` in the table. arrays: `FeatureArrays`.
+        posts: posts with their `row` in the table. keys: of their content, as the table has it. arrays: `FeatureArrays`.
         encoder_names: the encoders that the model has; what they read decides whether a modality is there.
     """
 
-    def __init__(self, posts, arrays: FeatureArrays, encoder_names: list[str]):
-        self.posts, self.arrays = posts, arrays
+    def __init__(self, posts, keys: list[str], arrays: FeatureArrays, encoder_names: list[str]):
+        self.posts, self.keys, self.arrays = posts, keys, arrays
         self.pooled = "joint" not in encoder_names
         self.decided = {
             "image": {"joint", "vision"} & set(encoder_names),
@@ -141,6 +140,4 @@ class ArrayPosts(Dataset):
                     post[f"has_{modality}"] = len(values) > 0
                 if self.pooled and f"{modality}_embeds" not in self.arrays:
                     post[f"{modality}_embeds"] = values.mean(0) if len(values) else np.zeros(values.shape[-1])
-        # without encoders nothing else names the content
-        post.setdefault("post_key", hashlib.sha256(f"row {row}".encode()).hexdigest())
-        return post
+        return post | {"post_key": self.keys[index]}  # what an encoder reads is only a part of the content

@@ -1,14 +1,17 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """A folder of pictures per class, or per split and class: nothing is guessed from files' names, every picture is a row."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..tasks import SINGLE_LABEL
 from .picture_files import IMAGE_FOLDERS, pictures_below
 from .problems import readable
-from .splits import SPLIT_NAMES
+from .splits import split_called
 from .tables import Row
+
+logger = logging.getLogger(__name__)
 
 LABEL_COLUMN = "label"
 
@@ -29,7 +32,11 @@ def class_folder_rows(folder: Path, image_column: str) -> tuple[Iterator[Row], d
     tops = {parts[skipped] for parts in places if len(parts) > skipped + 1}
     if not tops:
         raise ValueError(f"{folder}: neither a table nor a folder of pictures per class")
-    by_split = all(top.lower() in SPLIT_NAMES for top in tops)
+    splits = {top for top in tops if split_called(top)}
+    by_split = splits == tops
+    if splits and not by_split:
+        said = ", ".join(sorted(map(readable, splits)))
+        logger.warning("%s: taken for classes, as other folders beside them are no splits: %s", folder, said)
     level = skipped + by_split
     classes = sorted({parts[level] for parts in places if len(parts) > level + 1})
     declared = {LABEL_COLUMN: {"kind": SINGLE_LABEL.name, "labels": [readable(name) for name in classes]}}

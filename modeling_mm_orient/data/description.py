@@ -11,6 +11,8 @@ FEATURE_DIMENSIONS = {
     "region_mask": 2, "token_mask": 2,
 }  # fmt: skip
 
+NO_SPLITS = ""  # in place of a split column: whatever the data say of splits is left aside
+
 
 @dataclass
 class DataDescription:
@@ -20,7 +22,8 @@ class DataDescription:
     `id_column` a post's id is its `id` column, its picture's name or its row number. `labels_file` None takes the only table
     that has the columns, or one per split named after it (`train.csv`, `val.csv`, ...). `text_cleaning`,
     `remove_overlaid_text` and `read_missing_text` are what the processor of a model trained on these posts does. Pictures
-    lie in the folder or in one of `allow_outside`, which comes from whoever calls and never from a file.
+    lie in the folder or in one of `allow_outside`, which comes from whoever calls and never from a file. With a
+    `split_column` of `NO_SPLITS`, `""`, the data say no splits, whatever stands there.
     """
 
     data: str
@@ -43,7 +46,8 @@ class DataDescription:
     )
     id_column: str | None = described("default: id, or the picture's name", metavar="COLUMN")
     split_column: str | None = described(
-        "train, validation, test (default: `split`, if it holds these, else at random)", metavar="COLUMN"
+        "train, validation, test (default: `split`, if it holds these, else at random); none for whatever the data say",
+        metavar="COLUMN",
     )
     label_columns: dict[str, str] = described("task name -> column name", factory=dict)
     label_maps: dict[str, dict[str, str | None]] = described(
@@ -107,7 +111,10 @@ class DataDescription:
 def _group(said: str, task: str, columns: str) -> list[str]:
     names = [name.strip() for name in columns.split(",")]
     if not task or not all(names) or len(set(names)) < len(names) or len(names) < 2:
-        raise ValueError(f"labels {said!r}: several columns of one task are TASK=COLUMN,COLUMN,...")
+        raise ValueError(
+            f"labels {said!r}: several columns of one task are TASK=COLUMN,COLUMN,...; a column with = in its name has to "
+            "be renamed"
+        )
     return names
 
 

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from ..pictures import pictures_of
 from .arrays import FeatureArrays
 from .columns import complete_split
-from .description import DataDescription
+from .description import NO_SPLITS, DataDescription
 from .labels import feature_of, finite, is_missing, label_column, label_counts, read_labels, untrainable
 from .picture_files import PictureRefused, image_finder, image_problems, picture_name
 from .problems import DataProblems, Problem, readable, shown
@@ -126,7 +126,7 @@ def read_split(
     Arguments and errors as in `read_posts`.
 
     Args:
-        split: a part of a `DatasetDict` (`dev_seen`) may bear its own name.
+        split: a part of a `DatasetDict`, a table or a folder (`dev_seen`) may bear its own name.
         of_run: post key -> the split that a run had it in, which counts where the data say none; without any, a random
             split does.
 
@@ -135,7 +135,7 @@ def read_split(
     """
     source = open_rows(description)
     rows = list(source.rows)
-    if split is not None and split not in SPLITS and (part := [r for r in rows if r.part == split]):
+    if split is not None and split not in SPLITS and (part := [r for r in rows if split in (r.part, r.split)]):
         split, rows = None, part
     how = "none" if split is None else "known" if of_run else "random"
     splits, tasks, _ = _read(source, rows, skip_bad_posts, check_images, False, how)
@@ -227,6 +227,8 @@ def _posts(description: DataDescription, rows: list[Row], inside: list[str]) -> 
             problems.append(Problem(row.where, "duplicate id", what))
         seen.setdefault(post["id"], post)
         post["split"] = row.values.get(description.split_column) if description.split_column else row.split
+        if description.split_column == NO_SPLITS:
+            post["split"] = None
         for label in description.labels or []:
             cells = [row.values.get(column) for column in description.columns_of(label)]
             post[label_column(label)] = cells if label in description.label_groups else cells[0]
@@ -324,7 +326,7 @@ def _as_datasets(posts: list[dict], tasks: list[dict], with_rows: bool = False) 
     if any(post["more_images"] for post in posts):
         features["more_images"] = datasets.Sequence(datasets.Image(decode=False))
     if any(post["numbers"] for post in posts):
-        features["numbers"] = datasets.Sequence(datasets.Value("float32"))
+        features["numbers"] = datasets.Sequence(datasets.Value("float64"))  # times in seconds are large
     features |= {label_column(task["name"]): feature_of(task) for task in tasks}
     features = datasets.Features(features)
     names = {post["split"]: None for post in posts}

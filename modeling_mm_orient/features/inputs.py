@@ -31,6 +31,7 @@ def model_inputs(
         arrays: `FeatureArrays`, beside or in place of what encoders give.
     """
     names = model.config.encoder_names
+    keys = {split: [post_key(post) for post in rows] for split, rows in posts.items()} if arrays else {}
     if not reads_pictures(names):
         posts = datasets.DatasetDict({split: without_pictures(rows) for split, rows in posts.items()})
     inputs, collator = posts, PostCollator(processor, tasks)
@@ -38,7 +39,7 @@ def model_inputs(
         inputs, collator = _stored_features(model.base_model, processor, posts, feature_cache), FeatureCollator(tasks)
         collator.numeric_columns = processor.numeric_columns
     if arrays:
-        inputs = {split: ArrayPosts(rows, arrays, names) for split, rows in inputs.items()}
+        inputs = {split: ArrayPosts(rows, keys[split], arrays, names) for split, rows in inputs.items()}
     return inputs, collator
 
 

@@ -14,6 +14,7 @@ from ..names import PIPELINE_TASK as TASK_NAME
 from ..tasks import kind_of
 from .card_facts import DATASET, CardFacts
 from .card_header import base_models, card_header
+from .markdown import plain
 from .run_folder import CARD_FILE, NOISE_FILE
 from .scoring import judged_split
 
@@ -56,11 +57,8 @@ def model_card(
         header=card_header(config, metrics, name, facts),
         name=name,
         task_name=TASK_NAME,
-        tasks=", ".join(task["name"] for task in config.tasks),
-        task_lines="\n".join(
-            f"- **{task['name']}** ({task['kind']}): {', '.join(task['labels']) or 'a number'}{_rule(task)}"
-            for task in config.tasks
-        ),
+        tasks=", ".join(plain(task["name"]) for task in config.tasks),
+        task_lines="\n".join(map(_task_line, config.tasks)),
         encoder_lines="\n".join(_encoder_lines(config, licenses or {})) or "None: features come as arrays.",
         license_line=_license_line(facts),
         results="\n\n".join(f"### {split}\n\n{metrics_table(values)}" for split, values in metrics.items()),
@@ -129,9 +127,10 @@ def _label_counts(run: dict) -> list[str]:
     """How many training posts have each label."""
     lines = []
     for task, of in run.get("labels", {}).items():
-        named = [f"{label} {count}" for label, count in of.get("train", {}).items() if label]
+        named = [f"{plain(label)} {count}" for label, count in of.get("train", {}).items() if label]
         without = of.get("train", {}).get("", 0)
-        lines.append(f"- {task} in training: {', '.join(named)}" + (f"; without a label {without}" if without else ""))
+        said = f"- {plain(task)} in training: {', '.join(named)}"
+        lines.append(said + (f"; without a label {without}" if without else ""))
     return lines
 
 
@@ -152,6 +151,11 @@ def _license_line(facts: CardFacts) -> str:
     return f"Licence of this model: {facts.license}. Those of its encoders and of the training posts hold as well."
 
 
+def _task_line(task: dict) -> str:
+    labels = ", ".join(map(plain, task["labels"])) or "a number"
+    return f"- **{plain(task['name'])}** ({task['kind']}): {labels}{_rule(task)}"
+
+
 def _rule(task: dict) -> str:
     said = ""
     if task["expert_weights"]:
@@ -160,7 +164,7 @@ def _rule(task: dict) -> str:
     if task["decision_offsets"] is None:
         return said
     offsets = zip(task["labels"], task["decision_offsets"], strict=True)
-    return f"{said}; decided with offsets " + ", ".join(f"{label} {offset:+.2f}" for label, offset in offsets)
+    return f"{said}; decided with offsets " + ", ".join(f"{plain(label)} {offset:+.2f}" for label, offset in offsets)
 
 
 def _calibration(metrics: dict) -> str:
@@ -171,7 +175,7 @@ def _calibration(metrics: dict) -> str:
             if isinstance(found, dict) and found.get("calibration_error") is not None:
                 before = found.get("calibration_error_before")
                 was = "" if before is None else f" (before the temperature {before:.3f})"
-                lines.append(f"- {split}, {task}: {found['calibration_error']:.3f}{was}")
+                lines.append(f"- {split}, {plain(task)}: {found['calibration_error']:.3f}{was}")
     if not lines:
         return ""
     head = "Expected calibration error: how far a probability is, on average, from how often it is right."
@@ -190,7 +194,9 @@ def _noise(rows: list[dict]) -> str:
     lines = ["| task | degradation | sound | area | kept |", "|---|---|--:|--:|--:|"]
     for area in areas:
         kept = "" if area.kept is None else f"{area.kept:.2f}"
-        lines.append(f"| {area.task} | {area.degradation} | {area.clean:.3f} | {area.area:.3f} | {kept} |")
+        lines.append(
+            f"| {plain(area.task)} | {plain(area.degradation)} | {area.clean:.3f} | {area.area:.3f} | {kept} |"
+        )
     head = "Macro-F1 on sound posts, the mean height of its curve as they are made worse, and the share that this is of it."
     return "### Posts that are made worse\n\n" + head + "\n\n" + "\n".join(lines)
 
@@ -200,22 +206,22 @@ def _limits(config, metrics: dict, facts: CardFacts) -> list[str]:
     values = metrics.get(judged_split(metrics), {})
     lines = []
     for task in config.tasks:
-        found = values.get(task["name"])
+        found, name = values.get(task["name"]), plain(task["name"])
         if found is None:
-            lines.append(f"{task['name']}: no test post has a label: nothing is known of how well it does")
+            lines.append(f"{name}: no test post has a label: nothing is known of how well it does")
             continue
         if "macro_f1" not in found:
             continue
         if found["macro_f1"] <= found["majority_macro_f1"]:
-            lines.append(f"{task['name']}: it is no better than always saying the most frequent label")
+            lines.append(f"{name}: it is no better than always saying the most frequent label")
         counted = kind_of(task).is_classification and len(found.get("support", [])) == len(task["labels"])
         few = [
-            f"{label} ({count})"
+            f"{plain(label)} ({count})"
             for label, count in zip(task["labels"], found["support"] if counted else [], strict=False)
             if count < FEW_POSTS
         ]
         if few:
-            lines.append(f"{task['name']}: few test posts speak for {', '.join(few)}")
+            lines.append(f"{name}: few test posts speak for {', '.join(few)}")
     language = ", ".join(facts.language) if facts.language else None
     lines.append(
         f"texts in other languages than {language} were not tried" if language else "its languages are not said"
@@ -236,14 +242,13 @@ def metrics_table(metrics: dict) -> str:
         if task == "mean_macro_f1":
             continue
         if "mse" in values:
-            errors.append(
-                f"{task}: mean squared error {values['mse']:.4f}, predicting the mean {values['mean_predictor_mse']:.4f}"
-            )
+            of_mean = f"predicting the mean {values['mean_predictor_mse']:.4f}"
+            errors.append(f"{plain(task)}: mean squared error {values['mse']:.4f}, {of_mean}")
             continue
         auroc = "" if values["auroc"] is None else f"{values['auroc']:.3f}"
         for predictor, prefix, area in (("model", "", auroc), ("majority class", "majority_", "")):
             cells = [f"{values[prefix + name]:.3f}" for name in ("macro_f1", "weighted_f1", "accuracy")]
-            lines.append(f"| {task} | {predictor} | {' | '.join(cells)} | {area} |")
+            lines.append(f"| {plain(task)} | {predictor} | {' | '.join(cells)} | {area} |")
     if metrics.get("mean_macro_f1") is not None:
         lines.append(f"| **mean** | model | {metrics['mean_macro_f1']:.3f} | | | |")
     table = lines if len(lines) > 2 else []

@@ -22,6 +22,7 @@ from ..data.json_files import read_json
 from ..features.cache import DEFAULT_FEATURE_CACHE
 from ..partial_files import own_partial
 from ..pictures import pictures_of, undecoded
+from ..pipeline_mm_orient import POST_KEYS
 from ..tasks import kind_of
 from .evaluation import evaluate
 from .posts_in_memory import write_posts
@@ -191,7 +192,7 @@ class MMOrientClassifier:
         Raises:
             ValueError: it is neither, or a part of it cannot be read.
         """
-        from .explanation_page import POST_KEYS, explain_post
+        from .explanation_page import explain_post
 
         model, processor = self._run()
         if isinstance(post, Mapping) and not set(post) <= {*POST_KEYS}:
@@ -251,17 +252,38 @@ class MMOrientClassifier:
     def _described(self, data, root, description: dict) -> Iterator[tuple[DataDescription, int]]:
         if unknown := description.keys() - {entry.name for entry in fields(DataDescription)} - {"text", "image"}:
             raise TypeError(f"{min(unknown)!r} is no argument here, and no field of `DataDescription`")
-        run = read_run(str(self.folder))
+        run, data = read_run(str(self.folder)), self._in_columns(data)
         size = run.get("training", {}).get("batch_size", 32)
         changes = _columns(description.pop("text", None), description.pop("image", None)) | description
         before = run.get("data", {})
+        there = {*data} if isinstance(data, (pandas.DataFrame, Mapping)) else set()
+        if isinstance(data, (list, tuple)):
+            there = {name for row in data if isinstance(row, Mapping) for name in row}
         for name, usual in (("text_column", "text"), ("image_column", "image")):
-            there = [*data] if isinstance(data, (pandas.DataFrame, Mapping)) else []
-            if name not in changes and usual in there and not {*_listed(before.get(name) or usual)} & {*there}:
+            if name not in changes and usual in there and not {*_listed(before.get(name) or usual)} & there:
                 changes[name] = usual  # a post by itself is a dict of these
         pictures = changes.get("image_column") or before.get("image_column") or IMAGE_NAMES
         with write_posts(data, pictures, root) as place:
             yield describe_data(run, **changes | place), size
+
+    def _in_columns(self, data):
+        """Posts that are given as the pipeline takes them, with their `numbers` in columns, missing where not said."""
+        rows = [data] if isinstance(data, Mapping) else data
+        if not isinstance(rows, (list, tuple)) or not all(
+            isinstance(row, Mapping) and {*row} <= {*POST_KEYS} for row in rows
+        ):
+            return data
+        names, found = [column["name"] for column in self.processor.numeric_columns], []
+        for number, row in enumerate(rows):
+            said = row.get("numbers") or {}
+            if not isinstance(said, Mapping) or (unknown := [name for name in said if name not in names]):
+                what = unknown[0] if isinstance(said, Mapping) else said
+                raise ValueError(
+                    f"`numbers` of post {number}: {what!r} is none of the columns {', '.join(names) or 'none'}"
+                )
+            rest = {name: value for name, value in row.items() if name != "numbers"}
+            found.append(rest | {name: said.get(name) for name in names})
+        return found[0] if isinstance(data, Mapping) else found
 
     def _lines(self, data, root, batch_size: int | None, description: dict):
         """The tasks, what names the posts, and a line of predictions per post."""

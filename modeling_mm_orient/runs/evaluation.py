@@ -121,6 +121,8 @@ def posts_to_score(
     else:
         looked_up = [row for row in rows if in_memory and key_number(post_key(posts[row])) in in_memory]
         rows, seen["has in its relation memory"] = sorted(set(rows) - set(looked_up)), looked_up
+    if learned and split == "train" and not known:
+        logger.warning("%d of these posts the run has learned from: others say how good it is", len(learned))
     for how, found in seen.items():
         if found and split != "train" and not known:
             said = ", ".join(posts["id"][row] for row in found[:3])

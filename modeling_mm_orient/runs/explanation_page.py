@@ -201,6 +201,9 @@ def explain_post(
     if not pictures and not (text and text.strip()):
         raise ValueError("the post has neither an image nor a text")
     shown, sizes = [reduced(picture) for picture in pictures], [picture.size for picture in pictures]
+    if processor.numeric_columns and post.get("numbers") is None:
+        names = ", ".join(column["name"] for column in processor.numeric_columns)
+        logger.warning("the post has no `numbers`: its verdict is the one where %s are missing", names)
     found = explain(model.eval(), processor, shown, text, neighbours, sizes, post.get("numbers"))
     ids = list(dict.fromkeys(post["id"] for posts in found["neighbours"].values() for post in posts))
     known = of_memory(model.relation_memory, references(ids)) if references is not None and ids else {}

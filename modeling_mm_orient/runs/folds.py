@@ -2,14 +2,14 @@
 """Cross-validation: a run per fold, every post judged once by a run that has not learned from it."""
 
 import logging
-import shutil
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import datasets
 import numpy as np
 
-from ..data.description import DataDescription
+from ..data.description import NO_SPLITS, DataDescription
 from ..data.fields import completed
 from ..data.json_files import read_json, write_json
 from ..data.labels import label_column, untrainable
@@ -18,6 +18,8 @@ from ..data.splits import VALIDATION_SHARE, keys_by_split, split_at_random
 from ..features.extraction import process_state
 from .continuation import without_learned
 from .identity import check_identity, identity_of
+from .markdown import plain
+from .own_files import remove_run
 from .run_folder import METRICS_FILE
 from .scoring import OF_CLASSES, OF_NUMBERS
 from .settings import TrainingSettings
@@ -72,7 +74,7 @@ def cross_validate(
     about["made_of"] = identity_of(prepared, keys_by_split(prepared.posts))
     if process_state().is_main_process:
         if overwrite and folder.exists():
-            shutil.rmtree(folder)
+            _remove(folder)
         if resume and (folder / FOLDS_FILE).exists():
             before = _about_now(read_json(folder / FOLDS_FILE)["about"])
             check_identity(folder, before.get("made_of"), about["made_of"])
@@ -81,7 +83,7 @@ def cross_validate(
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / FOLDS_FILE, {"about": about, "folds": [], "summary": {}})
     process_state().wait_for_everyone()
-    found = []
+    found, own = [], replace(prepared.description, split_column=NO_SPLITS)  # a fold's splits are none that the data say
     for number, posts in enumerate(parts, 1):
         place = folder / f"fold-{number}"
         if (place / "config.json").exists():
@@ -89,7 +91,7 @@ def cross_validate(
             continue
         logger.info("fold %d of %d: %s", number, folds, ", ".join(f"{len(p)} {name}" for name, p in posts.items()))
         place.mkdir(exist_ok=True)
-        fold = prepare_posts(replace(prepared, output=place, posts=posts, tasks=_bare(prepared)))
+        fold = prepare_posts(replace(prepared, description=own, output=place, posts=posts, tasks=_bare(prepared)))
         interrupted = any(place.iterdir())
         metrics = train_prepared(fold, feature_cache, interrupted, overwrite=False, with_report=False)
         found.append(metrics["test"])
@@ -116,7 +118,9 @@ def folds_table(result: dict) -> str:
     for task, metrics in result["summary"].items():
         named = {"": metrics} if task == "mean_macro_f1" else metrics
         for name, found in named.items():
-            lines.append(f"| {task} | {name} | {found['mean']:.3f} | {found['deviation']:.3f} | {found['folds']} |")
+            lines.append(
+                f"| {plain(task)} | {name} | {found['mean']:.3f} | {found['deviation']:.3f} | {found['folds']} |"
+            )
     return "\n".join(lines)
 
 
@@ -166,6 +170,16 @@ def _outline(post: dict, row: int, labels: list[str]) -> dict:
 def _bare(prepared: Prepared) -> list[dict]:
     """The tasks without class weights, which are a fold's own."""
     return [{name: value for name, value in task.items() if name != "class_weights"} for task in prepared.tasks]
+
+
+def _remove(folder: Path) -> None:
+    """Remove the runs of a cross-validation; what somebody keeps beside them stays."""
+    for place in folder.glob("fold-*"):
+        if place.is_dir() and not place.is_symlink():
+            remove_run(place)
+            with suppress(OSError):  # something stays in it
+                place.rmdir()
+    (folder / FOLDS_FILE).unlink(missing_ok=True)
 
 
 def _check_output(folder: Path, resume: bool, overwrite: bool) -> None:

@@ -13,13 +13,12 @@ import datasets
 import pandas
 import pyarrow
 import pyarrow.parquet
-from PIL import Image
 
 from ..data.picture_files import URL
-from ..pictures import undecoded
+from ..pictures import read_image, undecoded
 
 TABLE = "posts.parquet"
-PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
+TEXTS = ("string", "large_string", "string_view")  # a frame's texts come as any of these
 ID = "id"
 
 
@@ -30,7 +29,7 @@ def write_posts(data, pictures: str | Iterable[str], root=None) -> Iterator[dict
     Args:
         data: a `pandas.DataFrame`, a list of dicts, one dict, a `datasets.Dataset` or `DatasetDict`; the path of a folder or
             a Hub id stays what it is.
-        pictures: columns of a frame that hold pictures: paths, PIL images or bytes.
+        pictures: columns of a frame that hold pictures: paths, or whatever else `read_image` takes.
         root: folder of pictures that are given by their paths (default: the working directory).
 
     Raises:
@@ -56,17 +55,26 @@ def _save(data, pictures: set[str], base: Path, folder: str) -> list[str]:
     saved = {name: undecoded(part) for name, part in parts.items()}
     for part_name, part in saved.items():
         for name in part.column_names:
-            if (name in pictures or name.lower() in pictures) and part.features[name] == datasets.Value("string"):
-                values = part[name]
-                outside |= {str(Path(value).parent) for value in values if value and os.path.isabs(value)}
-                places = [value if not value or URL.match(value) else str(base / value) for value in values]
-                part = part.remove_columns(name).add_column(name, places)
+            feature = part.features[name]
+            kind = getattr(getattr(feature, "feature", feature), "dtype", None)
+            if (name in pictures or name.lower() in pictures) and kind in TEXTS:
+                values = list(part[name])
+                each = [place for value in values for place in (value if isinstance(value, list) else [value])]
+                outside |= {str(Path(place).parent) for place in each if place and os.path.isabs(place)}
+                part = part.remove_columns(name).add_column(name, [_placed(value, base) for value in values])
         saved[part_name] = part
     if isinstance(data, datasets.DatasetDict):
         datasets.DatasetDict(saved).save_to_disk(folder)
     else:
         saved[""].save_to_disk(folder)
     return sorted(outside)
+
+
+def _placed(value, base: Path):
+    """The path of a picture, or those of a list, as it is from anywhere."""
+    if isinstance(value, list):
+        return [_placed(part, base) for part in value]
+    return value if not value or URL.match(value) else str(base / value)
 
 
 def _rows(data) -> list[dict]:
@@ -91,7 +99,7 @@ def _write_table(rows: list[dict], pictures: set[str], base: Path, path: Path) -
         if name in pictures or str(name).lower() in pictures:
             each = [part for value in values for part in (value if isinstance(value, (list, tuple)) else [value])]
             outside |= {str(Path(part).parent) for part in each if _is_path(part) and os.path.isabs(part)}
-            values = [_picture(value, base) for value in values]
+            values = [_picture(value, base, f"row {row}, column {name!r}") for row, value in enumerate(values)]
         columns[str(name)] = values
     if ID not in columns:  # a frame's rows are told apart by their order
         columns[ID] = [str(number) for number in range(len(rows))]
@@ -105,19 +113,23 @@ def _write_table(rows: list[dict], pictures: set[str], base: Path, path: Path) -
     return sorted(outside)
 
 
-def _picture(value, base: Path):
-    """A picture as the readers take it: `{"path", "bytes"}`, or a list of them."""
+def _picture(value, base: Path, where: str):
+    """A picture as the readers take it: `{"path", "bytes"}`, or a list of them; None where there is none."""
     if isinstance(value, (list, tuple)):
-        return [_picture(part, base) for part in value]
-    if isinstance(value, Image.Image):
-        buffer = io.BytesIO()
-        value.save(buffer, "PNG") if value.mode in PNG_MODES else value.convert("RGB").save(buffer, "PNG")
-        return {"path": None, "bytes": buffer.getvalue()}
+        return [_picture(part, base, where) for part in value]
     if isinstance(value, (bytes, bytearray)):
         return {"path": None, "bytes": bytes(value)}
-    if _is_path(value) and str(value).strip():
-        return {"path": str(value) if URL.match(str(value)) else str(base / value), "bytes": None}
-    return value if isinstance(value, dict) else None
+    if _is_path(value):
+        path = str(value) if URL.match(str(value)) else str(base / value)
+        return {"path": path, "bytes": None} if str(value).strip() else None
+    if isinstance(value, dict) or value is None or (pandas.api.types.is_scalar(value) and pandas.isna(value)):
+        return value if isinstance(value, dict) else None
+    buffer = io.BytesIO()
+    try:
+        read_image(value).save(buffer, "PNG")  # as it is read everywhere else: upright, 16 bits scaled
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    return {"path": None, "bytes": buffer.getvalue()}
 
 
 def _is_path(value) -> bool:

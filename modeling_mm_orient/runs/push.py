@@ -7,30 +7,21 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from functools import partial
+from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, SpaceCard, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from ..data.json_files import write_json
-from ..memory_file import INDEX_FILES, LARGE_MEMORY, MEMORY_FILE
-from ..processing_mm_orient import JOINT_FOLDER
 from .card_facts import CardFacts
-from .hub import OF_A_RUN, ONNX_FOLDER, export_run
+from .hub import export_run
+from .own_files import is_exported
 
 logger = logging.getLogger(__name__)
 
 SPACE_MODEL_FILE = "model.json"  # what a Space's app reads: the model, and the commit that it shows
-OUR_HEADER = b"# Copyright 2026 The MM-ORIENT authors."
-# what exports write beside code, and what no other export wrote: where a new one has it not, it is out of date
-OUR_FILES = (
-    *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
-    *(MEMORY_FILE, *INDEX_FILES.values(), f"{LARGE_MEMORY}/*", f"{JOINT_FOLDER}/*", f"{ONNX_FOLDER}/*"),
-    *("processor_config.json", "preprocessor_config.json", "tokenizer*", "vocab.*", "merges.txt", "spiece.model"),
-    *("special_tokens_map.json", "added_tokens.json", "chat_template*", *OF_A_RUN),
-)
-OUR_CODE = ("*.py", "requirements.txt")  # ours where their first line says so
 
 
 @dataclass(frozen=True)
@@ -201,17 +192,13 @@ def _commit(api: HfApi, repo_id: str, kind: str, folder: Path) -> tuple[str, tup
 
 def _out_of_date(api: HfApi, repo_id: str, revision: str, names: list[str]) -> Iterator[str]:
     """Of files that the new export has not, those that an earlier one wrote; whatever else somebody keeps there stays."""
+
+    def start(name: str, size: int) -> bytes:
+        with tempfile.TemporaryDirectory() as scratch:
+            path = api.hf_hub_download(repo_id, name, revision=revision, local_dir=scratch)
+            with open(path, "rb") as file:
+                return file.read(size)
+
     for name in names:
-        if _is_one_of(name, OUR_FILES):
+        if is_exported(name, partial(start, name)):
             yield name
-        elif _is_one_of(name, OUR_CODE):
-            with tempfile.TemporaryDirectory() as scratch:
-                path = api.hf_hub_download(repo_id, name, revision=revision, local_dir=scratch)
-                with open(path, "rb") as file:
-                    if file.read(len(OUR_HEADER)) == OUR_HEADER:
-                        yield name
-
-
-def _is_one_of(name: str, patterns: tuple[str, ...]) -> bool:
-    """Whether a path has one of the forms; an asterisk stands for no folder."""
-    return any(PurePosixPath("/", name).match(f"/{pattern}") for pattern in patterns)

@@ -11,7 +11,7 @@ from transformers import EarlyStoppingCallback, ProgressCallback, set_seed
 
 from ..data.description import DataDescription
 from ..data.fields import completed
-from ..data.json_files import read_json, write_json
+from ..data.json_files import write_json
 from ..data.splits import keys_by_split
 from ..features.extraction import process_state
 from ..optional_dependencies import OPTUNA_AVAILABLE
@@ -63,8 +63,6 @@ def searched(prepared: Prepared, trials: int, feature_cache: str | None, resume:
     if process_state().num_processes > 1:
         raise ValueError("--search runs in one process")
     report, base = (prepared.output / name for name in SEARCH_FILES)
-    if resume and report.exists() and len((found := read_json(report))["trials"]) >= trials:
-        return _with(prepared, found["best"]["params"])
     for path in () if resume else (report, base):
         path.unlink(missing_ok=True)
 

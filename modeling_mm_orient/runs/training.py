@@ -43,6 +43,7 @@ from .graph_inspection import graph_statistics, threshold_at_quantile
 from .hub import save_for_hub
 from .identity import check_identity, identity_of
 from .metric_plots import plot_metrics
+from .own_files import remove_run
 from .preset_files import load_preset
 from .presets import build_model, treat_as
 from .report.contents import label_counts_by_split
@@ -286,9 +287,8 @@ def _begin(prepared: Prepared, run: dict, cross_fitted: bool, resume: bool, over
     state.wait_for_everyone()  # none reads what the first is about to write
     if state.is_main_process:
         learned = {} if prepared.start is None else read_splits(prepared.start.folder)  # it may be replaced
-        for path in output.iterdir() if overwrite and not resume else ():
-            if path.name not in BEFORE_A_RUN:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if overwrite and not resume:
+            remove_run(output, BEFORE_A_RUN)
         write_json(output / RUN_FILE, run)
         learned = {key: split for key, split in learned.items() if split == "train"}
         drawn = first_splits(keys)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...data.degradation import DEGRADATIONS
 from ...partial_files import whole_file
-from .markdown import table
+from ..markdown import plain, table
 from .methods import MM_ORIENT
 from .noise import NoiseArea, NoiseRow, NoiseSummary, means_over_tasks, noise_areas, noise_summary
 
@@ -38,7 +38,7 @@ def summary_table(summaries: Sequence[NoiseSummary]) -> str:
     """A line per set, task and method, the largest area first."""
     lines = [
         [
-            *(summary.set, summary.task, summary.method, str(summary.seeds), f"{summary.clean:.3f}"),
+            *(summary.set, plain(summary.task), summary.method, str(summary.seeds), f"{summary.clean:.3f}"),
             f"{summary.mean:.3f} ± {summary.mean_deviation:.3f}",
             f"{summary.area:.3f}",
             "-" if summary.kept is None else f"{summary.kept:.1%} ± {100 * summary.kept_deviation:.1f}",
@@ -53,7 +53,7 @@ def kept_table(areas: Sequence[NoiseArea]) -> str:
     found, names = defaultdict(lambda: defaultdict(list)), list(dict.fromkeys(area.degradation for area in areas))
     for area in areas:
         if area.kept is not None:
-            found[area.set, area.task, area.method][area.degradation].append(area.kept)
+            found[area.set, plain(area.task), area.method][area.degradation].append(area.kept)
     lines = [
         [*where, *(f"{fmean(kept[name]):.1%}" if kept[name] else "-" for name in names)]
         for where, kept in sorted(found.items())

@@ -9,11 +9,11 @@ import pyarrow
 import pyarrow.parquet
 
 from ...partial_files import whole_file
+from ..markdown import plain, table
 from .cell_files import read_cells, read_noise, read_sets
 from .comparisons import Comparison, Results, compare
 from .cross_fitting import FOLDS, SEARCH_SEED
 from .features import MOST_REGIONS, MOST_TOKENS, REDUCED_WIDTH
-from .markdown import escaped, table
 from .methods import BASELINE_NAMES
 from .networks import EPOCHS, PATIENCE
 from .noise import NoiseRow
@@ -148,7 +148,7 @@ def _set(results: Results, name: str, found: list[Comparison], facts: dict) -> s
             ]
             for method in methods
         ]
-        text += f"\nMacro-F1 on test, and the mean AUROC:\n\n{table(['method', *tasks, AVERAGE, 'AUROC'], rows)}"
+        text += f"\nMacro-F1 on test, and the mean AUROC:\n\n{table(['method', *map(plain, tasks), AVERAGE, 'AUROC'], rows)}"
         text += _differences(results, name, found, tasks)
         rows = [
             [
@@ -165,7 +165,7 @@ def _set(results: Results, name: str, found: list[Comparison], facts: dict) -> s
             [f"`{method}`", *(_spread(results.over_seeds(name, method, metric, task)) for metric in OF_VALUES.values())]
             for method in methods
         ]
-        text += f"\n{escaped(task)}, a value:\n\n{table(['method', *OF_VALUES], rows)}"
+        text += f"\n{plain(task)}, a value:\n\n{table(['method', *OF_VALUES], rows)}"
     return text + _settings(results, name)
 
 
@@ -182,7 +182,7 @@ def _differences(results: Results, name: str, found: list[Comparison], tasks: li
     ]
     if not rows:
         return ""
-    header = ["against", "difference", "interval", "above 0", *tasks, "AUROC", "interval"]
+    header = ["against", "difference", "interval", "above 0", *map(plain, tasks), "AUROC", "interval"]
     text = verdict(results.reference, found)
     return text + f"\n`{results.reference}` minus the others, the mean and task by task:\n\n{table(header, rows)}"
 

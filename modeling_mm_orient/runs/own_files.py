@@ -1,0 +1,86 @@
+# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
+"""Which files are ours: what a run and its exports write. Whatever else somebody keeps beside them stays."""
+
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+from ..memory_file import INDEX_FILES, LARGE_MEMORY, MEMORY_FILE
+from ..processing_mm_orient import JOINT_FOLDER
+from .card import RESPONSIBLE_USE
+from .hub import MARKER, OF_A_RUN, ONNX_FOLDER
+from .run_folder import (
+    BASELINES_FILE,
+    CARD_FILE,
+    CHECKPOINTS,
+    EVENTS,
+    HELD_OUT_FILE,
+    HISTORY_FILE,
+    RUN_FILE,
+    SPLITS_FILE,
+)
+
+logger = logging.getLogger(__name__)
+
+HEADER = b"# Copyright 2026 The MM-ORIENT authors."
+# what an export writes beside code, and what no other export wrote: where a new one has it not, it is out of date
+EXPORTED = (
+    *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
+    *(MEMORY_FILE, *INDEX_FILES.values(), f"{LARGE_MEMORY}/*", f"{JOINT_FOLDER}/*", f"{ONNX_FOLDER}/*"),
+    *("processor_config.json", "preprocessor_config.json", "tokenizer*", "vocab.*", "merges.txt", "spiece.model"),
+    *("special_tokens_map.json", "added_tokens.json", "chat_template*", *OF_A_RUN),
+)
+CODE = ("*.py", "requirements.txt")  # ours where their first line says so
+KEPT_OF_A_RUN = (RUN_FILE, SPLITS_FILE, HISTORY_FILE, BASELINES_FILE, HELD_OUT_FILE)
+OF_A_CHECKPOINT = (MARKER, CARD_FILE, RESPONSIBLE_USE.name)
+FOLDERS = (CHECKPOINTS, EVENTS, LARGE_MEMORY, JOINT_FOLDER, ONNX_FOLDER)
+MOST_NAMED = 5
+
+
+def is_exported(name: str, first_bytes: Callable[[int], bytes]) -> bool:
+    """Whether an export wrote the file of this path, relative to its folder.
+
+    Args:
+        first_bytes: gives so many bytes from its start; only code is looked into.
+    """
+    return _is_one_of(name, EXPORTED) or (_is_one_of(name, CODE) and first_bytes(len(HEADER)) == HEADER)
+
+
+def remove_run(folder: Path, stays: tuple[str, ...] = ()) -> None:
+    """Remove what a run wrote from its folder; what stays of others is logged.
+
+    Args:
+        stays: names that are left alone, and not spoken of.
+    """
+    others = []
+    for path in sorted(folder.iterdir()):
+        if path.name in stays:
+            continue
+        if not _is_of_run(path):
+            others.append(path.name)
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    if others:
+        said = ", ".join(others[:MOST_NAMED]) + (f" and {len(others) - MOST_NAMED} more" * (len(others) > MOST_NAMED))
+        logger.warning("%s: none of the run's files, and left there: %s", folder, said)
+
+
+def _is_of_run(path: Path) -> bool:
+    if path.is_symlink():
+        return False
+    if path.is_dir():
+        return path.name in FOLDERS or path.name.startswith(".partial-")
+    return path.name in (*KEPT_OF_A_RUN, *OF_A_CHECKPOINT) or is_exported(path.name, lambda size: _start(path, size))
+
+
+def _start(path: Path, size: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(size)
+
+
+def _is_one_of(name: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a path has one of the forms; an asterisk stands for no folder."""
+    return any(PurePosixPath("/", name).match(f"/{pattern}") for pattern in patterns)
