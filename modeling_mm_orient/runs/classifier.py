@@ -40,7 +40,7 @@ class MMOrientClassifier:
     """A classifier of posts of picture and text, for one task or several; a run's folder is its memory.
 
     Data are a `pandas.DataFrame`, a list of dicts, a `datasets.Dataset` or `DatasetDict`, or a folder or Hub id as `--data`
-    takes them. Pictures in a frame are paths (relative to `root`), PIL images or bytes.
+    takes them. Pictures in a frame are paths (relative to `root`), PIL images, arrays or bytes.
 
     Args:
         folder: of the run; None (default) takes a temporary one, which goes with the object unless `save` keeps it.
