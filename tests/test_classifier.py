@@ -144,8 +144,19 @@ def test_posts_as_the_pipeline_takes_them_have_their_numbers(tmp_path):
     assert made.predict_proba([{"text": "a thing", "numbers": {"likes": 5}}]).equals(row)
     without = made.predict_proba({"text": "a thing"})
     assert without.equals(made.predict_proba([{"caption": "a thing", "likes": None}])) and not without.equals(row)
-    with pytest.raises(ValueError, match="`numbers` of post 0: 'views' is none of the columns likes"):
-        made.predict({"text": "a thing", "numbers": {"views": 5}})
+    assert made.predict_proba({"text": "a thing", "numbers": [5]}).equals(row)
+    mixed = made.predict_proba([{"text": "a thing", "numbers": {"likes": 5}}, {"text": "a thing", "likes": 5}])
+    for number in (0, 1):
+        assert mixed.iloc[number].tolist() == pytest.approx(row.iloc[0].tolist(), abs=1e-6)
+    for numbers, said in (({"views": 5}, "'views' is none of the columns likes"), ([1, 2], "must be those of likes")):
+        with pytest.raises(ValueError, match=f"`numbers` of post 0.*{said}"):
+            made.predict({"text": "a thing", "numbers": numbers})
+    with pytest.raises(DataProblems, match="likes is '1000"):
+        made.predict([{"text": "a thing", "likes": 10**400}])
+    called_so = classifier().fit(
+        frame().assign(numbers=range(24)), "mood", text="caption", image=None, numeric=["numbers"]
+    )
+    assert called_so.predict([{"caption": "a thing", "numbers": 3}]).shape == (1, 1)
 
 
 def test_paths_of_a_data_set_from_a_frame_are_below_root(tmp_path):
@@ -156,6 +167,10 @@ def test_paths_of_a_data_set_from_a_frame_are_below_root(tmp_path):
     made = classifier().fit(datasets.Dataset.from_pandas(table), "mood", text="caption", image="photo", root=tmp_path)
     assert made.predict(datasets.Dataset.from_pandas(table), root=tmp_path).shape == (24, 1)
     assert made.predict(several, root=tmp_path).shape == (1, 1)
+    pandas.DataFrame({"caption": ["a thing"] * 2, "photo": [["0.png", "1.png"], []]}).to_parquet(tmp_path / "t.parquet")
+    of_parquet = made.predict_proba(pandas.read_parquet(tmp_path / "t.parquet"), root=tmp_path)
+    wanted = made.predict_proba(several, root=tmp_path)
+    assert of_parquet.iloc[0].tolist() == pytest.approx(wanted.iloc[0].tolist(), abs=1e-5)
 
 
 def test_what_is_wrong_is_told(tmp_path):

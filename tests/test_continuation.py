@@ -77,6 +77,7 @@ def test_numbers_that_are_not_named_are_dropped_and_those_that_are_stay_numbers(
         (("--labels", "mood"), {"mood": "single_label"}),
         (("--labels", "mood", "age"), {"mood": "single_label", "age": "regression"}),
         (("--labels", "spam", "--regression", "likes"), {"spam": "single_label", "likes": "regression"}),
+        (("--regression", "likes"), {"mood": "single_label", "age": "regression", "likes": "regression"}),
         ((), {"mood": "single_label", "age": "regression"}),
     ):
         place = tmp_path / f"next{len(tasks)}{len(options)}"

@@ -38,6 +38,8 @@ def test_words_in_names_of_files_are_no_splits(tmp_path):
     [
         ["cat", "test tube"],
         ["train", "station"],
+        ["train_steam", "train electric"],
+        ["dev-ops", "test drive"],
         ["a [v2]", "b*", "c d"],
         ["007", "7"],
         ["18_24", "1824"],

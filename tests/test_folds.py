@@ -3,7 +3,10 @@
 import pytest
 
 from modeling_mm_orient.cli import main
+from modeling_mm_orient.data.description import DataDescription
 from modeling_mm_orient.data.json_files import read_json, write_json
+from modeling_mm_orient.data.reading import read_posts
+from modeling_mm_orient.data.splits import keys_by_split, regrouped
 from modeling_mm_orient.runs import folds as of_folds
 from modeling_mm_orient.runs.folds import folds_table, summary
 
@@ -59,6 +62,21 @@ def test_a_fold_is_evaluated_on_its_own_test_posts(folder, tmp_path):
         assert main([str(part) for part in command]) == 0
         assert read_json(tmp_path / "m.json")["mood"]["posts"] == metrics["mood"]["posts"]
         assert read_json(tmp_path / "m.json")["mood"]["macro_f1"] == pytest.approx(metrics["mood"]["macro_f1"])
+    fold, splits = tmp_path / "cv" / "fold-1", read_json(tmp_path / "cv" / "fold-1" / "splits.json")
+    predict = ["predict", fold, "--data", folder, "--split", "test", "--output", tmp_path / "p.jsonl"]
+    assert main([str(part) for part in predict]) == 0
+    assert len((tmp_path / "p.jsonl").read_text().splitlines()) == found[0]["mood"]["posts"]
+    others = write_folder(
+        tmp_path / "others", [row | {"text": f"new {i}"} for i, row in enumerate(ROWS)], pictures=False
+    )
+    command = ["evaluate", fold, "--data", others, "--json", tmp_path / "m.json"]
+    assert main([str(part) for part in command]) == 0  # of posts that are new to it the data say the splits
+    assert read_json(tmp_path / "m.json")["mood"]["posts"] == 6
+    assert set(splits.values()) == {"train", "validation", "test"}
+    posts = regrouped(read_posts(DataDescription(str(folder), labels=["mood"]))[0], splits)
+    assert {name: set(keys) for name, keys in keys_by_split(posts).items()} == {
+        name: {key for key, split in splits.items() if split == name} for name in ("train", "validation", "test")
+    }
 
 
 def test_mean_and_deviation():

@@ -51,6 +51,20 @@ def test_several_labels_in_a_cell_of_predictions_are_read_back(tmp_path, labels)
     rows = [row | {"mood": cells[i % 3]} for i, row in enumerate(ROWS)]
     posts, _, _ = read_posts(describe(write_folder(tmp_path / "d", rows), tasks=[task]))
     assert posts["train"]["label.mood"][:3] == wanted
+    rows = [row | {"mood": labels[2]} for row in ROWS]
+    posts, _, _ = read_posts(describe(write_folder(tmp_path / "e", rows), tasks=[task]), training=False)
+    assert posts["train"]["label.mood"][0] == [0.0, 0.0, 1.0]
+
+
+def test_numbers_that_single_precision_cannot_tell_apart_are_refused(tmp_path):
+    rows = [row | {"mood": 1_700_000_000 + 7 * i} for i, row in enumerate(ROWS)]
+    with pytest.raises(
+        DataProblems, match="column 'mood': its values differ by less than single precision tells apart"
+    ):
+        read_posts(describe(write_folder(tmp_path / "d", rows), regression_columns=["mood"]), skip_bad_posts=True)
+    for values in ([2001 + i for i in range(10)], [0.1] * 9 + [0.3], [1e9 * i for i in range(10)]):
+        rows = [row | {"mood": value} for row, value in zip(ROWS, values, strict=True)]
+        read_posts(describe(write_folder(tmp_path / "d", rows), regression_columns=["mood"]), training=False)
 
 
 @pytest.mark.parametrize(

@@ -65,13 +65,21 @@ def test_overwriting_a_run_leaves_what_is_none_of_it(tmp_path, caplog, folds):
     posts = write_folder(run / "data", ROWS)
     (run / "notes.txt").write_text("mine")
     (run / "train.py").write_text("print('mine')")
+    for name in ("logs/cluster.out", "onnx/notes.txt", "vocab.csv", "tokenizer_notes.md", "fold-up/config.json"):
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).write_text("mine")
+    (run / "logs" / "events.out.tfevents.1.here").write_text("a run's")
     before = content(posts)
     name = "run.json" if not folds else "fold-1/run.json"
     assert train_on(posts, run, *options, "--overwrite", "--seed", 3) == 0
     assert content(posts) == before and read_json(run / name)["data"]["data"] == str(posts)
-    assert (run / "notes.txt").read_text() == "mine" and "mine" in (run / "train.py").read_text()
+    files = [path for path in run.rglob("*") if path.is_file() and "mine" in path.read_text("latin1")]
+    kept = {path.relative_to(run).as_posix() for path in files}
+    assert kept >= {"logs/cluster.out", "onnx/notes.txt", "vocab.csv", "tokenizer_notes.md", "fold-up/config.json"}
+    assert kept >= {"notes.txt", "train.py"}
     if not folds:
-        assert "left there: data, notes.txt, train.py" in caplog.text
+        assert "left there: data, fold-up, logs, notes.txt, onnx and 3 more" in caplog.text
+        assert not [*(run / "logs").glob("events*")]
 
 
 def test_an_output_of_ones_own_is_replaced(folder, tmp_path):

@@ -178,12 +178,14 @@ def _started(options, preset: dict) -> tuple:
 
 
 def _tasks_said(start, changes: dict) -> dict:
-    """The changes, where they name tasks without those of the run that they do not name: numbers stay numbers."""
-    if not {"labels", "regression_columns"} & changes.keys():
-        return changes
-    named = {label.partition("=")[0] for label in changes.get("labels") or ()}
-    numbers = [name for name in start.run.get("data", {}).get("regression_columns") or () if name in named]
-    return {"labels": None, "regression_columns": numbers or None} | changes
+    """The changes, with the run's regressions among them: those that are named, or where no label is, all; numbers stay
+    numbers."""
+    before = start.run.get("data", {}).get("regression_columns") or []
+    if changes.get("labels") is not None:
+        named = {label.partition("=")[0] for label in changes["labels"]}
+        before = [name for name in before if name in named]
+    said = [name for name in changes.get("regression_columns") or [] if name not in before]
+    return changes | {"regression_columns": [*before, *said] or None}
 
 
 def _config_fields(assignments: list[str]) -> dict:

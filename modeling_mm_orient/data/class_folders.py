@@ -8,7 +8,7 @@ from pathlib import Path
 from ..tasks import SINGLE_LABEL
 from .picture_files import IMAGE_FOLDERS, pictures_below
 from .problems import readable
-from .splits import split_called
+from .splits import SPLIT_NAMES, split_called
 from .tables import Row
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,9 @@ def class_folder_rows(folder: Path, image_column: str) -> tuple[Iterator[Row], d
     tops = {parts[skipped] for parts in places if len(parts) > skipped + 1}
     if not tops:
         raise ValueError(f"{folder}: neither a table nor a folder of pictures per class")
-    splits = {top for top in tops if split_called(top)}
+    deep = all(len(parts) > skipped + 2 for parts in places if len(parts) > skipped + 1)
+    # `test_tube` is a split only where classes lie in it
+    splits = {top for top in tops if top.lower() in SPLIT_NAMES or (deep and split_called(top))}
     by_split = splits == tops
     if splits and not by_split:
         said = ", ".join(sorted(map(readable, splits)))

@@ -43,6 +43,7 @@ RESERVED_TASK_NAMES = (
 MOST_CLASSES = 50
 ZERO_OR_ONE = {"0": 0.0, "0.0": 0.0, "false": 0.0, "no": 0.0, "1": 1.0, "1.0": 1.0, "true": 1.0, "yes": 1.0}
 LARGEST = float(np.finfo(np.float32).max)
+MOST_LOST = 1e-3  # deviations that rounding may move a number by
 PLAIN_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?", re.ASCII)
 NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?", re.ASCII)
 
@@ -93,6 +94,9 @@ def read_labels(
     if kind is REGRESSION:
         task["labels"] = []
         _convert(posts, name, finite, "a number", problems)
+        if known is None and _is_too_fine([post[column] for post in posts if post[column] is not None]):
+            what = "its values differ by less than single precision tells apart: subtract what they have in common"
+            problems.append(Problem(f"column {name!r}", "too fine", what))
         return task
     label_of = _label_reader([part for value in values for part in _parts(value)])
     if "labels" not in task:
@@ -244,6 +248,13 @@ def finite(value) -> float:
     if not abs(number) <= LARGEST:  # in single precision, which the model has
         raise ValueError(f"{number} is no number")
     return number
+
+
+def _is_too_fine(values: list[float]) -> bool:
+    """Whether single precision, which the model has, takes a part of what makes the values differ."""
+    exact = np.array(values, np.float64)
+    lost = np.abs(exact.astype(np.float32) - exact)
+    return len(exact) > 1 and bool(lost.max() > MOST_LOST * exact.std() > 0)
 
 
 def _kind(values: list) -> str:

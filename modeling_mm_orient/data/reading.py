@@ -22,12 +22,12 @@ from .labels import feature_of, finite, is_missing, label_column, label_counts, 
 from .picture_files import PictureRefused, image_finder, image_problems, picture_name
 from .problems import DataProblems, Problem, readable, shown
 from .sources import Source, open_rows
-from .splits import SPLITS, assign_known_splits, assign_splits
+from .splits import SPLITS, assign_known_splits, assign_splits, regrouped
 from .tables import Row
 
 logger = logging.getLogger(__name__)
 
-OF_COLUMNS = ("single class", "not a class column")
+OF_COLUMNS = ("single class", "not a class column", "too fine")
 
 
 def read_posts(
@@ -120,6 +120,7 @@ def read_split(
     skip_bad_posts: bool = False,
     check_images: bool = True,
     of_run: dict[str, str] | None = None,
+    own: dict[str, str] | None = None,
 ) -> tuple[datasets.Dataset, list[dict]]:
     """The posts of one split, or with None all in the order of their rows, and the task descriptions.
 
@@ -129,6 +130,7 @@ def read_split(
         split: a part of a `DatasetDict`, a table or a folder (`dev_seen`) may bear its own name.
         of_run: post key -> the split that a run had it in, which counts where the data say none; without any, a random
             split does.
+        own: of a run that has splits of its own, post key -> split, which counts whatever the data say.
 
     Raises:
         ValueError: there is no such split; the message names those there are.
@@ -141,6 +143,7 @@ def read_split(
     splits, tasks, _ = _read(source, rows, skip_bad_posts, check_images, False, how)
     if split is None:
         return splits["all"], tasks
+    splits = regrouped(splits, own or {})
     if of_run and set(splits) == {"all"} and (rows := assign_known_splits(splits["all"], of_run).get(split)):
         return splits["all"].select(rows), tasks
     if split not in splits:

@@ -9,6 +9,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
+
 from ..pictures import pictures_of, post_key
 from .description import DataDescription
 from .labels import is_missing, label_column
@@ -103,6 +105,17 @@ def assign_known_splits(posts, known: dict[str, str]) -> dict[str | None, list[i
     for row, post in enumerate(posts):
         found[known.get(post.get("post_key") or post_key(post))].append(row)
     return dict(found)
+
+
+def regrouped(splits: datasets.DatasetDict, known: dict[str, str]) -> datasets.DatasetDict:
+    """The posts in the splits that a run knows them in, whatever the data say; those that it does not know stay."""
+    if not known:
+        return splits
+    parts: dict[str, list] = defaultdict(list)
+    for name, posts in splits.items():
+        for split, rows in assign_known_splits(posts, known).items():
+            parts[split or name].append(posts.select(rows))
+    return datasets.DatasetDict({name: datasets.concatenate_datasets(found) for name, found in parts.items()})
 
 
 def split_at_random(posts: list[dict], shares: dict[str, float], labels: list[str], seed: int) -> None:

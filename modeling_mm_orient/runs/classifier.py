@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 
+import datasets
 import pandas
 
 from ..data.columns import IMAGE_NAMES
@@ -267,23 +268,16 @@ class MMOrientClassifier:
             yield describe_data(run, **changes | place), size
 
     def _in_columns(self, data):
-        """Posts that are given as the pipeline takes them, with their `numbers` in columns, missing where not said."""
-        rows = [data] if isinstance(data, Mapping) else data
-        if not isinstance(rows, (list, tuple)) or not all(
-            isinstance(row, Mapping) and {*row} <= {*POST_KEYS} for row in rows
-        ):
+        """Posts with `numbers` as the pipeline takes them, these in columns; missing where a post says none."""
+        is_one = isinstance(data, Mapping) and not isinstance(data, datasets.DatasetDict)
+        rows = [data] if is_one else data
+        if not isinstance(rows, (list, tuple)) or not all(isinstance(row, Mapping) for row in rows):
             return data
-        names, found = [column["name"] for column in self.processor.numeric_columns], []
-        for number, row in enumerate(rows):
-            said = row.get("numbers") or {}
-            if not isinstance(said, Mapping) or (unknown := [name for name in said if name not in names]):
-                what = unknown[0] if isinstance(said, Mapping) else said
-                raise ValueError(
-                    f"`numbers` of post {number}: {what!r} is none of the columns {', '.join(names) or 'none'}"
-                )
-            rest = {name: value for name, value in row.items() if name != "numbers"}
-            found.append(rest | {name: said.get(name) for name in names})
-        return found[0] if isinstance(data, Mapping) else found
+        names = [column["name"] for column in self.processor.numeric_columns]
+        if "numbers" in names:  # a column of that name
+            return data
+        found = [_with_numbers(row, names, f"post {number}") for number, row in enumerate(rows)]
+        return found[0] if is_one else found
 
     def _lines(self, data, root, batch_size: int | None, description: dict):
         """The tasks, what names the posts, and a line of predictions per post."""
@@ -295,6 +289,22 @@ class MMOrientClassifier:
         index = data.index if isinstance(data, pandas.DataFrame) else posts["id"]
         tasks = model.config.tasks
         return tasks, list(index), prediction_lines(posts["id"], verdicts.logits, tasks)
+
+
+def _with_numbers(post: Mapping, names: list[str], where: str) -> dict:
+    """The post with its `numbers` in columns of these names; without any, a post of the pipeline's form has none of them."""
+    rest, said = {name: value for name, value in post.items() if name != "numbers"}, post.get("numbers")
+    if said is None:
+        return (dict.fromkeys(names) if {*rest} <= {*POST_KEYS} else {}) | rest
+    if not isinstance(said, Mapping):
+        if isinstance(said, str) or not hasattr(said, "__len__") or len(said) != len(names):
+            raise ValueError(
+                f"`numbers` of {where} must be those of {', '.join(names) or 'no column'}, got {said!r:.80}"
+            )
+        said = dict(zip(names, said, strict=True))
+    if unknown := [name for name in said if name not in names]:
+        raise ValueError(f"`numbers` of {where}: {unknown[0]!r} is none of the columns {', '.join(names) or 'none'}")
+    return rest | {name: said.get(name) for name in names}
 
 
 def _columns(text, image) -> dict:

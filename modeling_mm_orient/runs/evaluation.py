@@ -13,7 +13,7 @@ from ..data.arrays import FeatureArrays
 from ..data.description import DataDescription
 from ..data.problems import Problem
 from ..data.reading import read_posts, read_split
-from ..data.splits import SPLITS, assign_known_splits
+from ..data.splits import SPLITS, assign_known_splits, regrouped
 from ..features.inputs import encoded_sample, model_inputs, reads_pictures, sampled_embeds
 from ..names import MODALITIES
 from ..pictures import key_number, post_key
@@ -21,7 +21,7 @@ from ..tasks import LABEL_PREFIX, collate_labels
 from .graph_inspection import GraphStatistics, graph_statistics, look_up_statistics
 from .graph_picture import MOST_DRAWN, NEAREST, draw_graph, drawn_graph, relation_edges
 from .predictions import predict_logits, unlabelled
-from .run_folder import load_run, read_splits
+from .run_folder import load_run, read_own_splits, read_splits
 from .scoring import metrics_of_logits
 
 logger = logging.getLogger(__name__)
@@ -91,6 +91,8 @@ def posts_to_evaluate(
     else:
         left_out = None if skip_bad_posts else []
         splits = {split: read_split(data, split, skip_bad_posts=skip_bad_posts, check_images=with_pictures)[0]}
+    if set(splits) != {"all"}:
+        splits = regrouped(splits, read_own_splits(run))
     in_memory = set() if model.relation_memory is None else set(model.relation_memory.keys.tolist())
     posts = posts_to_score(splits, read_splits(run), in_memory, split, known)
     return PostsToScore(model, processor, posts, splits, left_out)

@@ -2,6 +2,7 @@
 """Cross-validation: a run per fold, every post judged once by a run that has not learned from it."""
 
 import logging
+import re
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from ..data.description import NO_SPLITS, DataDescription
+from ..data.description import DataDescription
 from ..data.fields import completed
 from ..data.json_files import read_json, write_json
 from ..data.labels import label_column, untrainable
@@ -28,6 +29,7 @@ from .training import Prepared, prepare, prepare_posts, train_prepared
 logger = logging.getLogger(__name__)
 
 FOLDS_FILE = "folds.json"
+FOLD = re.compile(r"fold-[0-9]+")
 SCALARS = (*OF_CLASSES, *OF_NUMBERS)
 
 
@@ -70,7 +72,8 @@ def cross_validate(
     prepared = prepare(data, folder, preset, settings, config or {}, skip_bad_posts, start)
     everyone = datasets.concatenate_datasets(list(prepared.posts.values()))
     parts = [_of_fold(everyone, prepared.tasks, rows, data.split_seed, start) for rows in _folds(everyone, data, folds)]
-    about = {"data": asdict(prepared.description), "training": asdict(prepared.settings), "count": folds}
+    described = replace(prepared.description, split_column=prepared.description.split_column or None)  # as it ever was
+    about = {"data": asdict(described), "training": asdict(prepared.settings), "count": folds}
     about["made_of"] = identity_of(prepared, keys_by_split(prepared.posts))
     if process_state().is_main_process:
         if overwrite and folder.exists():
@@ -83,7 +86,7 @@ def cross_validate(
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / FOLDS_FILE, {"about": about, "folds": [], "summary": {}})
     process_state().wait_for_everyone()
-    found, own = [], replace(prepared.description, split_column=NO_SPLITS)  # a fold's splits are none that the data say
+    found = []
     for number, posts in enumerate(parts, 1):
         place = folder / f"fold-{number}"
         if (place / "config.json").exists():
@@ -91,9 +94,9 @@ def cross_validate(
             continue
         logger.info("fold %d of %d: %s", number, folds, ", ".join(f"{len(p)} {name}" for name, p in posts.items()))
         place.mkdir(exist_ok=True)
-        fold = prepare_posts(replace(prepared, description=own, output=place, posts=posts, tasks=_bare(prepared)))
+        fold = replace(prepared, output=place, posts=posts, tasks=_bare(prepared), own_splits=True)
         interrupted = any(place.iterdir())
-        metrics = train_prepared(fold, feature_cache, interrupted, overwrite=False, with_report=False)
+        metrics = train_prepared(prepare_posts(fold), feature_cache, interrupted, overwrite=False, with_report=False)
         found.append(metrics["test"])
     result = {"about": about, "folds": found, "summary": summary(found)}
     if process_state().is_main_process:
@@ -175,7 +178,7 @@ def _bare(prepared: Prepared) -> list[dict]:
 def _remove(folder: Path) -> None:
     """Remove the runs of a cross-validation; what somebody keeps beside them stays."""
     for place in folder.glob("fold-*"):
-        if place.is_dir() and not place.is_symlink():
+        if FOLD.fullmatch(place.name) and place.is_dir() and not place.is_symlink():
             remove_run(place)
             with suppress(OSError):  # something stays in it
                 place.rmdir()

@@ -21,7 +21,7 @@ from ..optional_dependencies import FAISS_AVAILABLE
 from ..relation_memory import RelationMemory
 from ..similarity_search import MOST_EXACT, require_faiss
 from ..tasks import kind_of
-from .run_folder import load_run, read_splits
+from .run_folder import load_run, read_own_splits, read_splits
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ def _reference_inputs(
     data = replace(data, tasks=tasks, split_column=data.split_column if split else None, numeric_columns=[])
     with_pictures = reads_pictures(model.config.encoder_names)
     reading = {"skip_bad_posts": skip_bad_posts, "check_images": with_pictures}
-    posts, _ = read_split(data, split, **reading, of_run=read_splits(run) if split else None)
+    posts, _ = read_split(data, split, **reading, of_run=read_splits(run) if split else None, own=read_own_splits(run))
     arrays, everyone = FeatureArrays(data.feature_arrays), datasets.DatasetDict({"all": posts})
     return model_inputs(model, processor, everyone, tasks, feature_cache, arrays)[0]["all"]
 

@@ -4,12 +4,15 @@
 import logging
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from ..memory_file import INDEX_FILES, LARGE_MEMORY, MEMORY_FILE
 from ..processing_mm_orient import JOINT_FOLDER
 from .card import RESPONSIBLE_USE
 from .hub import MARKER, OF_A_RUN, ONNX_FOLDER
+from .onnx_export import DESCRIPTION, END_TO_END, FEATURES
 from .run_folder import (
     BASELINES_FILE,
     CARD_FILE,
@@ -28,13 +31,16 @@ HEADER = b"# Copyright 2026 The MM-ORIENT authors."
 EXPORTED = (
     *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
     *(MEMORY_FILE, *INDEX_FILES.values(), f"{LARGE_MEMORY}/*", f"{JOINT_FOLDER}/*", f"{ONNX_FOLDER}/*"),
-    *("processor_config.json", "preprocessor_config.json", "tokenizer*", "vocab.*", "merges.txt", "spiece.model"),
-    *("special_tokens_map.json", "added_tokens.json", "chat_template*", *OF_A_RUN),
+    *("processor_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json"),
+    *("vocab.txt", "merges.txt", "spiece.model", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template.jinja", "chat_template.json", *OF_A_RUN),
 )
 CODE = ("*.py", "requirements.txt")  # ours where their first line says so
 KEPT_OF_A_RUN = (RUN_FILE, SPLITS_FILE, HISTORY_FILE, BASELINES_FILE, HELD_OUT_FILE)
 OF_A_CHECKPOINT = (MARKER, CARD_FILE, RESPONSIBLE_USE.name)
-FOLDERS = (CHECKPOINTS, EVENTS, LARGE_MEMORY, JOINT_FOLDER, ONNX_FOLDER)
+FOLDERS = (CHECKPOINTS, JOINT_FOLDER)  # whole: others write them for us
+IN_FOLDERS = (f"{EVENTS}/events.out.tfevents.*", f"{EVENTS}/*/events.out.tfevents.*", f"{LARGE_MEMORY}/*")
+IN_ONNX = tuple(f"{name}*" for name in (END_TO_END, FEATURES, DESCRIPTION))
 MOST_NAMED = 5
 
 
@@ -57,23 +63,38 @@ def remove_run(folder: Path, stays: tuple[str, ...] = ()) -> None:
     for path in sorted(folder.iterdir()):
         if path.name in stays:
             continue
-        if not _is_of_run(path):
+        if path.is_symlink():
             others.append(path.name)
         elif path.is_dir():
-            shutil.rmtree(path)
-        else:
+            others += [path.name] if _stays(path) else []
+        elif path.name in (*KEPT_OF_A_RUN, *OF_A_CHECKPOINT) or is_exported(path.name, partial(_start, path)):
             path.unlink()
+        else:
+            others.append(path.name)
     if others:
         said = ", ".join(others[:MOST_NAMED]) + (f" and {len(others) - MOST_NAMED} more" * (len(others) > MOST_NAMED))
         logger.warning("%s: none of the run's files, and left there: %s", folder, said)
 
 
-def _is_of_run(path: Path) -> bool:
-    if path.is_symlink():
+def _stays(folder: Path) -> bool:
+    """Remove what is ours in a folder; whether anything stays."""
+    if folder.name in FOLDERS or folder.name.startswith(".partial-"):
+        shutil.rmtree(folder)
         return False
-    if path.is_dir():
-        return path.name in FOLDERS or path.name.startswith(".partial-")
-    return path.name in (*KEPT_OF_A_RUN, *OF_A_CHECKPOINT) or is_exported(path.name, lambda size: _start(path, size))
+    if folder.name not in (EVENTS, LARGE_MEMORY, ONNX_FOLDER):
+        return True
+    ours = [path for pattern in IN_FOLDERS for path in folder.parent.glob(pattern) if path.is_file()]
+    if (folder / DESCRIPTION).is_file():  # an export's graphs
+        ours += [path for pattern in IN_ONNX for path in folder.glob(pattern)]
+    for path in ours:
+        if path.is_relative_to(folder):
+            path.unlink()
+    for place in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+        with suppress(OSError):
+            place.rmdir()
+    with suppress(OSError):
+        folder.rmdir()
+    return folder.exists()
 
 
 def _start(path: Path, size: int) -> bytes:

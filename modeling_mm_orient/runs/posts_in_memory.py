@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pandas
 import pyarrow
 import pyarrow.parquet
@@ -96,6 +97,7 @@ def _write_table(rows: list[dict], pictures: set[str], base: Path, path: Path) -
     columns, outside = {}, set()
     for name in dict.fromkeys(name for row in rows for name in row):
         values = [row.get(name) for row in rows]
+        values = [list(value) if _is_list(value) else value for value in values]
         if name in pictures or str(name).lower() in pictures:
             each = [part for value in values for part in (value if isinstance(value, (list, tuple)) else [value])]
             outside |= {str(Path(part).parent) for part in each if _is_path(part) and os.path.isabs(part)}
@@ -107,7 +109,7 @@ def _write_table(rows: list[dict], pictures: set[str], base: Path, path: Path) -
     for name, values in columns.items():
         try:
             arrays[name] = pyarrow.array(values, from_pandas=True)
-        except (pyarrow.ArrowException, TypeError):
+        except (pyarrow.ArrowException, TypeError, OverflowError):
             arrays[name] = pyarrow.array([_as_text(value) for value in values])
     pyarrow.parquet.write_table(pyarrow.table(arrays), path)
     return sorted(outside)
@@ -130,6 +132,11 @@ def _picture(value, base: Path, where: str):
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     return {"path": None, "bytes": buffer.getvalue()}
+
+
+def _is_list(value) -> bool:
+    """Whether it is an array of anything, which is how a frame that is read from Parquet has lists."""
+    return isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype == object
 
 
 def _is_path(value) -> bool:

@@ -39,7 +39,7 @@ from ..partial_files import whole_file
 from ..pictures import pictures_of
 from ..pipeline_mm_orient import neighbours_of
 from ..tasks import check_abstention, kind_of, predictions_by_task, tasks_left_to_a_person
-from .run_folder import load_run
+from .run_folder import load_run, read_own_splits
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,8 @@ def predict(
             raise ValueError("streaming takes all posts, without a split and without feature arrays")
         lines = _lines_of_stream(model, processor, data, skip_bad_posts, *asked)
     else:
-        posts, inputs, collator = unlabelled(model, processor, data, split, skip_bad_posts)
+        own = read_own_splits(run)
+        posts, inputs, collator = unlabelled(model, processor, data, split, skip_bad_posts, own)
         lines = _lines(model, posts["id"], inputs, collator, *asked)
     path.parent.mkdir(parents=True, exist_ok=True)
     counted = _Counted(lines)
@@ -200,12 +201,15 @@ def _lines_of_stream(
         logger.warning("%d posts left out in all", left_out)
 
 
-def unlabelled(model, processor, data: DataDescription, split: str | None, skip_bad_posts: bool = False):
-    """The posts of a split, or all, what of them the model reads, and the collator for that; labels are not looked at."""
+def unlabelled(
+    model, processor, data: DataDescription, split: str | None, skip_bad_posts: bool = False, own: dict | None = None
+):
+    """The posts of a split, or all, what of them the model reads, and the collator for that; labels are not looked at. `own`
+    as in `read_split`."""
     data = replace(data, labels=None, split_column=data.split_column if split else None)
     data.numeric_columns = [column["name"] for column in processor.numeric_columns]
     with_pictures = reads_pictures(model.config.encoder_names)
-    posts = read_split(data, split, skip_bad_posts=skip_bad_posts, check_images=with_pictures)[0]
+    posts = read_split(data, split, skip_bad_posts=skip_bad_posts, check_images=with_pictures, own=own)[0]
     arrays = FeatureArrays(data.feature_arrays)
     inputs, collator = model_inputs(model, processor, datasets.DatasetDict({"all": posts}), [], arrays=arrays)
     return posts, inputs["all"], replace(collator, labels=False)

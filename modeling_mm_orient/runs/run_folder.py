@@ -62,6 +62,11 @@ def read_splits(folder: str) -> dict[str, str]:
     return read_json(path) if path.is_file() else {}
 
 
+def read_own_splits(folder: str) -> dict[str, str]:
+    """`read_splits` of a run whose splits are others than its data say, a fold's among them; of others empty."""
+    return read_splits(folder) if read_run(folder).get("own_splits") else {}
+
+
 def folder_or_download(source: str, revision: str | None = None) -> str:
     """A folder, or where that of a repository of the Hub was downloaded to.
 
@@ -101,14 +106,15 @@ def load_run(folder: str, *, load_relation_memory: bool = True):
 def describe_data(run: dict, data: str, **changes) -> DataDescription:
     """The run's own description of its data, for the folder `data`, with the entries of `changes`.
 
-    A labels file or a published data set's tables that the run had and the folder has not are forgotten.
+    A labels file or a published data set's tables that the run had and the folder has not are forgotten, and so is that the
+    run left the data's splits aside: it has its own, see `read_own_splits`.
 
     Raises:
         ValueError: the run was trained on feature arrays, and those of other data are not given.
     """
     # a file allows nothing, and other data may be texts or pictures alone
     before = DataDescription(**run.get("data", {"data": data}) | {"allow_outside": [], "required_columns": []})
-    description = replace(before, data=data)
+    description = replace(before, data=data, split_column=before.split_column or None)
     if description.feature_arrays and data != before.data and "feature_arrays" not in changes:
         raise ValueError(f"this run reads feature arrays: name those of {data} with --feature-arrays")
     if description.labels_file and not (Path(data) / description.labels_file).is_file():

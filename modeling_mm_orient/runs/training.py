@@ -18,7 +18,7 @@ from transformers.integrations import TensorBoardCallback
 
 from ..data.arrays import FeatureArrays
 from ..data.augmentation import AugmentedPosts, ImageAugmentation
-from ..data.description import DataDescription
+from ..data.description import NO_SPLITS, DataDescription
 from ..data.fields import completed
 from ..data.json_files import read_json, write_json
 from ..data.locks import only_one
@@ -95,6 +95,7 @@ class Prepared:
     left_out: list[Problem]
     originals: int  # posts of the training split that are no paraphrases
     start: Start | None = None
+    own_splits: bool = False  # others than the data say
 
 
 @dataclass
@@ -193,7 +194,10 @@ def prepare(
         description, posts = replace(description, tasks=None), without_learned(start, posts)
     config = {"task_feature_dim": 0} | arrays.config_fields(has_joint="joint" in roles) | config
     return prepare_posts(
-        Prepared(description, output, preset, settings, config, arrays, posts, tasks, left_out, 0, start)
+        Prepared(
+            *(description, output, preset, settings, config, arrays, posts, tasks, left_out, 0, start),
+            own_splits=description.split_column == NO_SPLITS,
+        )
     )
 
 
@@ -261,6 +265,7 @@ def construct(prepared: Prepared, feature_cache: str | None) -> tuple:
         "splits": {split: len(rows) for split, rows in prepared.posts.items()},
         "labels": label_counts_by_split(prepared.posts, prepared.tasks),
         "left_out": [asdict(problem) for problem in prepared.left_out],
+        "own_splits": prepared.own_splits,
     }
     if start is not None:
         run["init_from"] = {"source": start.source, "freeze_body": start.freeze_body}
@@ -564,6 +569,8 @@ def _check_same_run(output: Path, run: dict) -> None:
     for part, free in (("data", ()), ("splits", ()), ("training", ("epochs", "patience"))):
         for name in before[part].keys() | run[part].keys():
             old, new = before[part].get(name), run[part].get(name)
+            if name == "split_column":  # that they were left aside, no older version says
+                old, new = old or None, new or None
             if old != new and name not in free:
                 raise ValueError(f"cannot resume {output}: `{name}` was {old!r} and is {new!r} now")
     check_identity(output, before.get("made_of"), run["made_of"])
