@@ -109,6 +109,8 @@ def test_wrong_arrays_are_refused_by_name(tmp_path):
     cases["is no .npy file of numbers"] = {"image_embeds": str(tmp_path / "objects.npy")}
     (tmp_path / "text.npy").write_text("no array")
     cases["text.npy is no .npy file of numbers"] = {"image_embeds": str(tmp_path / "text.npy")}
+    (tmp_path / "zip.npy").write_bytes(b"PK\x03\x04 and no archive")
+    cases["zip.npy is no .npy file of numbers"] = {"image_embeds": str(tmp_path / "zip.npy")}
     np.save(tmp_path / "three.npy", np.zeros((3, 784)))
     cases["got image_embeds 4, task_features 3"] = {
         "image_embeds": good["image_embeds"], "task_features": str(tmp_path / "three.npy")

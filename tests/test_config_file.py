@@ -82,6 +82,7 @@ def test_verbs_below_verbs_read_it(tmp_path):
         ('split = "a"\n"split" = "b"\n', "cannot be read"),
         ("batch-size = 1\nbatch_size = 2\n", "'batch-size' and 'batch_size' are one option"),
         ("split\n", "cannot be read"),
+        ("split = " + "[" * 50_000 + "]" * 50_000, "cannot be read"),
         ("[split]\na = 1\n", "'split' takes no table"),
     ],
 )

@@ -65,6 +65,40 @@ def test_what_has_pictures_and_texts_is_counted(tmp_path):
     assert _modalities(_files(other), columns(other)[0]) == {"with_picture": 2, "with_text": 1}
 
 
+@pytest.mark.parametrize(
+    "name, pictures, texts, counts",
+    [
+        ("image", [b"x", None, b"x"], [b"a", b"\xff\xfe", b""], (2, 2)),
+        ("image", [b"x", None, b"x"], [["a"], None, ["b", "c"]], (2, 2)),
+        ("img.file", ["a.png", "", None], ["a", "b", None], (1, 2)),
+        ("image", [["a.png", None, None], [None], []], ["a", None, None], (1, 1)),
+        ("image", [{"bytes": b"x", "path": None}, {"bytes": None, "path": "a"}, None], ["a", "a", "a"], (2, 3)),
+        (
+            "image",
+            [{"bytes": b"x", "path": None}, {"bytes": b"y", "path": "a"}, {"bytes": b"z", "path": "a"}],
+            "abc",
+            (3, 3),
+        ),
+        ("image", [[{"bytes": None, "path": None}], [{"bytes": b"x", "path": None}], None], "abc", (1, 3)),
+    ],
+)
+def test_pictures_and_texts_of_any_type_are_counted(tmp_path, name, pictures, texts, counts):
+    rows = [
+        {"id": str(i), name: image, "text": text} for i, (image, text) in enumerate(zip(pictures, texts, strict=True))
+    ]
+    posts = parquet(tmp_path / "d", rows)
+    description, _, rows = columns(posts, image_column=name)
+    assert rows == 3 and _modalities(_files(posts), description) == dict(
+        zip(("with_picture", "with_text"), counts, strict=True)
+    )
+
+
+def test_rows_of_several_picture_columns_count_once(tmp_path):
+    rows = [{"id": str(i), "front": ["a", None, None][i], "back": ["a", "b", ""][i], "text": "x"} for i in range(3)]
+    posts = parquet(tmp_path / "d", rows)
+    assert _modalities(_files(posts), columns(posts, image_column=["front", "back"])[0])["with_picture"] == 2
+
+
 def test_each_bad_row_is_that_rows_problem(tmp_path):
     content = as_bytes(picture())
     Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")

@@ -1,5 +1,6 @@
 """What a command writes replaces nothing that it reads, and no other run."""
 
+import json
 import shutil
 
 import pytest
@@ -49,6 +50,28 @@ def test_what_is_read_or_is_another_runs_is_not_replaced(folder, capsys, command
     before, places = content(folder), {name: folder / name for name in ("run", "other", "posts")}
     assert main([word.format(**places) for word in command.split()]) == 1
     assert "another" in capsys.readouterr().err and content(folder) == before
+
+
+@pytest.mark.parametrize(
+    "name, said, content",
+    [
+        ("metrics.json", "metrics by task", {"test": 5}),
+        ("metrics.json", "metrics by name", {"test": {"mood": [1]}}),
+        ("run.json", "`training.batch_size` must be at least 1, got 0", {"training": {"batch_size": 0}}),
+        ("splits.json", "is in no split but", {"a": [1]}),
+        ("config.json", "no sound JSON", "[" * 100_000),
+    ],
+)
+def test_a_file_of_a_run_that_makes_no_sense_is_named(folder, tmp_path, capsys, name, said, content):
+    run = tmp_path / "run"
+    shutil.copytree(folder / "run", run)
+    (run / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    command = ["export", run, "--output", tmp_path / "hub"]
+    if name == "splits.json":
+        command = ["evaluate", run, "--data", folder / "posts"]
+    assert main([str(part) for part in command]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"mm-orient: {run / name}: ") and said in error and not (tmp_path / "hub").exists()
 
 
 def test_a_run_knows_all_its_files(folder, tmp_path, caplog):

@@ -85,7 +85,7 @@ class Asker:
 
     def _ask(self, picture, text, visit: Visit, **asked) -> dict:
         post = {"image": picture, "text": checked_text(text)}
-        if post["image"] is None and not (text and text.strip()):
+        if picture is None and not (text and text.strip()):
             raise ValueError("Give a picture, a text, or both.")
 
         def answer() -> dict:
@@ -110,6 +110,7 @@ class Asker:
             raise ValueError("This model's relation memory is too large to be asked with other posts beside it.")
         if len(visit.named) >= MOST_ADDED:
             raise ValueError(f"At most {MOST_ADDED} reference posts can be added in one visit.")
+        text = checked_text(text)
         if picture is None and not (text and text.strip()):
             raise ValueError("A reference post needs a picture, a text, or both.")
         if unknown := set(labels) - {task["name"] for task in self.tasks}:
@@ -117,7 +118,7 @@ class Asker:
         taken = set(memory.ids) | set(visit.named)
         number = next(n for n in range(visit.count + 1, visit.count + 2 + len(taken)) if f"yours-{n}" not in taken)
         name = f"yours-{number}"
-        post = {"id": name, "image": picture, "text": checked_text(text)}
+        post = {"id": name, "image": picture, "text": text}
         post |= {f"label.{task}": label for task, label in labels.items()}
         encode = self.pipe.model.encode_reference_posts
         added = self._in_order.submit(encode, [post], self.pipe.processor).result()
@@ -178,7 +179,9 @@ def together(memory, added):
 
 
 def checked_text(text: str | None) -> str | None:
-    """The text. Raises ValueError for one that is too long."""
+    """The text. Raises ValueError for one that is too long, or none."""
+    if text is not None and not isinstance(text, str):
+        raise ValueError(f"The text must be a string, not {type(text).__name__}.")
     if text and len(text) > MOST_CHARACTERS:
         raise ValueError(f"The text has {len(text):,} characters; at most {MOST_CHARACTERS:,} are taken.")
     return text

@@ -41,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         signals = {"": (130, "interrupted"), "SIGTERM": (143, "terminated")}
         stopped = signals[str(error)]
+        _answer(signal.SIG_IGN, signal.SIG_IGN)  # a second one cuts the line off
     except Exception as error:
         if options.traceback:
             raise
@@ -52,6 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     gc.collect()  # of progress bars, which write a last line when they go
     status, what = stopped
     print(f"mm-orient: {what}{'; ' + options.interrupted if options.interrupted else ''}", file=sys.stderr)
+    _answer(signal.SIG_DFL, signal.default_int_handler)
     return status
 
 
@@ -63,6 +65,8 @@ def _no_signal_lost() -> Iterator[None]:
     def look(lost):
         if isinstance(lost.exc_value, KeyboardInterrupt):
             number = signal.SIGTERM if str(lost.exc_value) == "SIGTERM" else signal.SIGINT
+            if number == signal.SIGTERM:
+                signal.signal(number, _interrupt)
             threading.Timer(0.1, os.kill, (os.getpid(), number)).start()  # here it would be dropped again
         else:
             before(lost)
@@ -75,7 +79,15 @@ def _no_signal_lost() -> Iterator[None]:
 
 
 def _interrupt(number, frame):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: who sends it to a process and its group sends it twice
     raise KeyboardInterrupt("SIGTERM")
+
+
+def _answer(to_terminate, to_interrupt) -> None:
+    """Set what SIGTERM and SIGINT do, where a signal's handler can be set."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, to_terminate)
+        signal.signal(signal.SIGINT, to_interrupt)
 
 
 def _is_told(error: Exception) -> bool:

@@ -107,7 +107,7 @@ def _read(file: str) -> dict:
                 entries = yaml.safe_load(text) or {}
             except yaml.YAMLError as error:
                 raise ValueError(str(error)) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from None
     if not isinstance(entries, dict):
         raise ValueError(f"{file} must be a table of options by name")

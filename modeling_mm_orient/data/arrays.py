@@ -6,6 +6,7 @@ Shapes: N rows of the table, R regions, T tokens, D features.
 
 from collections.abc import Iterator
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -94,7 +95,7 @@ class FeatureArrays:
             raise FileNotFoundError(f"{path}: no such file of `{name}`")
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
+        except (ValueError, OSError, EOFError, BadZipFile) as error:
             raise ValueError(f"{path} is no .npy file of numbers ({error})") from None
         if (
             not isinstance(array, np.ndarray)

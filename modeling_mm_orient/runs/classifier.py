@@ -19,7 +19,6 @@ import pandas
 
 from ..data.columns import IMAGE_NAMES
 from ..data.description import DataDescription
-from ..data.json_files import read_json
 from ..features.cache import DEFAULT_FEATURE_CACHE
 from ..partial_files import own_partial
 from ..pictures import pictures_of, undecoded
@@ -29,7 +28,7 @@ from .evaluation import evaluate
 from .posts_in_memory import write_posts
 from .predictions import predict_logits, prediction_columns, prediction_lines, prediction_row, unlabelled
 from .preset_files import is_from_scratch, load_preset, with_architecture, with_encoders, with_tiny_encoders
-from .run_folder import METRICS_FILE, describe_data, folder_or_download, load_run, read_run
+from .run_folder import describe_data, folder_or_download, load_run, read_metrics, read_run
 from .settings import TrainingSettings
 from .trainer_options import check_one_metric, trainer_fields
 from .training import train
@@ -171,7 +170,7 @@ class MMOrientClassifier:
     def metrics(self) -> dict:
         """Of validation and test, as training left them: split -> task -> metrics."""
         read_run(str(self.folder))
-        return read_json(self.folder / METRICS_FILE)
+        return read_metrics(self.folder)
 
     @property
     def model(self):

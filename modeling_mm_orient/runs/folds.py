@@ -21,7 +21,7 @@ from .continuation import without_learned
 from .identity import check_identity, identity_of
 from .markdown import plain
 from .own_files import remove_run
-from .run_folder import METRICS_FILE
+from .run_folder import read_metrics
 from .scoring import OF_CLASSES, OF_NUMBERS
 from .settings import TrainingSettings
 from .training import Prepared, prepare, prepare_posts, train_prepared
@@ -90,7 +90,7 @@ def cross_validate(
     for number, posts in enumerate(parts, 1):
         place = folder / f"fold-{number}"
         if (place / "config.json").exists():
-            found.append(read_json(place / METRICS_FILE)["test"])
+            found.append(read_metrics(place)["test"])
             continue
         logger.info("fold %d of %d: %s", number, folds, ", ".join(f"{len(p)} {name}" for name, p in posts.items()))
         place.mkdir(exist_ok=True)

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..configuration_mm_orient import hub_id
-from ..data.json_files import read_json
 from ..data.locks import only_one
 from ..memory_file import LARGE_MEMORY, remove_memory
 from ..partial_files import is_running
@@ -17,7 +16,17 @@ from .card import RESPONSIBLE_USE, datasets_in_card, encoder_licenses, model_car
 from .card_facts import CardFacts
 from .endpoint import write_endpoint
 from .onnx_export import DESCRIPTION, export_onnx, require_onnx
-from .run_folder import CARD_FILE, METRICS_FILE, METRICS_PLOT, NOISE_FILE, REPORT_FILE, RUN_FILE, load_run, read_run
+from .run_folder import (
+    CARD_FILE,
+    METRICS_FILE,
+    METRICS_PLOT,
+    NOISE_FILE,
+    REPORT_FILE,
+    RUN_FILE,
+    load_run,
+    read_metrics,
+    read_run,
+)
 
 LOCK_FILE = ".export.lock"
 MARKER = "config.json"  # without it nothing loads a folder: the last file to come, and the first to go
@@ -65,7 +74,7 @@ def export_run(
     card, metrics = None, Path(run) / METRICS_FILE
     if said and metrics.is_file():
         licenses = encoder_licenses(config) if online else {}
-        card = model_card(config, read_json(metrics), said, name, facts, licenses, noise_in(run))
+        card = model_card(config, read_metrics(run), said, name, facts, licenses, noise_in(run))
     with tempfile.TemporaryDirectory() as further:
         for file in OF_A_RUN:
             if (Path(run) / file).is_file():

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import torch
@@ -321,29 +322,72 @@ def _columns_and_rows(
 
 def _modalities(files: list[str], description: DataDescription) -> dict[str, int]:
     """How many rows name a picture, and how many have a text; pictures' bytes are not read where the files count them."""
-    found, field = pyarrow.dataset.dataset(files, format="parquet"), pyarrow.dataset.field
+    found = pyarrow.dataset.dataset(files, format="parquet")
     texts = [name for name in description.text_columns if name in found.schema.names]
-    filled = [field(name).is_valid() & (field(name).cast("string") != "") for name in texts]
+    filled = [_says_something(name, found.schema.field(name).type) for name in texts]
     with_text = found.count_rows(filter=functools.reduce(operator.or_, filled)) if filled else 0
-    with_picture = 0
     pictures = [name for name in description.image_columns if name in found.schema.names]
-    if len(pictures) == 1:
-        with_picture = sum(_filled_rows(file, pictures[0]) for file in files)
-    elif pictures:
-        with_picture = found.count_rows(filter=functools.reduce(operator.or_, [field(n).is_valid() for n in pictures]))
+    with_picture = sum(_rows_with_any(file, pictures) for file in files) if pictures else 0
     return {"with_picture": with_picture, "with_text": with_text}
 
 
-def _filled_rows(file: str, column: str) -> int:
-    """Rows of a Parquet file in which a column, or a part of it, has a value."""
+def _says_something(name: str, kind: pa.DataType) -> pc.Expression:
+    """Whether a column's value is there and, of words or bytes, not empty; whether it is sound is the row's own matter."""
+    column = pc.field(name)
+    if pa.types.is_dictionary(kind):
+        column, kind = column.cast(kind.value_type), kind.value_type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return column.is_valid() & (column != "")
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return column.is_valid() & (pc.binary_length(column) > 0)
+    return column.is_valid()
+
+
+def _rows_with_any(file: str, columns: list[str]) -> int:
+    """Rows of a Parquet file in which one of the columns has a value in any of its parts."""
     opened, total = pq.ParquetFile(file), 0
+    there = [name for name in columns if name in opened.schema_arrow.names]
     for group in range(opened.metadata.num_row_groups):
         rows = opened.metadata.row_group(group)
-        parts = [rows.column(number) for number in range(rows.num_columns)]
-        parts = [part for part in parts if part.path_in_schema.split(".")[0] == column]
-        if all(part.statistics is not None and part.statistics.has_null_count for part in parts):
-            total += rows.num_rows - min(part.statistics.null_count for part in parts)
-        else:
-            values = opened.read_row_group(group, columns=[column])[column]
-            total += len(values) - values.null_count
+        known = [_counted(rows, name, opened.schema_arrow.field(name).type) for name in there]
+        if rows.num_rows in known:
+            total += rows.num_rows
+        elif len(there) == 1 and known[0] is not None:
+            total += known[0]
+        elif there:
+            values = opened.read_row_group(group, columns=there)
+            filled = [_filled(part) for name in there for part in [values[name].combine_chunks()]]
+            total += int(np.logical_or.reduce(filled).sum())
     return total
+
+
+def _counted(rows: pq.RowGroupMetaData, name: str, kind: pa.DataType) -> int | None:
+    """How many rows of a group have a value of bytes, or of a struct a part that is nowhere missing, by its statistics; None
+    where they do not say."""
+    parts = [rows.column(number) for number in range(rows.num_columns)]
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        parts = [part for part in parts if part.path_in_schema == name]
+    elif pa.types.is_struct(kind):
+        of_struct = [f"{name}.{entry.name}" for entry in kind if not pa.types.is_nested(entry.type)]
+        parts = [part for part in parts if part.path_in_schema in of_struct]
+    else:
+        return None
+    found = [
+        part.statistics.null_count for part in parts if part.statistics is not None and part.statistics.has_null_count
+    ]
+    if pa.types.is_struct(kind):
+        return rows.num_rows if 0 in found else None
+    return rows.num_rows - found[0] if found else None
+
+
+def _filled(values: pa.Array) -> np.ndarray:
+    """Which entries (N,) have a value in any of their parts."""
+    here, kind = values.is_valid().to_numpy(zero_copy_only=False), values.type
+    if pa.types.is_struct(kind):
+        return here & np.logical_or.reduce([_filled(part) for part in values.flatten()])
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        parents = pc.list_parent_indices(values).to_numpy()[_filled(values.flatten())]
+        return here & (np.bincount(parents, minlength=len(values)) > 0)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return here & pc.fill_null(pc.not_equal(values, ""), False).to_numpy(zero_copy_only=False)
+    return here

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..data.description import DataDescription
 from ..data.fields import checked
 from ..data.json_files import read_json
+from ..data.problems import shown
 from ..data.sources import has_tables
 from .settings import TrainingSettings
 
@@ -48,10 +49,15 @@ def read_run(folder: str) -> dict:
     for name in ("config.json", "processor_config.json"):
         if not (Path(folder) / name).is_file():
             raise FileNotFoundError(f"{folder} is no finished run: it has no {name}")
+        read_json(Path(folder) / name)  # what is no JSON at all is told with its path
     run_file = Path(folder) / RUN_FILE
     run = read_json(run_file) if run_file.is_file() else {}
     if run:
         checked(TrainingSettings, run.get("training", {}), f"{run_file}: `training`")
+        if run.get("training", {}).get("batch_size", 1) < 1:
+            raise ValueError(
+                f"{run_file}: `training.batch_size` must be at least 1, got {run['training']['batch_size']}"
+            )
         checked(DataDescription, run.get("data", {}), f"{run_file}: `data`")
     return run
 
@@ -59,7 +65,23 @@ def read_run(folder: str) -> dict:
 def read_splits(folder: str) -> dict[str, str]:
     """Post key -> the split that the run had it in; empty where the run does not say."""
     path = Path(folder) / SPLITS_FILE
-    return read_json(path) if path.is_file() else {}
+    splits = read_json(path) if path.is_file() else {}
+    if wrong := [key for key, split in splits.items() if not isinstance(split, str)]:
+        raise ValueError(f"{path}: {wrong[0][:80]!r} is in no split but {shown(splits[wrong[0]])}")
+    return splits
+
+
+def read_metrics(folder) -> dict[str, dict]:
+    """`metrics.json`: split -> task -> metrics, and `mean_macro_f1`. Raises ValueError for another form."""
+    path = Path(folder) / METRICS_FILE
+    metrics = read_json(path)
+    for split, found in metrics.items():
+        if not isinstance(found, dict):
+            raise ValueError(f"{path}: {split!r} must have metrics by task, found {shown(found)}")
+        for task, values in found.items():
+            if not isinstance(values, dict) and task != "mean_macro_f1":
+                raise ValueError(f"{path}: {task!r} of {split!r} must have metrics by name, found {shown(values)}")
+    return metrics
 
 
 def read_own_splits(folder: str) -> dict[str, str]:

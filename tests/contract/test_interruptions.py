@@ -345,6 +345,21 @@ def test_a_signal_that_falls_into_a_finaliser_is_not_lost(name, status):
     assert (done.returncode, "Exception ignored" in done.stderr) == (status, False)
 
 
+TWICE = LOST.replace("    Finalised()\n    signal.pause()", """\
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(1000):
+            pass""")  # fmt: skip
+
+
+def test_a_command_that_is_terminated_twice_says_so_once():
+    done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (143, "mm-orient: terminated\n")
+
+
 def test_an_output_that_cannot_be_written_is_said_before_training(tmp_path, capsys):
     make_memes(tmp_path / "memes", 40)
     (tmp_path / "file").write_text("in the way")

@@ -19,7 +19,7 @@ from ..explanation_page import of_memory
 from ..metric_plots import metrics_figure
 from ..pages import figure_url, page, write_page
 from ..predictions import predict_logits
-from ..run_folder import BASELINES_FILE, HISTORY_FILE, METRICS_FILE, REPORT_FILE, read_run
+from ..run_folder import BASELINES_FILE, HISTORY_FILE, METRICS_FILE, REPORT_FILE, read_metrics, read_run
 from ..scoring import BEST, judged_split, kept_by, metrics_of_logits
 from .contents import NEIGHBOURS, Judged, class_table, clearest_errors, label_counts_by_split, thumbnails
 from .plots import confusion_matrix, learning_curves, values_against_truth
@@ -157,9 +157,7 @@ def report(
 def _split_of(run: str, data: DataDescription) -> str:
     """The split that a report is of when none is named."""
     is_own = read_run(run).get("data", {}).get("data") == data.data
-    return (
-        judged_split(read_json(Path(run) / METRICS_FILE)) if is_own and (Path(run) / METRICS_FILE).is_file() else "test"
-    )
+    return judged_split(read_metrics(run)) if is_own and (Path(run) / METRICS_FILE).is_file() else "test"
 
 
 def terminal_summary(model, judged: Judged, split: str, record: RunRecord) -> str:
