@@ -143,6 +143,9 @@ def test_wrong_questions_are_told(asker, verdicts, pipe, tmp_path):
     for text in (None, "  "):
         with pytest.raises(ValueError, match="Give a picture, a text, or both"):
             asker.verdict(None, text, visit)
+    for ask in (asker.verdict, asker.explain, lambda picture, text, visit: asker.add(picture, text, {}, visit)):
+        with pytest.raises(ValueError, match="must be a string, not list"):
+            ask(None, ["x"], visit)
     with pytest.raises(ValueError, match="20,001 characters"):
         asker.verdict(None, "x" * 20_001, visit)
     with pytest.raises(ValueError, match="no task 'mood'"):
