@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from .. import __version__
 from .config_file import Parser
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit status. Errors of the user's and of the machine's are one line, not a traceback."""
@@ -30,8 +32,11 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in ("httpx", "httpx2", "faiss"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)
+    with _signals_answered():
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         with _no_signal_lost():
             from .options import check_outputs
@@ -41,7 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         signals = {"": (130, "interrupted"), "SIGTERM": (143, "terminated")}
         stopped = signals[str(error)]
-        _answer(signal.SIG_IGN, signal.SIG_IGN)  # a second one cuts the line off
+        for number in SIGNALS if _may_set_handlers() else ():  # a second one would cut the line off
+            signal.signal(number, signal.SIG_IGN)
     except Exception as error:
         if options.traceback:
             raise
@@ -53,8 +59,26 @@ def main(arguments: list[str] | None = None) -> int:
     gc.collect()  # of progress bars, which write a last line when they go
     status, what = stopped
     print(f"mm-orient: {what}{'; ' + options.interrupted if options.interrupted else ''}", file=sys.stderr)
-    _answer(signal.SIG_DFL, signal.default_int_handler)
     return status
+
+
+@contextmanager
+def _signals_answered() -> Iterator[None]:
+    """SIGTERM interrupts as Ctrl-C does; afterwards both do what they did before."""
+    if not _may_set_handlers():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _may_set_handlers() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 @contextmanager
@@ -81,13 +105,6 @@ def _no_signal_lost() -> Iterator[None]:
 def _interrupt(number, frame):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: who sends it to a process and its group sends it twice
     raise KeyboardInterrupt("SIGTERM")
-
-
-def _answer(to_terminate, to_interrupt) -> None:
-    """Set what SIGTERM and SIGINT do, where a signal's handler can be set."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, to_terminate)
-        signal.signal(signal.SIGINT, to_interrupt)
 
 
 def _is_told(error: Exception) -> bool:

@@ -360,6 +360,12 @@ def test_a_command_that_is_terminated_twice_says_so_once():
     assert (done.returncode, done.stderr) == (143, "mm-orient: terminated\n")
 
 
+def test_a_program_that_calls_a_command_keeps_its_handlers(tmp_path):
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    assert main(["evaluate", str(tmp_path), "--data", str(tmp_path)]) == 1
+    assert {number: signal.getsignal(number) for number in before} == before
+
+
 def test_an_output_that_cannot_be_written_is_said_before_training(tmp_path, capsys):
     make_memes(tmp_path / "memes", 40)
     (tmp_path / "file").write_text("in the way")
