@@ -51,6 +51,13 @@ def test_names_of_folders_are_the_classes_as_they_stand(tmp_path, classes):
     assert whole(draw(tmp_path / "data [v2]", *names)) == (5 * len(classes), sorted(classes))
 
 
+def test_classes_that_are_called_so_may_have_folders_of_their_own(tmp_path):
+    names = [
+        f"{label}/{year}/{n}.png" for label in ("dev-ops", "test drive") for year in ("2023", "2024") for n in range(3)
+    ]
+    assert whole(draw(tmp_path / "d", *names)) == (12, ["dev-ops", "test drive"])
+
+
 def test_splits_are_folders_that_are_called_so_all_of_them(tmp_path):
     names = [f"{split}/{label}/{n}.png" for split in ("train", "val", "Test") for label in "ab" for n in range(3)]
     splits = read_posts(describe(draw(tmp_path / "d", *names)))[0]
@@ -71,6 +78,13 @@ def test_splits_may_have_an_addition(tmp_path, caplog):
     assert {name: len(rows) for name, rows in splits.items()} == {"train": 4, "validation": 8, "test": 4}
     assert {name.partition("/")[0] for name in read_split(describe(folder), "dev_seen")[0]["id"]} == {"dev_seen"}
     assert not caplog.records
+    (folder / "stray.png").write_bytes((folder / "train" / "a" / "1.png").read_bytes())
+    (folder / "train" / "stray.png").write_bytes((folder / "train" / "a" / "1.png").read_bytes())
+    account = account_for_rows(describe(folder))
+    assert (account["read"], len({entry["where"] for entry in account["rejected"]})) == (16, 2)
+    assert set(account["labels"]["label"]) == {"a", "b"}
+    for path in folder.rglob("stray.png"):
+        path.unlink()
     draw(folder, "more/a/0.png")
     assert whole(folder)[1] == ["dev_seen", "dev_un", "more", "test-00", "train"]
     assert "taken for classes" in caplog.text and "dev_seen, dev_un, test-00, train" in caplog.text

@@ -1,6 +1,7 @@
 """Which files a table may name: those in the folder, or where the caller says."""
 
 import json
+import shutil
 
 import datasets
 import pyarrow as pa
@@ -83,6 +84,33 @@ def test_a_saved_data_set_names_no_files_elsewhere(tmp_path, secret):
     info = tmp_path / "d" / "dataset_info.json"
     info.write_text(json.dumps(json.loads(info.read_text()) | {"features": features.to_dict()}))
     assert [kind for _, kind in found_in(DataDescription(str(tmp_path / "d")))] == ["outside the folder"] * 3
+
+
+def test_a_saved_data_set_is_read_from_its_folder_alone(tmp_path):
+    def save(place, text: str):
+        datasets.DatasetDict({"test": datasets.Dataset.from_dict({"text": [text]})}).save_to_disk(place)
+        return place
+
+    others, names = save(tmp_path / "others", "elsewhere"), {}
+    for name in ("file", "part", "link", "form", "folder"):
+        names[name] = save(tmp_path / name, "here")
+    for name, value in (("file", [{"filename": "../../others/test/data-00000-of-00001.arrow"}]), ("form", [3])):
+        state = json.loads((names[name] / "test" / "state.json").read_text())
+        (names[name] / "test" / "state.json").write_text(json.dumps(state | {"_data_files": value}))
+    (names["part"] / "dataset_dict.json").write_text('{"splits": ["test", "../others/test"]}')
+    (arrow,) = (names["link"] / "test").glob("*.arrow")
+    arrow.unlink()
+    arrow.symlink_to(others / "test" / arrow.name)
+    shutil.rmtree(names["folder"] / "test")
+    (names["folder"] / "test").symlink_to(others / "test")
+    said = {"file": "is no name of what lies beside it", "part": "is no name of what lies beside it"}
+    for name, place in names.items():
+        with pytest.raises(ValueError, match=said.get(name, "no list of names" if name == "form" else "a link out of")):
+            read_posts(DataDescription(str(place)), training=False)
+    for name in ("link", "folder"):
+        posts, *_ = read_posts(DataDescription(str(names[name]), allow_outside=[str(others)]), training=False)
+        assert posts["test"]["text"] == ["elsewhere"]
+    assert read_posts(DataDescription(str(others)), training=False)[0]["test"]["text"] == ["elsewhere"]
 
 
 def test_the_caller_allows_folders(tmp_path, secret):

@@ -77,6 +77,17 @@ def test_duplicates_stay_together_and_the_order_of_rows_does_not_matter():
     assert sorted(p["id"] for p in split(again, ["a"], 1)["test"]) != sorted(p["id"] for p in first["test"])
 
 
+def test_posts_without_ids_are_split_by_what_they_say(tmp_path):
+    rows = [{"text": f"words {n}", "mood": "ab"[n % 3 == 0]} for n in range(40)]
+    found = []
+    for name, order in (("a", rows), ("b", rows[::-1])):
+        posts, *_ = read_posts(
+            DataDescription(str(write_folder(tmp_path / name, order, pictures=False)), labels=["mood"])
+        )
+        found.append({split: set(part["text"]) for split, part in posts.items()})
+    assert found[0] == found[1] and len(found[0]) == 3
+
+
 def test_the_same_picture_counts_by_its_bytes(tmp_path):
     rows = [{"image": f"{n}.png", "text": f"text {n}", "mood": "ab"[n % 2]} for n in range(60)]
     folder = write_folder(tmp_path / "d", rows, pictures=False)

@@ -108,7 +108,13 @@ def test_what_is_no_regular_file(tmp_path):
     counts = remove_text_from_folder(folder, tmp_path / "out", READER, INPAINTER)
     assert counts == {"pictures": 4, "done_before": 0, "treated": 2, "skipped": 2}
     again = remove_text_from_folder(folder, tmp_path / "out", READER, INPAINTER)
-    assert again == {"pictures": 4, "done_before": 4, "treated": 0, "skipped": 0}
+    assert again == {"pictures": 4, "done_before": 2, "treated": 0, "skipped": 2}
+    (folder / "loop.jpg").unlink()
+    (folder / "loop.jpg").write_bytes(as_bytes(picture(), "JPEG"))  # mended
+    again = remove_text_from_folder(folder, tmp_path / "out", READER, INPAINTER)
+    assert again == {"pictures": 4, "done_before": 2, "treated": 1, "skipped": 1}
+    written = (tmp_path / "out" / "texts.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(written) == 4 and "problem" not in lines(tmp_path / "out")["loop.jpg"]
 
 
 def test_large_and_long_pictures_are_treated_smaller(tmp_path):

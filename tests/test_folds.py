@@ -72,11 +72,34 @@ def test_a_fold_is_evaluated_on_its_own_test_posts(folder, tmp_path):
     command = ["evaluate", fold, "--data", others, "--json", tmp_path / "m.json"]
     assert main([str(part) for part in command]) == 0  # of posts that are new to it the data say the splits
     assert read_json(tmp_path / "m.json")["mood"]["posts"] == 6
+    rows = [row if i < 15 else row | {"text": f"newer {i}"} for i, row in enumerate(ROWS)]
+    some = write_folder(tmp_path / "some", rows, pictures=False)  # it has learned from some of these
+    assert main([str(part) for part in [*predict[:3], some, *predict[4:]]]) == 0
+    assert len((tmp_path / "p.jsonl").read_text().splitlines()) == 6
+    assert main([str(part) for part in [*command[:3], some, *command[4:]]]) == 0
+    assert 3 <= read_json(tmp_path / "m.json")["mood"]["posts"] <= 6
+    for number in (1, 2, 3):
+        known = [
+            "evaluate",
+            tmp_path / "cv" / f"fold-{number}",
+            "--data",
+            folder,
+            "--known",
+            "--json",
+            tmp_path / "k.json",
+        ]
+        assert main([str(part) for part in known]) == 0 and 1 <= read_json(tmp_path / "k.json")["mood"]["posts"] < 6
     assert set(splits.values()) == {"train", "validation", "test"}
     posts = regrouped(read_posts(DataDescription(str(folder), labels=["mood"]))[0], splits)
     assert {name: set(keys) for name, keys in keys_by_split(posts).items()} == {
         name: {key for key, split in splits.items() if split == name} for name in ("train", "validation", "test")
     }
+
+
+def test_a_damaged_account_of_folds_is_named(folder, tmp_path, capsys):
+    write_json(tmp_path / "cv" / "folds.json", {"about": 5})
+    assert validate(folder, tmp_path / "cv", "--resume") == 1
+    assert "folds.json: no file of a cross-validation" in capsys.readouterr().err
 
 
 def test_mean_and_deviation():

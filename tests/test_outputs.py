@@ -60,6 +60,8 @@ def test_what_is_read_or_is_another_runs_is_not_replaced(folder, capsys, command
         ("run.json", "`training.batch_size` must be at least 1, got 0", {"training": {"batch_size": 0}}),
         ("splits.json", "is in no split but", {"a": [1]}),
         ("config.json", "no sound JSON", "[" * 100_000),
+        ("tokenizer.json", "no sound JSON", "{"),
+        ("tokenizer_config.json", "a JSON object is expected", "[]"),
     ],
 )
 def test_a_file_of_a_run_that_makes_no_sense_is_named(folder, tmp_path, capsys, name, said, content):
@@ -88,7 +90,9 @@ def test_overwriting_a_run_leaves_what_is_none_of_it(tmp_path, caplog, folds):
     posts = write_folder(run / "data", ROWS)
     (run / "notes.txt").write_text("mine")
     (run / "train.py").write_text("print('mine')")
-    for name in ("logs/cluster.out", "onnx/notes.txt", "vocab.csv", "tokenizer_notes.md", "fold-up/config.json"):
+    theirs = ["logs/cluster.out", "onnx/notes.txt", "vocab.csv", "tokenizer_notes.md", "fold-up/config.json"]
+    theirs += [f"{name}/notes.txt" for name in ("relation_memory", "joint_processor", "checkpoints", ".partial-mine")]
+    for name in theirs:
         (run / name).parent.mkdir(exist_ok=True)
         (run / name).write_text("mine")
     (run / "logs" / "events.out.tfevents.1.here").write_text("a run's")
@@ -98,10 +102,9 @@ def test_overwriting_a_run_leaves_what_is_none_of_it(tmp_path, caplog, folds):
     assert content(posts) == before and read_json(run / name)["data"]["data"] == str(posts)
     files = [path for path in run.rglob("*") if path.is_file() and "mine" in path.read_text("latin1")]
     kept = {path.relative_to(run).as_posix() for path in files}
-    assert kept >= {"logs/cluster.out", "onnx/notes.txt", "vocab.csv", "tokenizer_notes.md", "fold-up/config.json"}
-    assert kept >= {"notes.txt", "train.py"}
+    assert kept >= {"notes.txt", "train.py", *theirs}
     if not folds:
-        assert "left there: data, fold-up, logs, notes.txt, onnx and 3 more" in caplog.text
+        assert "left there: .partial-mine, checkpoints, data, fold-up, joint_processor and 7 more" in caplog.text
         assert not [*(run / "logs").glob("events*")]
 
 

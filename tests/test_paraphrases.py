@@ -156,6 +156,54 @@ def test_augmented_posts_never_cross_splits(tmp_path):
         add_paraphrases(posts, tmp_path / "p.jsonl")
 
 
+def test_what_cleaning_makes_the_same_is_the_same(tmp_path):
+    rows = [{"image": "", "text": f"{name} @bob says {i} http://x.y", "mood": "ab"[i % 2], "split": name}
+            for name in ("train", "val", "test") for i in range(4)]  # fmt: skip
+    posts, *_ = read_posts(describe(write_folder(tmp_path / "d", rows, pictures=False)))
+    line = {"key": "k", "text": "train @bob says 0 http://x.y", "prompt_tokens": 1, "completion_tokens": 1}
+    variants = ["test says 1", "Test @amy SAYS 2", "fresh", "", " ", "TRAIN @bob says 0 http://x.y!"]
+    (tmp_path / "p.jsonl").write_text(json.dumps(line | {"paraphrases": variants}) + "\n")
+    for cleaning, kept in ((["urls", "handles"], ["fresh"]), ([], ["test says 1", "Test @amy SAYS 2", "fresh"])):
+        train = add_paraphrases(posts, tmp_path / "p.jsonl", cleaning)["train"]
+        assert train["text"][4:] == kept
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"paraphrases": "hello"},
+        {"paraphrases": None},
+        {"paraphrases": [1]},
+        {"text": ["a"]},
+        {"prompt_tokens": "x"},
+        b"\xff\xfe",
+    ],
+)
+def test_lines_of_other_types_are_told_with_their_number(tmp_path, wrong):
+    line = {"key": "k", "text": "a", "paraphrases": ["b"], "prompt_tokens": 1, "completion_tokens": 1}
+    good, file = json.dumps(line).encode(), tmp_path / "p.jsonl"
+    file.write_bytes(good + b"\n" + (wrong if isinstance(wrong, bytes) else json.dumps(line | wrong).encode()) + b"\n")
+    with pytest.raises(ValueError, match=r"p\.jsonl:2: no line of mm-orient paraphrase"):
+        read_lines(file)
+    file.write_bytes(good + b"\n" + good)  # no line end behind the last, as an editor leaves it
+    assert len(read_lines(file)) == 2
+
+
+def test_a_last_line_that_is_cut_short_is_told(tmp_path, caplog):
+    line = json.dumps({"key": "k", "text": "a", "paraphrases": ["b"], "prompt_tokens": 1, "completion_tokens": 1})
+    (tmp_path / "p.jsonl").write_text(f"{line}\n{line[:-9]}")
+    assert len(read_lines(tmp_path / "p.jsonl")) == 1 and "its last line is cut short" in caplog.text
+
+
+@pytest.mark.parametrize("answer", ['["nice \\ud83d", "other wording"]', "[" * 100_000 + "]", '["one", "two'])
+def test_an_answer_of_any_form_is_kept(tmp_path, answer):
+    kept, dropped = choose_variants("some words", answer, 5)
+    for line in (kept, dropped):
+        json.dumps(line, ensure_ascii=False).encode("utf-8")
+    assert kept == (["other wording"] if "wording" in answer else [])
+    assert dropped and dropped[0]["why"] in ("half a character", "no list")
+
+
 def test_from_the_command_line_to_training(tmp_path, capsys, monkeypatch):
     folder, output = write_folder(tmp_path / "d"), tmp_path / "p.jsonl"
     data = ["--data", str(folder), "--labels", "mood", "--split-column", "split"]

@@ -8,6 +8,7 @@ from PIL import Image
 
 from modeling_mm_orient.data.description import DataDescription
 from modeling_mm_orient.data.labels import label_column
+from modeling_mm_orient.data.published_tables import MET_MEME_CODES
 from modeling_mm_orient.data.reading import account_for_rows, read_posts
 from modeling_mm_orient.runs.preset_files import load_preset
 
@@ -228,6 +229,39 @@ def test_labels_of_mami_that_are_missing_are_told(tmp_path):
     }
 
 
+def test_labels_that_contradict_themselves_are_told(tmp_path):
+    header = ["file_name", *(column for column, *_ in MET_MEME_CODES.values())]
+    cells = ["3(happiness),1(slightly)", "3(anger),1(very)", "2.5,1", "1abc,1", "3(anger),1(slightly)", "3,1", "1,2"]
+    lines = [f"{n}.jpg,{cell},1(interactive),0,1\n" for n, cell in enumerate(cells)]
+    (tmp_path / "label_E.csv").write_text(",".join(header) + "\n" + "".join(lines))
+    texts = [f"{n}.jpg,text {n}\n" for n in range(7)] + ["6.jpg,another\n", "5.jpg,text 5\n"]
+    (tmp_path / "E_text.csv").write_text("file_name,text\n" + "".join(texts))
+    found = account(tmp_path, "met_meme", image_column=None)
+    assert found["read"] == 2 and found["labels"]["sentiment"]["anger"] == 2
+    said = {entry["where"]: entry["what"] for entry in found["rejected"]}
+    assert "sentiment category is '3(happiness)', none of 1(happiness), 2(love)" in said["label_E.csv:2"]
+    assert (
+        "sentiment degree is '1(very)'" in said["label_E.csv:3"] and "several texts of 6.jpg" in said["label_E.csv:8"]
+    )
+    assert len(said) == 5
+
+
+def test_lines_and_lists_that_contradict_each_other_are_told(tmp_path):
+    (tmp_path / "mami").mkdir()
+    (tmp_path / "mami" / "Test.csv").write_text("file_name\tText Transcription\n1.jpg\ta\n2.jpg\tb\n")
+    gold = "1.jpg\t1\t0\t0\t1\t0\n1.jpg\t0\t0\t0\t0\t0\n" + "2.jpg\t1\t0\t0\t1\t0\n" * 2
+    (tmp_path / "mami" / "test_labels.txt").write_text(gold)
+    found = account(tmp_path / "mami", "mami")
+    assert [entry["what"] for entry in found["rejected"]] == ["the labels' file has lines that differ for '1.jpg'"]
+    tweets = {str(n): {"labels": [1, 1, 1], "tweet_text": "a"} for n in (11, 12)}
+    (tmp_path / "mmhs" / "splits").mkdir(parents=True)
+    (tmp_path / "mmhs" / "MMHS150K_GT.json").write_text(json.dumps(tweets))
+    for split in ("train", "val"):
+        (tmp_path / "mmhs" / "splits" / f"{split}_ids.txt").write_text("11\n" + "12\n" * (split == "val"))
+    found = account(tmp_path / "mmhs", "mmhs150k", image_column=None)
+    assert [entry["what"] for entry in found["rejected"]] == ["it is in the lists of train and val"]
+
+
 def test_met_meme_with_columns_of_other_names_is_told(tmp_path):
     (tmp_path / "E_text.csv").write_text("file_name,text\n1.jpg,a\n")
     (tmp_path / "label_E.csv").write_text("file_name,Sentiment Category\n1.jpg,1(happiness)\n")
@@ -241,6 +275,11 @@ def test_pridemm(tmp_path):
     )
     posts = posts_of(tmp_path, "pridemm")
     assert posts["1.png"]["hate"] == "not_hateful" and posts["1.png"]["target"] is None
+    whole = (tmp_path / "PrideMM.csv").read_text()
+    rows = [[f"{cell}.0" if cell.isdecimal() else cell for cell in line.split(",")] for line in whole.splitlines()]
+    (tmp_path / "PrideMM.csv").write_text("".join(",".join(row) + "\n" for row in rows))  # as pandas writes them
+    assert posts_of(tmp_path, "pridemm") == posts
+    (tmp_path / "PrideMM.csv").write_text(whole)
     assert posts["2.png"] == {
         "split": "validation", "text": "hm", "hate": "hateful", "target": "community", "stance": "oppose",
         "humour": "not_humorous",

@@ -1,8 +1,11 @@
 """WebDataset's shards as data, and predictions of posts as they come."""
 
+import bz2
 import csv
+import gzip
 import io
 import json
+import lzma
 import tarfile
 
 import datasets
@@ -13,7 +16,7 @@ from modeling_mm_orient.cli import main
 from modeling_mm_orient.data import sources
 from modeling_mm_orient.data.description import DataDescription
 from modeling_mm_orient.data.problems import DataProblems
-from modeling_mm_orient.data.reading import read_posts, read_split
+from modeling_mm_orient.data.reading import account_for_rows, read_posts, read_split, stream_posts
 from modeling_mm_orient.runs import predictions
 
 from .helpers import as_bytes, picture, save_run
@@ -87,6 +90,41 @@ def test_what_is_wrong_is_told_with_its_place(tmp_path, files, message):
     write_shard(tmp_path / "0.tar", files | {"b": {"txt": "fine", "png": as_bytes(picture())}})
     with pytest.raises(DataProblems, match=message):
         read_split(DataDescription(str(tmp_path)), None)
+
+
+@pytest.mark.parametrize("opened", [open, gzip.open, bz2.open, lzma.open])
+def test_a_header_may_claim_what_it_likes(tmp_path, opened):
+    good = write_shard(tmp_path / "good.tar", posts(0, 3)).read_bytes()
+    huge, long_name = tarfile.TarInfo("sub/000.png"), tarfile.TarInfo("././@LongLink")
+    huge.size = 10**14
+    long_name.size, long_name.type = 80 * 2**20, tarfile.GNUTYPE_LONGNAME
+    headers = {
+        "huge": huge.tobuf(tarfile.GNU_FORMAT),
+        "long": long_name.tobuf(tarfile.GNU_FORMAT) + b"a" * long_name.size,
+    }
+    for name, header in headers.items():
+        (tmp_path / name).mkdir()
+        with opened(tmp_path / name / "train.tar", "wb") as file:
+            file.write(good[: good.rindex(b"ustar") - 257 + 1024] + header)
+        with pytest.raises(ValueError, match=r"train\.tar is damaged or no \.tar file"):
+            list(stream_posts(DataDescription(str(tmp_path / name))))
+    with opened(tmp_path / "huge" / "train.tar", "wb") as file:
+        file.write(good)
+    assert len(list(stream_posts(DataDescription(str(tmp_path / "huge"))))) == 3
+
+
+def test_a_name_that_comes_again_is_a_row_of_its_own(tmp_path):
+    entries = [*posts(0, 3).items(), ("sub/000", {"txt": "again", "json": '{"mood": "a"}'}), *posts(3, 3).items()]
+    with tarfile.open(tmp_path / "all.tar", "w") as archive:
+        for key, files in entries:
+            for kind, content in files.items():
+                content = content if isinstance(content, bytes) else content.encode()
+                entry = tarfile.TarInfo(f"{key}.{kind}")
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+    found = account_for_rows(DataDescription(str(tmp_path), labels=["mood"]))
+    assert (found["rows"], found["read"]) == (7, 6)
+    assert [entry["where"] for entry in found["rejected"]] == ["all.tar:sub/000 (2)"]
 
 
 def test_a_damaged_shard_is_named(tmp_path):

@@ -102,6 +102,8 @@ def _paraphrase(options) -> None:
         f"{report.answered_now} texts of split {chosen!r} answered now, {report.answered_before} before, "
         f"{report.paraphrases} new paraphrases in {options.output}"
     )
+    if report.without:
+        print(f"{report.without} texts have none: what was answered is in the file, and is not asked for again")
     _print_spent("now", report.prompt_tokens, report.completion_tokens, options.price)
     _print_spent("in all", report.prompt_tokens_in_all, report.completion_tokens_in_all, options.price)
     if report.unanswered:

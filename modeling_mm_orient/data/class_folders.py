@@ -32,9 +32,7 @@ def class_folder_rows(folder: Path, image_column: str) -> tuple[Iterator[Row], d
     tops = {parts[skipped] for parts in places if len(parts) > skipped + 1}
     if not tops:
         raise ValueError(f"{folder}: neither a table nor a folder of pictures per class")
-    deep = all(len(parts) > skipped + 2 for parts in places if len(parts) > skipped + 1)
-    # `test_tube` is a split only where classes lie in it
-    splits = {top for top in tops if top.lower() in SPLIT_NAMES or (deep and split_called(top))}
+    splits = _splits_among(tops, {parts[skipped] for parts in places if len(parts) > skipped + 2})
     by_split = splits == tops
     if splits and not by_split:
         said = ", ".join(sorted(map(readable, splits)))
@@ -44,6 +42,14 @@ def class_folder_rows(folder: Path, image_column: str) -> tuple[Iterator[Row], d
     declared = {LABEL_COLUMN: {"kind": SINGLE_LABEL.name, "labels": [readable(name) for name in classes]}}
     rows = (_row(parts, skipped, by_split, image_column) for parts in places)
     return rows, declared, [image_column, LABEL_COLUMN]
+
+
+def _splits_among(tops: set[str], with_folders: set[str]) -> set[str]:
+    """Those that are called as splits are; with an addition (`dev_seen`) only where classes lie in them and there is a split
+    to learn from: else `test_tube` is a class."""
+    named = {top for top in tops if top.lower() in SPLIT_NAMES}
+    more = {top for top in tops & with_folders if split_called(top)}
+    return named | more if any(split_called(top) == "train" for top in named | more) else named
 
 
 def _row(parts: tuple[str, ...], skipped: int, by_split: bool, image_column: str) -> Row:

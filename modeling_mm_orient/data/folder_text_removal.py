@@ -45,7 +45,8 @@ def remove_text_from_folder(
         source, target: different folders. reader, inpainter: see `text_removal`. workers: processes, of one thread each.
 
     Returns:
-        `{"pictures", "done_before", "treated", "skipped"}`; why a picture was skipped stands in `texts.jsonl`.
+        `{"pictures", "done_before", "treated", "skipped"}`; why a picture was skipped stands in `texts.jsonl`. What
+        was skipped before is tried again.
 
     Raises:
         ValueError: the folders are the same or one in the other, a name is unknown, or `target` was made of another folder
@@ -169,14 +170,19 @@ def _line(line: dict) -> str:
 
 
 def _done_before(target: Path) -> set[str]:
-    """Names with a line and, unless skipped, a picture; a last line cut short by a crash is taken off the file."""
+    """Names with a line and a picture. Other lines, and a last one that a crash cut short, are taken off the file."""
     path = target / TEXTS_FILE
     if path.is_file():
         content = path.read_bytes()
         if content and not content.endswith(b"\n"):
             with path.open("r+b") as file:
                 file.truncate(content.rfind(b"\n") + 1)
-    return {line["image"] for line in _lines(target) if "problem" in line or (target / line["image"]).is_file()}
+    lines = list(_lines(target))
+    done = [line for line in lines if "problem" not in line and (target / line["image"]).is_file()]
+    if len(done) < len(lines):
+        with whole_file(path) as partial:
+            partial.write_text("".join(map(_line, done)), encoding="utf-8")
+    return {line["image"] for line in done}
 
 
 def _lines(target: Path) -> Iterator[dict]:

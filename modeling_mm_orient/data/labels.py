@@ -194,6 +194,9 @@ def _read_group(name: str, columns: list[str], known: dict | None, posts: list[d
 def _read_cells(name: str, mapping: dict, posts: list[dict], problems: list[Problem]) -> None:
     """Cells of a table to values: white space cut, lists read, names mapped, None where nothing is said."""
     column = label_column(name)
+    name_of = (
+        _label_reader(_known_cells(name, posts)) if mapping else str
+    )  # a map's 1 is 1.0 too, in columns of numbers
     for post in posts:
         value = post[column]
         if isinstance(value, str):
@@ -205,7 +208,8 @@ def _read_cells(name: str, mapping: dict, posts: list[dict], problems: list[Prob
                 what = f"{name} is {shown(value)}, no JSON list ({error})"
                 problems.append(Problem(post["where"], "unknown label", what))
                 value = None
-        value = mapping.get(str(value), value) if mapping and not isinstance(value, list) else value
+        if mapping and not isinstance(value, list) and not is_missing(value):
+            value = mapping.get(str(value), mapping.get(name_of(value), value))
         post[column] = None if is_missing(value) else value
 
 

@@ -14,7 +14,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice
@@ -27,8 +27,10 @@ from huggingface_hub.errors import HfHubHTTPError
 from tqdm.auto import tqdm
 
 from ..pictures import post_key
+from ..text_cleaning import clean_text
 from .description import ChatModel
 from .locks import only_one
+from .problems import readable
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +149,7 @@ class Paraphraser(ChatModel):
         kept, dropped = choose_variants(text, content, self.variants)
         tokens = {name: getattr(usage, name, None) or 0 for name in ("prompt_tokens", "completion_tokens")}
         line = {"key": self.key(text), "model": self.model, "text": text, "paraphrases": kept, "dropped": dropped}
-        return line | tokens | ({} if kept else {"answer": content[:500]})
+        return line | tokens | ({} if kept else {"answer": readable(content[:500])})
 
     def _wait_for_turn(self, stop: threading.Event) -> None:
         if self.requests_per_minute is None:
@@ -169,6 +171,7 @@ class Paraphrasing:
 
     answered_before: int = 0
     answered_now: int = 0
+    without: int = 0  # texts whose answer, now or before, was of no use
     paraphrases: int = 0
     unanswered: dict[str, str] = field(default_factory=dict)
     prompt_tokens: int = 0
@@ -203,6 +206,9 @@ def _paraphrase(texts, paraphraser: Paraphraser, output: Path) -> Paraphrasing:
     done = {line["key"]: line for line in read_lines(output, mend=True)}
     todo = [text for text in dict.fromkeys(texts) if text.strip() and paraphraser.key(text) not in done]
     report = Paraphrasing(answered_before=len({text for text in texts if text.strip()}) - len(todo))
+    report.without = sum(
+        not done[key]["paraphrases"] for key in map(paraphraser.key, dict.fromkeys(texts)) if key in done
+    )
     report.prompt_tokens_in_all = sum(line["prompt_tokens"] for line in done.values())
     report.completion_tokens_in_all = sum(line["completion_tokens"] for line in done.values())
     with (
@@ -217,6 +223,7 @@ def _paraphrase(texts, paraphraser: Paraphraser, output: Path) -> Paraphrasing:
             file.flush()
             os.fsync(file.fileno())
             report.answered_now += 1
+            report.without += not line["paraphrases"]
             report.paraphrases += len(line["paraphrases"])
             report.prompt_tokens += line["prompt_tokens"]
             report.completion_tokens += line["completion_tokens"]
@@ -280,10 +287,10 @@ def choose_variants(text: str, answer: str, most: int) -> tuple[list[str], list[
     An answer is a JSON list of strings, perhaps with words around it, or a numbered or bulleted list.
     """
     if _refuses(answer) and not _refuses(text):
-        return [], [{"text": answer[:200], "why": "refusal"}]
+        return [], [{"text": readable(answer[:200]), "why": "refusal"}]
     found = _listed(answer)
     if not found:
-        return [], [{"text": answer[:200], "why": "no list"}]
+        return [], [{"text": readable(answer[:200]), "why": "no list"}]
     kept, dropped, seen = [], [], {same_text(text)}
     for variant in found:
         why = None
@@ -291,6 +298,8 @@ def choose_variants(text: str, answer: str, most: int) -> tuple[list[str], list[
             why = "refusal"
         elif not same_text(variant):
             why = "empty"
+        elif readable(variant) != variant:
+            why = "half a character"
         elif same_text(variant) in seen:
             why = "duplicate"
         elif len(kept) == most:
@@ -299,7 +308,7 @@ def choose_variants(text: str, answer: str, most: int) -> tuple[list[str], list[
             kept.append(variant.strip())
             seen.add(same_text(variant))
         else:
-            dropped.append({"text": variant, "why": why})
+            dropped.append({"text": readable(variant), "why": why})
     return kept, dropped
 
 
@@ -318,28 +327,41 @@ def read_lines(path, mend: bool = False) -> list[dict]:
     path = Path(path)
     if not path.exists():
         return []
-    content = path.read_bytes()
-    if content and not content.endswith(b"\n"):
-        content = content[: content.rfind(b"\n") + 1]
-        if mend:
-            with path.open("r+b") as file:
-                file.truncate(len(content))
-    lines = []
-    for number, line in enumerate(content.decode("utf-8").split("\n")[:-1], 1):  # texts may hold other line ends
-        try:
-            line = json.loads(line)
-            line["key"], line["text"], line["paraphrases"], line["prompt_tokens"], line["completion_tokens"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise ValueError(f"{path}:{number}: no line of mm-orient paraphrase") from None
-        lines.append(line)
-    return lines
+    *whole, rest = path.read_bytes().split(b"\n")  # texts may hold other line ends
+    if rest and mend:
+        with path.open("r+b") as file:
+            file.truncate(sum(len(line) + 1 for line in whole))
+    elif rest and _line_of(rest) is not None:
+        whole.append(rest)
+    elif rest:
+        logger.warning("%s: its last line is cut short, and left out", path)
+    lines = [_line_of(line) for line in whole]
+    if None in lines:
+        raise ValueError(f"{path}:{lines.index(None) + 1}: no line of mm-orient paraphrase")
+    return [line for line in lines if line is not None]
 
 
-def add_paraphrases(posts: datasets.DatasetDict, path) -> datasets.DatasetDict:
+def _line_of(content: bytes) -> dict | None:
+    """A line of a file of paraphrases, or None."""
+    try:
+        line = json.loads(content.decode("utf-8"))
+        told = [line["key"], line["text"], *line["paraphrases"]]
+        numbers = [line["prompt_tokens"], line["completion_tokens"]]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    is_sound = isinstance(line["paraphrases"], list) and all(isinstance(text, str) for text in told)
+    return line if is_sound and all(isinstance(number, int) for number in numbers) else None
+
+
+def add_paraphrases(posts: datasets.DatasetDict, path, cleaning: Sequence[str] = ()) -> datasets.DatasetDict:
     """The posts with a further row in training for every paraphrase of a text there, behind the posts themselves.
 
     Such a row has the picture and the labels of its post, and its `post_key`: to a relation memory both are one post. Rows
-    never cross splits: a paraphrase that is the text of a post of another split is left out.
+    never cross splits: a paraphrase that is the text of a post of another split is left out, and so is one that is empty or
+    says what its text says.
+
+    Args:
+        cleaning: steps that texts go through before they are read; what is the same after them is the same.
 
     Raises:
         FileNotFoundError: no such file. ValueError: no paraphrase in it is of a training text.
@@ -349,13 +371,19 @@ def add_paraphrases(posts: datasets.DatasetDict, path) -> datasets.DatasetDict:
     variants = {}
     for line in read_lines(path):
         variants.setdefault(line["text"], []).extend(line["paraphrases"])
-    elsewhere = {same_text(text) for split, rows in posts.items() if split != "train" for text in rows["text"] if text}
+
+    def read(text: str) -> str:
+        return same_text(clean_text(text, cleaning))
+
+    elsewhere = {read(text) for split, rows in posts.items() if split != "train" for text in rows["text"] if text}
     train, features = posts["train"], posts["train"].features | {"post_key": datasets.Value("string")}
     keys, more, crossing = [], [], 0
     for post in train:
         keys.append(post_key(post))
         for number, text in enumerate(dict.fromkeys(variants.get(post["text"], ())), 1):
-            if same_text(text) in elsewhere:
+            if not same_text(text) or same_text(text) == same_text(post["text"]):
+                continue
+            if read(text) in elsewhere:
                 crossing += 1
                 continue
             more.append(post | {"id": f"{post['id']}~{number}", "text": text, "post_key": keys[-1]})
@@ -379,7 +407,7 @@ def _listed(answer: str) -> list[str]:
         try:
             values = json.loads(answer[start : end + 1])
             return [value for value in values if isinstance(value, str)]
-        except ValueError:
+        except (ValueError, RecursionError):
             pass
     return [found.strip("\"'") for found in LINE.findall(answer)]
 

@@ -174,6 +174,7 @@ MET_MEME_CODES = {
     "offensiveness": ("offensiveness detection", ("non-offensive", "slightly", "moderately", "very"), 0),
     "metaphor": ("metaphor occurrence", ("literal", "metaphorical"), 0),
 }
+MET_MEME_CODE = re.compile(r"([0-9]{1,3})(?:\((.*)\))?")
 MET_MEME_WORDS = {"表达情感": "expressive"}
 
 
@@ -182,10 +183,11 @@ def met_meme(folder: Path, table: Path | None) -> Iterator[Row]:
     tables = [table] if table else [folder / "label_E.csv", folder / "label_C.csv"]
     for path in _existing(folder, tables):
         letter = path.stem[-1]
-        texts = {}
+        texts, several = {}, set()
         for row in delimited_rows(folder / f"{letter}_text.csv", ",", "gb18030"):
             name, text = list(row.values.values())[:2]
-            texts[name] = text
+            if texts.setdefault(name, text) != text:
+                several.add(name)
         for row in delimited_rows(path, ",", "gb18030"):
             absent = [column for column, *_ in MET_MEME_CODES.values() if column not in row.values]
             if absent and not row.problem:
@@ -194,14 +196,17 @@ def met_meme(folder: Path, table: Path | None) -> Iterator[Row]:
             values = {"image_name": name, "text": texts.get(name), "language": {"E": "en", "C": "zh"}.get(letter)}
             for label, (column, names, first) in MET_MEME_CODES.items():
                 value = str(row.values.get(column, "")).strip()
-                code = re.match(r"\d+", value)
+                code = MET_MEME_CODE.fullmatch(value)
                 if value in MET_MEME_WORDS:
                     row.repair = f"{column} is {value!r}: read as {MET_MEME_WORDS[value]!r}"
                     values[label] = MET_MEME_WORDS[value]
-                elif code and 0 <= int(code[0]) - first < len(names):
-                    values[label] = names[int(code[0]) - first]
+                elif code and 0 <= int(code[1]) - first < len(names) and code[2] in (None, names[int(code[1]) - first]):
+                    values[label] = names[int(code[1]) - first]
                 elif value:
-                    row.problem = f"{column} is {value!r}, not a code from {first} to {first + len(names) - 1}"
+                    codes = ", ".join(f"{number}({name})" for number, name in enumerate(names, first))
+                    row.problem = f"{column} is {value!r}, none of {codes}"
+            if name in several:
+                row.problem = f"{letter}_text.csv has several texts of {name}"
             yield Row(row.where, values, row.repair, row.problem)
 
 
@@ -216,9 +221,10 @@ def mmhs150k(folder: Path, table: Path | None) -> Iterator[Row]:
     table = table or folder / "MMHS150K_GT.json"
     if not table.is_file():
         raise FileNotFoundError(f"{table}: no such file; MMHS150K keeps its labels there")
-    splits = {}
+    splits: dict[str, list[str]] = {}
     for path in sorted((folder / "splits").glob("*_ids.txt")):
-        splits |= {line.strip(): path.name.removesuffix("_ids.txt") for line in lines_of(path) if line.strip()}
+        for line in filter(None, map(str.strip, lines_of(path))):
+            splits.setdefault(line, []).append(path.name.removesuffix("_ids.txt"))
     for name, tweet in _json_object(table).items():
         if not isinstance(tweet, dict):
             yield Row(f"{table.name}[{name}]", {"id": name}, problem=f"must be an object, got {type(tweet).__name__}")
@@ -229,7 +235,7 @@ def mmhs150k(folder: Path, table: Path | None) -> Iterator[Row]:
             "id": name,
             "image": f"{name}.jpg",
             "text": tweet.get("tweet_text"),
-            "split": splits.get(name, "train"),
+            "split": splits.get(name, ["train"])[0],
         }
         row = Row(f"{table.name}[{name}]", values)
         if is_regular(on_picture):
@@ -249,6 +255,8 @@ def mmhs150k(folder: Path, table: Path | None) -> Iterator[Row]:
             values["hateful"] = "hateful" if hateful > 1 else "not_hateful"
             if count == 1:
                 row.repair = "three annotators, three labels: hate is missing"
+        if len(said := dict.fromkeys(splits.get(name, ()))) > 1:
+            row.problem = f"it is in the lists of {' and '.join(said)}"
         if name not in splits and splits:
             row.repair = "in no list of splits: taken for training"
         yield row
@@ -265,11 +273,12 @@ def mami(folder: Path, table: Path | None) -> Iterator[Row]:
         if table
         else [p for p in sorted(folder.glob("*.csv")) if p.stem.lower() in ("training", "trial", "test")]
     )
-    gold = {}
+    gold, contradicted = {}, set()
     for path in folder.glob("*labels*.txt"):
         for line in lines_of(path):
             name, *values = line.rstrip("\r\n").split("\t")
-            gold[name] = values
+            if gold.setdefault(name, values) != values:
+                contradicted.add(name)
     for path in _existing(folder, tables):
         for row in delimited_rows(path, "\t"):
             values = {"text": row.values.get("Text Transcription"), "image": row.values.get("file_name")}
@@ -280,6 +289,8 @@ def mami(folder: Path, table: Path | None) -> Iterator[Row]:
                 if found is None or len(found) != len(MAMI_LABELS):
                     what = "no line" if found is None else f"{len(found)} labels instead of {len(MAMI_LABELS)}"
                     problem = problem or f"the labels' file has {what} for {values['image']!r}"
+                if values["image"] in contradicted:
+                    problem = problem or f"the labels' file has lines that differ for {values['image']!r}"
                 labels = dict(zip(MAMI_LABELS, found or (), strict=False))
             for name in MAMI_LABELS:
                 value = str(labels.get(name, "")).strip()

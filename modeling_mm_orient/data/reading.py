@@ -130,7 +130,8 @@ def read_split(
         split: a part of a `DatasetDict`, a table or a folder (`dev_seen`) may bear its own name.
         of_run: post key -> the split that a run had it in, which counts where the data say none; without any, a random
             split does.
-        own: of a run that has splits of its own, post key -> split, which counts whatever the data say.
+        own: of a run that has splits of its own, post key -> split, which counts whatever the data say where it knows all
+            posts and no column of splits is named.
 
     Raises:
         ValueError: there is no such split; the message names those there are.
@@ -143,7 +144,8 @@ def read_split(
     splits, tasks, _ = _read(source, rows, skip_bad_posts, check_images, False, how)
     if split is None:
         return splits["all"], tasks
-    splits = regrouped(splits, own or {})
+    if own and not description.split_column:
+        splits = regrouped(splits, own)
     if of_run and set(splits) == {"all"} and (rows := assign_known_splits(splits["all"], of_run).get(split)):
         return splits["all"].select(rows), tasks
     if split not in splits:

@@ -2,6 +2,7 @@
 """From a folder, a saved or a published data set to raw rows, read as they are taken."""
 
 import logging
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -15,8 +16,9 @@ from ..tasks import MULTI_LABEL, SINGLE_LABEL
 from .class_folders import class_folder_rows
 from .columns import SPLIT_COLUMN, complete_columns, listed, wanted_columns
 from .description import DataDescription
+from .json_files import read_json
 from .picture_files import Places, any_picture_below, is_regular, pictures_below
-from .problems import readable
+from .problems import readable, shown
 from .published_tables import READERS
 from .splits import SPLITS_FILE, split_called
 from .tables import TABLE_SUFFIXES, Row, first_problem, table_columns, table_rows, without_halves
@@ -59,9 +61,9 @@ def open_rows(description: DataDescription, streaming: bool = False) -> Source:
     if path.is_file():
         raise ValueError(f"{path} is a file; give the folder, and the file's name as the labels file")
     if (path / "dataset_dict.json").exists():
-        return _of_datasets(_saved(path), description)
+        return _of_datasets(_saved(path, description.allow_outside), description)
     if (path / "state.json").exists():
-        return _of_datasets({"all": _saved(path)}, description)
+        return _of_datasets({"all": _saved(path, description.allow_outside)}, description)
     if description.reader is not None:
         return Source(map(without_halves, _published_rows(path, description)), description)
     tables, description = _find_tables(path, description)
@@ -82,12 +84,33 @@ def _first_picture(description: DataDescription) -> str:
     return (description.image_columns or ["image"])[0]
 
 
-def _saved(path: Path):
-    """A saved data set; ValueError where what lies there is none that can be loaded."""
+def _saved(path: Path, allow_outside: list[str]):
+    """A saved data set; ValueError where what lies there is none that can be loaded, or names files elsewhere."""
+    places, parts = Places(path, allow_outside), [path]
+    if (whole := path / "dataset_dict.json").exists():
+        parts = [path / name for name in _plain_names(whole, read_json(whole).get("splits"))]
+    for part in parts:
+        state, files = part / "state.json", []
+        if is_regular(state):
+            named = read_json(state).get("_data_files")
+            entries = [entry.get("filename") if isinstance(entry, dict) else entry for entry in named or []]
+            files = _plain_names(state, entries)
+        for file in (state, part / "dataset_info.json", *(part / name for name in files)):
+            if not places.allow(file):
+                raise ValueError(f"{file}: a link out of the folder; --allow-outside FOLDER allows another place")
     try:
         return datasets.load_from_disk(str(path))
     except Exception as error:  # a damaged file comes to errors of any kind
         raise ValueError(f"{path}: no sound saved data set ({type(error).__name__}: {error})") from error
+
+
+def _plain_names(where: Path, names) -> list[str]:
+    """Names of what lies beside a file that lists them; ValueError for any that leads elsewhere."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{where}: no list of names, but {shown(names)}")
+    if wrong := [name for name in names if name in ("", ".", "..") or {"/", os.sep, "\0"} & set(name)]:
+        raise ValueError(f"{where}: {shown(wrong[0])} is no name of what lies beside it")
+    return names
 
 
 def _of_hub(description: DataDescription, streaming: bool) -> Source:

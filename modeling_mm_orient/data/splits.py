@@ -108,13 +108,15 @@ def assign_known_splits(posts, known: dict[str, str]) -> dict[str | None, list[i
 
 
 def regrouped(splits: datasets.DatasetDict, known: dict[str, str]) -> datasets.DatasetDict:
-    """The posts in the splits that a run knows them in, whatever the data say; those that it does not know stay."""
-    if not known:
-        return splits
+    """The posts in the splits that a run knows them in, whatever the data say, if it knows all of them; else as they are."""
     parts: dict[str, list] = defaultdict(list)
-    for name, posts in splits.items():
-        for split, rows in assign_known_splits(posts, known).items():
-            parts[split or name].append(posts.select(rows))
+    for posts in splits.values():
+        places = assign_known_splits(posts, known)
+        if None in places:
+            return splits
+        for split, rows in places.items():
+            parts[str(split)].append(posts.select(rows))
+    logger.info("the splits are those that the run made of these posts")
     return datasets.DatasetDict({name: datasets.concatenate_datasets(found) for name, found in parts.items()})
 
 
@@ -126,7 +128,7 @@ def split_at_random(posts: list[dict], shares: dict[str, float], labels: list[st
     """
     if not posts:
         return
-    posts = sorted(posts, key=lambda post: post["id"])
+    posts = sorted(posts, key=lambda post: _place(post, labels))
     sizes = _sizes(len(posts), shares)
     links = _duplicates(posts)
     for largest in LARGEST_GROUPS:
@@ -138,6 +140,13 @@ def split_at_random(posts: list[dict], shares: dict[str, float], labels: list[st
         logger.warning("%d pictures or texts are those of so many posts that they stand in several splits", apart)
     for post, split in zip(posts, chosen, strict=True):
         post["split"] = split
+
+
+def _place(post: dict, labels: list[str]) -> tuple[str, str]:
+    """What orders posts whatever their rows: their ids, or where these are only the rows' numbers their content."""
+    if not post.get("numbered"):
+        return "", post["id"]
+    return post_key(post), repr(_labels_of(post, labels))
 
 
 def _sizes(count: int, shares: dict[str, float]) -> dict[str, int]:

@@ -1,9 +1,13 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """WebDataset: folders of .tar shards whose files of one name up to the first dot are a post, read as they come."""
 
+import bz2
+import gzip
 import json
 import logging
+import lzma
 import tarfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -19,6 +23,7 @@ logger = logging.getLogger(__name__)
 MOST_BYTES = 64 * 2**20  # of one file of a post
 SAMPLE = 1000  # posts from which columns are told
 TEXTS = {".txt": "text", ".cls": "cls"}
+COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 
 
 def tar_shards(folder: Path, allow_outside: list[str]) -> list[Path]:
@@ -64,9 +69,9 @@ def shard_rows(folder: Path, shards: list[Path]) -> Iterator[Row]:
 
 
 def _posts_of(path: Path, others: Counter) -> Iterator[Row]:
-    row, key = None, None
+    row, key, seen = None, None, Counter()
     try:
-        with tarfile.open(path, "r|*") as archive:
+        with _opened(path) as file, tarfile.open(fileobj=_Bounded(file), mode="r:") as archive:
             for member in archive:
                 name = PurePosixPath(member.name)
                 if member.isdir() or name.name.startswith("."):
@@ -76,12 +81,36 @@ def _posts_of(path: Path, others: Counter) -> Iterator[Row]:
                 if row is None or found != key:
                     if row is not None:
                         yield _complete(row, key)
-                    row, key = Row(f"{path.name}:{readable(found)}", {}), found
+                    seen[found] += 1
+                    again = f" ({seen[found]})" * (seen[found] > 1)
+                    row, key = Row(f"{path.name}:{readable(found)}{again}", {}), found
                 _take(row, archive, member, kind.lower(), others)
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         raise ValueError(f"{path.name} is damaged or no .tar file, behind {key}: {error}") from None
     if row is not None:
         yield _complete(row, key)
+
+
+def _opened(path: Path):
+    """A shard's bytes, uncompressed."""
+    with path.open("rb") as file:
+        start = file.read(6)
+    for magic, opened in COMPRESSED.items():
+        if start.startswith(magic):
+            return opened(path, "rb")
+    return path.open("rb")
+
+
+class _Bounded:
+    """A file of which nobody reads more than `MOST_BYTES` at once: a header may claim any length."""
+
+    def __init__(self, file):
+        self.file, self.seek, self.tell = file, file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= MOST_BYTES:
+            raise tarfile.ReadError("a header of more than 64 MiB")
+        return self.file.read(size)
 
 
 def _take(row: Row, archive: tarfile.TarFile, member: tarfile.TarInfo, kind: str, others: Counter) -> None:

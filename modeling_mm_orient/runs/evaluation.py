@@ -88,11 +88,11 @@ def posts_to_evaluate(
     with_pictures = reads_pictures(model.config.encoder_names)
     if split in SPLITS:
         splits, _, left_out = read_posts(data, skip_bad_posts, with_pictures, training=False, split_at_random=False)
+        if not known and not data.split_column and set(splits) != {"all"}:
+            splits = regrouped(splits, read_own_splits(run))
     else:
         left_out = None if skip_bad_posts else []
         splits = {split: read_split(data, split, skip_bad_posts=skip_bad_posts, check_images=with_pictures)[0]}
-    if set(splits) != {"all"}:
-        splits = regrouped(splits, read_own_splits(run))
     in_memory = set() if model.relation_memory is None else set(model.relation_memory.keys.tolist())
     posts = posts_to_score(splits, read_splits(run), in_memory, split, known)
     return PostsToScore(model, processor, posts, splits, left_out)
@@ -144,7 +144,7 @@ def inspect_graph(
     Those among batches of `batch_size` posts, or with a relation memory the neighbours there; labels are not looked at.
     """
     model, processor = load_run(run)
-    _, inputs, collator = unlabelled(model, processor, data, split)
+    _, inputs, collator = unlabelled(model, processor, data, split, own=read_own_splits(run))
     if model.config.relation_scope != "batch":
         return _memory_statistics(model.base_model, encoded_sample(inputs, model, collator))
     return {
@@ -159,7 +159,7 @@ def draw_relations(run: str, data: DataDescription, path: str, *, split: str | N
     A run that looks up so many nearest has few of them drawn: `graph_picture.NEAREST`.
     """
     model, processor = load_run(run)
-    _, inputs, collator = unlabelled(model, processor, data, split)
+    _, inputs, collator = unlabelled(model, processor, data, split, own=read_own_splits(run))
     rows = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))[:MOST_DRAWN].sort().values
     found = [posts for posts, _ in encoded_sample(Subset(inputs, rows.tolist()), model, collator)]
     config, edges = model.config, {}

@@ -79,7 +79,7 @@ def cross_validate(
         if overwrite and folder.exists():
             _remove(folder)
         if resume and (folder / FOLDS_FILE).exists():
-            before = _about_now(read_json(folder / FOLDS_FILE)["about"])
+            before = _about_now(_read_folds(folder)["about"])
             check_identity(folder, before.get("made_of"), about["made_of"])
             if before | {"made_of": about["made_of"]} != about:
                 raise ValueError(f"cannot resume {folder}: data, settings or folds were others")
@@ -125,6 +125,14 @@ def folds_table(result: dict) -> str:
                 f"| {plain(task)} | {name} | {found['mean']:.3f} | {found['deviation']:.3f} | {found['folds']} |"
             )
     return "\n".join(lines)
+
+
+def _read_folds(folder: Path) -> dict:
+    """`folds.json`. Raises ValueError for another form."""
+    found, parts = read_json(folder / FOLDS_FILE), {"about": dict, "summary": dict, "folds": list}
+    if wrong := [name for name, kind in parts.items() if not isinstance(found.get(name), kind)]:
+        raise ValueError(f"{folder / FOLDS_FILE}: no file of a cross-validation, whose {wrong[0]!r} says nothing")
+    return found
 
 
 def _about_now(before: dict) -> dict:
@@ -192,7 +200,7 @@ def _check_output(folder: Path, resume: bool, overwrite: bool) -> None:
         raise FileExistsError(f"{folder} exists and is no cross-validation; choose another output")
     if overwrite:
         return
-    if read_json(folder / FOLDS_FILE)["summary"]:
+    if _read_folds(folder)["summary"]:
         raise FileExistsError(f"{folder} holds a finished cross-validation; choose another output, or say --overwrite")
     if not resume:
         raise FileExistsError(f"{folder} holds an interrupted cross-validation; say --resume to go on, or --overwrite")

@@ -113,7 +113,7 @@ def save_for_hub(model, processor, folder, model_card: str | None = None, furthe
     place, prefix = (folder, ".partial-") if inside else (folder.parent, f".{folder.name}.partial-")
     place.mkdir(parents=True, exist_ok=True)
     for leftover in place.glob(f"{prefix}*"):
-        if not is_running(leftover.name.removeprefix(prefix)):
+        if (number := leftover.name.removeprefix(prefix)).isdecimal() and not is_running(number):
             shutil.rmtree(leftover, ignore_errors=True)
     scratch = place / f"{prefix}{os.getpid()}"
     scratch.mkdir()

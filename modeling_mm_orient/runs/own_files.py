@@ -2,6 +2,7 @@
 """Which files are ours: what a run and its exports write. Whatever else somebody keeps beside them stays."""
 
 import logging
+import re
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,20 +28,28 @@ from .run_folder import (
 logger = logging.getLogger(__name__)
 
 HEADER = b"# Copyright 2026 The MM-ORIENT authors."
+OF_A_PROCESSOR = (
+    *("processor_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json"),
+    *("vocab.txt", "merges.txt", "spiece.model", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template.jinja", "chat_template.json"),
+)
 # what an export writes beside code, and what no other export wrote: where a new one has it not, it is out of date
 EXPORTED = (
     *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
     *(MEMORY_FILE, *INDEX_FILES.values(), f"{LARGE_MEMORY}/*", f"{JOINT_FOLDER}/*", f"{ONNX_FOLDER}/*"),
-    *("processor_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json"),
-    *("vocab.txt", "merges.txt", "spiece.model", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
-    *("chat_template.jinja", "chat_template.json", *OF_A_RUN),
+    *(*OF_A_PROCESSOR, *OF_A_RUN),
 )
 CODE = ("*.py", "requirements.txt")  # ours where their first line says so
 KEPT_OF_A_RUN = (RUN_FILE, SPLITS_FILE, HISTORY_FILE, BASELINES_FILE, HELD_OUT_FILE)
 OF_A_CHECKPOINT = (MARKER, CARD_FILE, RESPONSIBLE_USE.name)
-FOLDERS = (CHECKPOINTS, JOINT_FOLDER)  # whole: others write them for us
-IN_FOLDERS = (f"{EVENTS}/events.out.tfevents.*", f"{EVENTS}/*/events.out.tfevents.*", f"{LARGE_MEMORY}/*")
-IN_ONNX = tuple(f"{name}*" for name in (END_TO_END, FEATURES, DESCRIPTION))
+IN_FOLDERS = {
+    CHECKPOINTS: ("checkpoint-[0-9]*",),
+    EVENTS: ("events.out.tfevents.*", "*/events.out.tfevents.*"),
+    LARGE_MEMORY: (MEMORY_FILE, *INDEX_FILES.values()),
+    JOINT_FOLDER: OF_A_PROCESSOR,
+    ONNX_FOLDER: tuple(f"{name}*" for name in (END_TO_END, FEATURES, DESCRIPTION)),
+}
+LEFTOVER = re.compile(r"\.partial-[0-9]+")  # of an export that was killed
 MOST_NAMED = 5
 
 
@@ -66,7 +75,7 @@ def remove_run(folder: Path, stays: tuple[str, ...] = ()) -> None:
         if path.is_symlink():
             others.append(path.name)
         elif path.is_dir():
-            others += [path.name] if _stays(path) else []
+            others += [path.name] if remove_inside(path) else []
         elif path.name in (*KEPT_OF_A_RUN, *OF_A_CHECKPOINT) or is_exported(path.name, partial(_start, path)):
             path.unlink()
         else:
@@ -76,24 +85,17 @@ def remove_run(folder: Path, stays: tuple[str, ...] = ()) -> None:
         logger.warning("%s: none of the run's files, and left there: %s", folder, said)
 
 
-def _stays(folder: Path) -> bool:
-    """Remove what is ours in a folder; whether anything stays."""
-    if folder.name in FOLDERS or folder.name.startswith(".partial-"):
+def remove_inside(folder: Path) -> bool:
+    """Remove what is ours in a folder of a run; whether anything stays."""
+    if LEFTOVER.fullmatch(folder.name):
         shutil.rmtree(folder)
-        return False
-    if folder.name not in (EVENTS, LARGE_MEMORY, ONNX_FOLDER):
-        return True
-    ours = [path for pattern in IN_FOLDERS for path in folder.parent.glob(pattern) if path.is_file()]
-    if (folder / DESCRIPTION).is_file():  # an export's graphs
-        ours += [path for pattern in IN_ONNX for path in folder.glob(pattern)]
+    is_graphs = folder.name != ONNX_FOLDER or (folder / DESCRIPTION).is_file()  # others may call a folder so
+    ours = [path for pattern in IN_FOLDERS.get(folder.name, ()) if is_graphs for path in folder.glob(pattern)]
     for path in ours:
-        if path.is_relative_to(folder):
-            path.unlink()
-    for place in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
-        with suppress(OSError):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for place in sorted({path.parent for path in ours} | ({folder} if ours else set()), reverse=True):
+        with suppress(OSError):  # something stays in it
             place.rmdir()
-    with suppress(OSError):
-        folder.rmdir()
     return folder.exists()
 
 

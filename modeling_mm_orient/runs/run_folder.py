@@ -49,7 +49,9 @@ def read_run(folder: str) -> dict:
     for name in ("config.json", "processor_config.json"):
         if not (Path(folder) / name).is_file():
             raise FileNotFoundError(f"{folder} is no finished run: it has no {name}")
-        read_json(Path(folder) / name)  # what is no JSON at all is told with its path
+    for name in OF_A_MODEL:
+        if (path := Path(folder) / name).is_file():
+            read_json(path)  # what is no JSON at all is told with its path
     run_file = Path(folder) / RUN_FILE
     run = read_json(run_file) if run_file.is_file() else {}
     if run:

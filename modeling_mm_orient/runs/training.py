@@ -3,7 +3,6 @@
 
 import logging
 import math
-import shutil
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
@@ -43,7 +42,7 @@ from .graph_inspection import graph_statistics, threshold_at_quantile
 from .hub import save_for_hub
 from .identity import check_identity, identity_of
 from .metric_plots import plot_metrics
-from .own_files import remove_run
+from .own_files import remove_inside, remove_run
 from .preset_files import load_preset
 from .presets import build_model, treat_as
 from .report.contents import label_counts_by_split
@@ -211,7 +210,7 @@ def prepare_posts(prepared: Prepared) -> Prepared:
             raise ValueError(f"the data has no {split} split")
     originals = len(posts["train"])
     if description.paraphrases is not None:
-        posts = add_paraphrases(posts, description.paraphrases)
+        posts = add_paraphrases(posts, description.paraphrases, description.text_cleaning)
     if prepared.start is not None:
         settings = without_gone(prepared.start, settings, tasks)
     check_rules(settings, tasks)
@@ -397,7 +396,7 @@ def report(prepared: Prepared, built: Built, trainer: MMOrientTrainer) -> dict:
         write_json(output / HISTORY_FILE, {"log": trainer.state.log_history})
         plot_metrics(metrics[judged_split(metrics)], output / METRICS_PLOT)
         save_for_hub(built.model, built.processor, output, model_card(built.model.config, metrics, built.run))
-        shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
+        remove_inside(output / CHECKPOINTS)
     state.wait_for_everyone()
     return metrics
 
