@@ -150,7 +150,10 @@ def _image_content(image) -> bytes:
         _require_file(image)
         return Path(image).read_bytes()
     pixels = image if isinstance(image, Image.Image) else read_image(image)
-    return f"{pixels.mode} {pixels.size}".encode() + pixels.tobytes()
+    name = f"{pixels.mode} {pixels.size}".encode()
+    if pixels.mode in ("P", "PA") or "transparency" in pixels.info:  # numbers alone do not say the colours
+        pixels = pixels.convert("RGBA")
+    return name + pixels.tobytes()
 
 
 def _kind(source) -> str | None:

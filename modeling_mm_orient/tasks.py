@@ -313,17 +313,18 @@ class MultiLabel(TaskKind):
         return "|".join(labels)
 
     def label(self, task: dict, label: Tensor) -> list[str] | None:
-        if label.isnan().any():
+        if label.isnan().all():
             return None
-        return [name for name, value in zip(task["labels"], label.tolist(), strict=True) if value]
+        return [name for name, value in zip(task["labels"], label.tolist(), strict=True) if value == 1]
 
     def has_positives(self, task: dict) -> bool:
         return True
 
     def balanced_weights(self, task: dict, labels: list) -> list[float]:
         rows = torch.tensor([row for row in labels if row is not None], dtype=torch.float64)
-        there = rows.reshape(-1, len(task["labels"])).nan_to_num(0.0).sum(0)
-        return [(len(rows) - count) / count if 0 < count < len(rows) else 1.0 for count in there.tolist()]
+        rows = rows.reshape(-1, len(task["labels"]))
+        there, without = ((rows == value).sum(0).tolist() for value in (1, 0))
+        return [no / yes if yes and no else 1.0 for yes, no in zip(there, without, strict=True)]
 
     def counts(self, task: dict, labels: list) -> dict[str, int]:
         found = Counter(name for names in labels if names is not None for name in names)

@@ -159,6 +159,13 @@ def test_posts_as_the_pipeline_takes_them_have_their_numbers(tmp_path):
     assert called_so.predict([{"caption": "a thing", "numbers": 3}]).shape == (1, 1)
 
 
+def test_half_a_character_is_repaired_and_told(fitted, caplog):
+    posts = [{"caption": text, "photo": None} for text in ("whole", "a\ud800b", "a\ufffdb")]
+    found = fitted.predict_proba(posts)
+    assert found.iloc[1].tolist() == pytest.approx(found.iloc[2].tolist(), abs=1e-5)
+    assert "1 row(s) repaired, say row 1: half a character" in caplog.text
+
+
 def test_paths_of_a_data_set_from_a_frame_are_below_root(tmp_path):
     for i in range(24):
         picture(size=(9, 9), colour=i).save(tmp_path / f"{i}.png")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_mm_orient.pictures import read_image
+from modeling_mm_orient.pictures import post_key, read_image
 
 from .helpers import MODES, as_bytes, picture
 
@@ -71,3 +71,12 @@ def test_broken_files_are_named(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"broken.jpg.*{message}"):
         read_image(path)
+
+
+def test_pictures_with_a_palette_are_known_by_their_colours():
+    flat = [Image.new("RGB", (8, 8), colour).quantize(2) for colour in ("red", "blue", "red")]
+    keys = [post_key({"image": image}) for image in flat]
+    assert keys[0] == keys[2] != keys[1] and flat[0].tobytes() == flat[1].tobytes()
+    clear = Image.new("RGB", (8, 8), "red")
+    clear.info["transparency"] = (255, 0, 0)
+    assert post_key({"image": clear}) != post_key({"image": Image.new("RGB", (8, 8), "red")})

@@ -113,6 +113,14 @@ def test_a_header_may_claim_what_it_likes(tmp_path, opened):
     assert len(list(stream_posts(DataDescription(str(tmp_path / "huge"))))) == 3
 
 
+def test_repairs_of_a_stream_are_told(tmp_path, caplog):
+    lines = [{"id": str(i), "text": "a\ud800b" if i % 2 else "whole"} for i in range(10)]
+    (tmp_path / "posts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = list(stream_posts(DataDescription(str(tmp_path), image_column=None)))
+    assert [post["text"] for _, post, _ in found] == ["whole", "a\ufffdb"] * 5
+    assert "5 row(s) repaired, say posts.jsonl:2: half a character" in caplog.text
+
+
 def test_a_name_that_comes_again_is_a_row_of_its_own(tmp_path):
     entries = [*posts(0, 3).items(), ("sub/000", {"txt": "again", "json": '{"mood": "a"}'}), *posts(3, 3).items()]
     with tarfile.open(tmp_path / "all.tar", "w") as archive:

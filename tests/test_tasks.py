@@ -78,3 +78,13 @@ def test_balanced_weights_give_every_class_the_same_say():
     assert REGRESSION.balanced_weights(task, [0.5]) is None
     rows = [[1, 0, 1], None, [1, 0, 0], [0, 0, 0], [1, 0, 0]]  # of a label its absence says as much as its presence
     assert MULTI_LABEL.balanced_weights(task, rows) == pytest.approx([1 / 3, 1.0, 3.0])
+    unknown = [[math.nan, 1.0, math.nan]] * 50 + [[math.nan] * 3, None]  # empty cells are no zeros
+    assert MULTI_LABEL.balanced_weights(task, [*rows, *unknown])[::2] == pytest.approx([1 / 3, 3.0])
+
+
+def test_what_is_known_of_several_labels_is_told():
+    task = {"name": "mood", "kind": "multi_label", "labels": ["joy", "sad"]}
+    rows = torch.tensor([[1.0, math.nan], [math.nan, 0.0], [math.nan, math.nan], [1.0, 1.0]])
+    said = [MULTI_LABEL.label(task, row) for row in rows]
+    assert said == [["joy"], [], None, ["joy", "sad"]]
+    assert MULTI_LABEL.counts(task, said) == {"joy": 2, "sad": 1}

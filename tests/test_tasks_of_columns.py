@@ -61,7 +61,7 @@ def test_a_group_with_an_empty_cell_is_trained_on(tmp_path):
     assert read_json(run / "metrics.json")["test"]["emotions"]["posts"] == 3
     posts, tasks, _ = read_posts(describe(folder, **GROUP))
     counts = label_counts_by_split(posts, tasks)["emotions"]
-    assert counts["train"] == {"joy": 3, "sadness": 4, "": 1} and counts["test"] == {"joy": 1, "sadness": 2, "": 1}
+    assert counts["train"] == {"joy": 3, "sadness": 4, "": 0} and counts["test"] == {"joy": 1, "sadness": 2, "": 0}
 
 
 @pytest.mark.parametrize("said", ["emotions=joy", "=joy,sadness", "emotions=joy,,x", "emotions=joy,joy"])

@@ -27,6 +27,7 @@ from .tables import Row
 
 logger = logging.getLogger(__name__)
 
+REPAIRS_SHOWN = 3
 OF_COLUMNS = ("single class", "not a class column", "too fine")
 
 
@@ -61,9 +62,8 @@ def read_posts(
 
 def _read(source: Source, rows: list[Row], skip_bad_posts: bool, check_images: bool, training: bool, splits: str):
     """`read_posts` of rows that were read."""
-    if repaired := repairs_of(rows):
-        said = "; ".join(f"{repair.where}: {repair.what}" for repair in repaired[:3])
-        logger.warning("%d row(s) repaired, say %s; mm-orient inspect-data lists them", len(repaired), said)
+    repaired = repairs_of(rows)
+    _say_repaired(repaired, len(repaired))
     posts, tasks, problems = _checked(source, rows, skip_bad_posts, check_images, training, splits)
     if problems:
         logger.warning("%d post(s) left out: %s", len({p.where for p in problems}), DataProblems(problems))
@@ -111,6 +111,12 @@ def _checked(
 def repairs_of(rows: list[Row]) -> list[Problem]:
     """What a reader mended, row by row."""
     return [Problem(row.where, "repaired", row.repair) for row in rows if row.repair is not None]
+
+
+def _say_repaired(repaired: list[Problem], count: int) -> None:
+    if count:
+        said = "; ".join(f"{repair.where}: {repair.what}" for repair in repaired[:REPAIRS_SHOWN])
+        logger.warning("%d row(s) repaired, say %s; mm-orient inspect-data lists them", count, said)
 
 
 def read_split(
@@ -192,8 +198,7 @@ def stream_posts(
     description: DataDescription, wanted: Callable[[int], bool] = lambda index: True, from_hub: bool = False
 ) -> Iterator[tuple[str, dict, str | None]]:
     """Posts one by one in bounded memory, however many there are: where each stands, `{"id", "image", "more_images", "text",
-    "numbers"}`, and what is
-    wrong with its row, or None.
+    "numbers"}`, and what is wrong with its row, or None. At their end the log says how many rows were repaired.
 
     Labels and splits are not looked at, pictures not opened, ids not compared.
 
@@ -206,12 +211,17 @@ def stream_posts(
     """
     source = open_rows(replace(description, labels=None, split_column=None), from_hub)
     find_image = image_finder(Path(description.data), [*description.allow_outside, *source.inside])
+    repaired, count = [], 0
     for index, row in enumerate(source.rows):
         if not wanted(index):
             continue
+        count += row.repair is not None
+        if row.repair is not None and len(repaired) < REPAIRS_SHOWN:
+            repaired += repairs_of([row])
         post, problems = read_post(source.description, find_image, index, row)
         content = {name: post[name] for name in ("id", "image", "more_images", "text", "numbers")}
         yield row.where, content, problems[0].what if problems else None
+    _say_repaired(repaired, count)
 
 
 def _posts(description: DataDescription, rows: list[Row], inside: list[str]) -> tuple[list[dict], list[Problem]]:

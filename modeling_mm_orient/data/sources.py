@@ -86,22 +86,28 @@ def _first_picture(description: DataDescription) -> str:
 
 def _saved(path: Path, allow_outside: list[str]):
     """A saved data set; ValueError where what lies there is none that can be loaded, or names files elsewhere."""
-    places, parts = Places(path, allow_outside), [path]
-    if (whole := path / "dataset_dict.json").exists():
-        parts = [path / name for name in _plain_names(whole, read_json(whole).get("splits"))]
-    for part in parts:
-        state, files = part / "state.json", []
-        if is_regular(state):
-            named = read_json(state).get("_data_files")
-            entries = [entry.get("filename") if isinstance(entry, dict) else entry for entry in named or []]
-            files = _plain_names(state, entries)
-        for file in (state, part / "dataset_info.json", *(part / name for name in files)):
-            if not places.allow(file):
-                raise ValueError(f"{file}: a link out of the folder; --allow-outside FOLDER allows another place")
     try:
+        for file in _files_of_saved(path):
+            if not Places(path, allow_outside).allow(file):
+                raise ValueError(f"{file} is a link out of the folder; --allow-outside FOLDER allows another place")
         return datasets.load_from_disk(str(path))
     except Exception as error:  # a damaged file comes to errors of any kind
-        raise ValueError(f"{path}: no sound saved data set ({type(error).__name__}: {error})") from error
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        raise ValueError(f"{path}: no sound saved data set ({kind}{error})") from error
+
+
+def _files_of_saved(path: Path) -> Iterator[Path]:
+    """The files that a saved data set says it has; ValueError where it names any that lie elsewhere."""
+    parts, whole = [path], path / "dataset_dict.json"
+    if whole.exists():
+        parts = [path / name for name in _plain_names(whole, read_json(whole).get("splits"))]
+    for part in parts:
+        state = part / "state.json"
+        yield from (state, part / "dataset_info.json")
+        if is_regular(state):
+            named = read_json(state).get("_data_files") or []
+            entries = [entry.get("filename") if isinstance(entry, dict) else entry for entry in named]
+            yield from (part / name for name in _plain_names(state, entries))
 
 
 def _plain_names(where: Path, names) -> list[str]:

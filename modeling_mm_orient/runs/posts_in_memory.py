@@ -3,6 +3,7 @@
 
 import io
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +17,10 @@ import pyarrow
 import pyarrow.parquet
 
 from ..data.picture_files import URL
+from ..data.tables import Row, without_halves
 from ..pictures import read_image, undecoded
+
+logger = logging.getLogger(__name__)
 
 TABLE = "posts.parquet"
 TEXTS = ("string", "large_string", "string_view")  # a frame's texts come as any of these
@@ -94,6 +98,12 @@ def _write_table(rows: list[dict], pictures: set[str], base: Path, path: Path) -
     """Returns the folders in which pictures lie that were given by absolute paths: a caller's own word allows them."""
     if not rows:
         raise ValueError("there are no posts")
+    mended = [without_halves(Row(f"row {number}", row)) for number, row in enumerate(rows)]
+    if deep := [row for row in mended if row.problem]:
+        raise ValueError(f"{deep[0].where}: {deep[0].problem}")
+    if repaired := [row for row in mended if row.repair]:
+        logger.warning("%d row(s) repaired, say %s: %s", len(repaired), repaired[0].where, repaired[0].repair)
+    rows = [row.values for row in mended]
     columns, outside = {}, set()
     for name in dict.fromkeys(name for row in rows for name in row):
         values = [row.get(name) for row in rows]
