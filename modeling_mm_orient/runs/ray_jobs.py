@@ -356,7 +356,7 @@ def _rows_with_any(file: str, columns: list[str]) -> int:
             total += known[0]
         elif there:
             values = opened.read_row_group(group, columns=there)
-            filled = [_filled(part) for name in there for part in [values[name].combine_chunks()]]
+            filled = [np.concatenate([_filled(chunk) for chunk in values[name].chunks]) for name in there]
             total += int(np.logical_or.reduce(filled).sum())
     return total
 
