@@ -54,7 +54,7 @@ def standardised(numbers: Sequence[Mapping | Sequence | None], columns: Sequence
     Raises:
         ValueError: there is another number of them, an unknown name, or what is no number; the message names the post.
     """
-    rows = [_row(post, given, columns) for post, given in enumerate(numbers)]
+    rows = [numbers_of_post(post, given, columns) for post, given in enumerate(numbers)]
     values = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), len(columns))
     missing = values.isnan()
     mean, std = (torch.tensor([entry[key] for entry in columns], dtype=torch.float64) for key in ("mean", "std"))
@@ -62,7 +62,8 @@ def standardised(numbers: Sequence[Mapping | Sequence | None], columns: Sequence
     return torch.cat([deviations, missing], -1).float()
 
 
-def _row(post: int, given, columns: Sequence[dict]) -> list[float]:
+def numbers_of_post(post: int, given: Mapping | Sequence | None, columns: Sequence[dict]) -> list[float]:
+    """One post's numbers (N,) in the order of `columns`, NaN where missing; arguments and errors as in `standardised`."""
     names = [entry["name"] for entry in columns]
     if given is None:
         given = {}

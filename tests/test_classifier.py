@@ -148,8 +148,9 @@ def test_posts_as_the_pipeline_takes_them_have_their_numbers(tmp_path):
     mixed = made.predict_proba([{"text": "a thing", "numbers": {"likes": 5}}, {"text": "a thing", "likes": 5}])
     for number in (0, 1):
         assert mixed.iloc[number].tolist() == pytest.approx(row.iloc[0].tolist(), abs=1e-6)
-    for numbers, said in (({"views": 5}, "'views' is none of the columns likes"), ([1, 2], "must be those of likes")):
-        with pytest.raises(ValueError, match=f"`numbers` of post 0.*{said}"):
+    wrong = [({"views": 5}, "'views'; the columns are likes"), ([1, 2], r"must be 1 numbers \(likes\), got 2")]
+    for numbers, said in (*wrong, ({"likes": 10**400}, "'likes' is larger")):
+        with pytest.raises(ValueError, match=f"`numbers.0.`.*{said}"):
             made.predict({"text": "a thing", "numbers": numbers})
     with pytest.raises(DataProblems, match="likes is '1000"):
         made.predict([{"text": "a thing", "likes": 10**400}])

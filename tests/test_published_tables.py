@@ -276,7 +276,7 @@ def test_pridemm(tmp_path):
     posts = posts_of(tmp_path, "pridemm")
     assert posts["1.png"]["hate"] == "not_hateful" and posts["1.png"]["target"] is None
     whole = (tmp_path / "PrideMM.csv").read_text()
-    rows = [[f"{cell}.0" if cell.isdecimal() else cell for cell in line.split(",")] for line in whole.splitlines()]
+    rows = [[f" {cell}.0" if cell.isdecimal() else cell for cell in line.split(",")] for line in whole.splitlines()]
     (tmp_path / "PrideMM.csv").write_text("".join(",".join(row) + "\n" for row in rows))  # as pandas writes them
     assert posts_of(tmp_path, "pridemm") == posts
     (tmp_path / "PrideMM.csv").write_text(whole)

@@ -46,7 +46,7 @@ class DataDescription:
     )
     id_column: str | None = described("default: id, or the picture's name", metavar="COLUMN")
     split_column: str | None = described(
-        "train, validation, test (default: `split`, if it holds these, else at random); none for whatever the data say",
+        "train, validation, test (default: `split`, if it holds these, else at random); none leaves the data's aside",
         metavar="COLUMN",
     )
     label_columns: dict[str, str] = described("task name -> column name", factory=dict)

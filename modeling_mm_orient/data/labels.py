@@ -14,6 +14,7 @@ from collections.abc import Callable
 import datasets
 import numpy as np
 
+from ..numeric_columns import LARGEST
 from ..tasks import LABEL_PREFIX, MULTI_LABEL, REGRESSION, SINGLE_LABEL, kind_of
 from .description import DataDescription
 from .problems import Problem, shown
@@ -42,7 +43,6 @@ RESERVED_TASK_NAMES = (
 )
 MOST_CLASSES = 50
 ZERO_OR_ONE = {"0": 0.0, "0.0": 0.0, "false": 0.0, "no": 0.0, "1": 1.0, "1.0": 1.0, "true": 1.0, "yes": 1.0}
-LARGEST = float(np.finfo(np.float32).max)
 MOST_LOST = 1e-3  # deviations that rounding may move a number by
 PLAIN_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?", re.ASCII)
 NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?", re.ASCII)
@@ -194,13 +194,12 @@ def _read_group(name: str, columns: list[str], known: dict | None, posts: list[d
 def _read_cells(name: str, mapping: dict, posts: list[dict], problems: list[Problem]) -> None:
     """Cells of a table to values: white space cut, lists read, names mapped, None where nothing is said."""
     column = label_column(name)
-    name_of = (
-        _label_reader(_known_cells(name, posts)) if mapping else str
-    )  # a map's 1 is 1.0 too, in columns of numbers
+    for post in posts:
+        if isinstance(post[column], str):
+            post[column] = post[column].strip()
+    name_of = _label_reader(_known_cells(name, posts))  # in a column of numbers a map's 1 is 1.0 too
     for post in posts:
         value = post[column]
-        if isinstance(value, str):
-            value = value.strip()
         if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
             try:
                 value = json.loads(value)

@@ -20,6 +20,7 @@ import pandas
 from ..data.columns import IMAGE_NAMES
 from ..data.description import DataDescription
 from ..features.cache import DEFAULT_FEATURE_CACHE
+from ..numeric_columns import numbers_of_post
 from ..partial_files import own_partial
 from ..pictures import pictures_of, undecoded
 from ..pipeline_mm_orient import POST_KEYS
@@ -272,10 +273,10 @@ class MMOrientClassifier:
         rows = [data] if is_one else data
         if not isinstance(rows, (list, tuple)) or not all(isinstance(row, Mapping) for row in rows):
             return data
-        names = [column["name"] for column in self.processor.numeric_columns]
-        if "numbers" in names:  # a column of that name
+        columns = self.processor.numeric_columns
+        if any(column["name"] == "numbers" for column in columns):
             return data
-        found = [_with_numbers(row, names, f"post {number}") for number, row in enumerate(rows)]
+        found = [_with_numbers(row, place, columns) for place, row in enumerate(rows)]
         return found[0] if is_one else found
 
     def _lines(self, data, root, batch_size: int | None, description: dict):
@@ -290,20 +291,15 @@ class MMOrientClassifier:
         return tasks, list(index), prediction_lines(posts["id"], verdicts.logits, tasks)
 
 
-def _with_numbers(post: Mapping, names: list[str], where: str) -> dict:
-    """The post with its `numbers` in columns of these names; without any, a post of the pipeline's form has none of them."""
+def _with_numbers(post: Mapping, place: int, columns: list[dict]) -> dict:
+    """The post with its `numbers` in columns of their names; without any, a post of the pipeline's form has none of them."""
+    names = [column["name"] for column in columns]
     rest, said = {name: value for name, value in post.items() if name != "numbers"}, post.get("numbers")
     if said is None:
         return (dict.fromkeys(names) if {*rest} <= {*POST_KEYS} else {}) | rest
-    if not isinstance(said, Mapping):
-        if isinstance(said, str) or not hasattr(said, "__len__") or len(said) != len(names):
-            raise ValueError(
-                f"`numbers` of {where} must be those of {', '.join(names) or 'no column'}, got {said!r:.80}"
-            )
-        said = dict(zip(names, said, strict=True))
-    if unknown := [name for name in said if name not in names]:
-        raise ValueError(f"`numbers` of {where}: {unknown[0]!r} is none of the columns {', '.join(names) or 'none'}")
-    return rest | {name: said.get(name) for name in names}
+    if not columns:
+        raise ValueError(f"this model has no numeric columns, and post {place} has `numbers`")
+    return rest | dict(zip(names, numbers_of_post(place, said, columns), strict=True))
 
 
 def _columns(text, image) -> dict:

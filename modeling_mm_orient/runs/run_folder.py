@@ -49,9 +49,6 @@ def read_run(folder: str) -> dict:
     for name in ("config.json", "processor_config.json"):
         if not (Path(folder) / name).is_file():
             raise FileNotFoundError(f"{folder} is no finished run: it has no {name}")
-    for name in OF_A_MODEL:
-        if (path := Path(folder) / name).is_file():
-            read_json(path)  # what is no JSON at all is told with its path
     run_file = Path(folder) / RUN_FILE
     run = read_json(run_file) if run_file.is_file() else {}
     if run:
@@ -118,6 +115,9 @@ def load_run(folder: str, *, load_relation_memory: bool = True):
     from ..processing_mm_orient import MMOrientProcessor
 
     read_run(folder)
+    for name in OF_A_MODEL:
+        if (path := Path(folder) / name).is_file():
+            read_json(path)  # what is no JSON at all is told with its path
     model = MMOrientForMultiTaskClassification.from_pretrained(folder, load_relation_memory=load_relation_memory)
     if not torch.accelerator.is_available():
         model.for_cpu()
