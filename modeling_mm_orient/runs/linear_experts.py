@@ -70,12 +70,12 @@ def fit_rows(task: dict, rows: Tensor, labels: Tensor, folds: Tensor, penalties=
         left_out = _outputs(rows, parameters)[own]
         losses, weights = kind.losses(kind.form(left_out), labels, None, 0.0)
         loss = float(losses.sum() / weights.sum().clamp(min=1))
-        weight, bias = parameters[:, :-1].mean(0).T.contiguous(), parameters[:, -1].mean(0)
+        weight, bias = parameters[..., :-1].mean(0), parameters[..., -1].mean(0)
         found = Fitted(scale * weight, scale * bias + centre, scale * left_out + centre, loss, penalty)
         return found, parameters
 
     middle = len(penalties) // 2
-    best, parameters = fitted(penalties[middle], torch.zeros(len(numbers), rows.shape[1] + 1, count))
+    best, parameters = fitted(penalties[middle], torch.zeros(len(numbers), count, rows.shape[1] + 1))
     for towards in (penalties[middle + 1 :], penalties[:middle][::-1]):  # weaker ones, then stronger
         for penalty in towards:
             other, at = fitted(penalty, parameters)
@@ -88,12 +88,14 @@ def fit_rows(task: dict, rows: Tensor, labels: Tensor, folds: Tensor, penalties=
 
 
 def _outputs(rows: Tensor, parameters: Tensor) -> Tensor:
-    """(N, D) and (F, D + 1, C) -> (F, N, C)."""
-    return torch.einsum("nd,fdc->fnc", rows, parameters[:, :-1]) + parameters[:, -1:]
+    """(N, D) and (F, C, D + 1) -> (F, N, C)."""
+    # few outputs of many posts: in this order, one row of a product per output, it is several times as fast
+    found = parameters[..., :-1].flatten(0, 1) @ rows.T
+    return found.unflatten(0, parameters.shape[:2]).transpose(1, 2) + parameters[:, None, :, -1]
 
 
 def _descend(kind, task: dict, rows: Tensor, labels: Tensor, learns: Tensor, start: Tensor, penalty: float) -> Tensor:
-    """Parameters (F, D + 1, C) of least loss and penalty, by L-BFGS from `start`; `learns` (F, N) of 0 and 1."""
+    """Parameters (F, C, D + 1) of least loss and penalty, by L-BFGS from `start`; `learns` (F, N) of 0 and 1."""
     parameters = start.clone().requires_grad_()
     optimizer = torch.optim.LBFGS([parameters], max_iter=STEPS, tolerance_change=1e-6, line_search_fn="strong_wolfe")
     repeated = labels.repeat(len(learns), *[1] * (labels.dim() - 1))
@@ -104,7 +106,7 @@ def _descend(kind, task: dict, rows: Tensor, labels: Tensor, learns: Tensor, sta
         counts = learns.flatten().reshape(-1, *[1] * (losses.dim() - 1))
         per_fold = (losses * counts).reshape(len(learns), -1).sum(1)
         total = (weights * counts).reshape(len(learns), -1).sum(1).clamp(min=1)
-        loss = (per_fold / total).sum() + penalty / 2 * parameters[:, :-1].square().sum()
+        loss = (per_fold / total).sum() + penalty / 2 * parameters[..., :-1].square().sum()
         loss.backward()
         return loss
 
