@@ -1,6 +1,7 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """Files that are there whole or not at all: written under temporary names, and what killed processes left under those."""
 
+import errno
 import os
 import shutil
 import socket
@@ -9,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ENDING = ".partial"
+# no place is left, a file is too large, a disk fails: libraries say so without the file
+OF_WRITING = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 
 @contextmanager
@@ -22,6 +25,10 @@ def whole_file(path, leftovers: bool = True) -> Iterator[Path]:
     try:
         yield partial
         os.replace(partial, path)
+    except OSError as error:
+        if error.errno in OF_WRITING and error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

@@ -126,7 +126,12 @@ def post_key(post: dict) -> str:
 
 
 def undecoded(posts):
-    """A `datasets.Dataset` of posts whose pictures stay bytes and paths, which `read_image` is to open."""
+    """A `datasets.Dataset` of posts with all columns; pictures stay bytes and paths, which `read_image` is to open."""
+    form = getattr(posts, "format", None)
+    if (
+        isinstance(form, dict) and form["type"] != "custom"
+    ):  # a format may leave columns out; a transform is the user's own
+        posts = posts.with_format(None)
     for name, feature in (getattr(posts, "features", None) or {}).items():
         if getattr(feature, "decode", False):
             posts = posts.cast_column(name, replace(feature, decode=False))

@@ -132,11 +132,11 @@ class MultimodalClassificationPipeline(Pipeline):
                 raise ValueError(f"`top_k` must be a whole number of at least 1, or None for all, got {top_k!r}")
             verdict["top_k"] = top_k
         if answers is not None:
-            verdict["answers"] = bool(answers)
+            verdict["answers"] = _yes_or_no("answers", answers)
         if verdict.get("answers") and "top_k" in verdict:
             raise ValueError("`top_k` and `answers` are two forms of a verdict: give one of them")
         if explain is not None:
-            forward["explained"] = bool(explain)
+            forward["explained"] = _yes_or_no("explain", explain)
         if image_sources is not None:
             if isinstance(image_sources, str) or set(image_sources) - set(IMAGE_SOURCES):
                 raise ValueError(f"`image_sources` must be some of {IMAGE_SOURCES}, got {image_sources!r}")
@@ -146,7 +146,7 @@ class MultimodalClassificationPipeline(Pipeline):
                 raise ValueError(f"`on_error` must be 'raise' or 'skip', got {on_error!r}")
             reading["skip"] = forward["skip"] = on_error == "skip"
         if decisions is not None:
-            verdict["decisions"] = bool(decisions)
+            verdict["decisions"] = _yes_or_no("decisions", decisions)
         if abstain is not None:
             asked = verdict.get("tasks") or getattr(self, "_postprocess_params", {}).get("tasks")
             check_abstention([task for task in self.model.config.tasks if not asked or task["name"] in asked], abstain)
@@ -307,6 +307,12 @@ class MultimodalClassificationPipeline(Pipeline):
 def _alone(value):
     """The entry of the one post that `value` is of."""
     return value[0] if isinstance(value, list) else value
+
+
+def _yes_or_no(name: str, value) -> bool:
+    if isinstance(value, str) or value not in (True, False):  # of a request "false" is a text, and every text is true
+        raise ValueError(f"`{name}` must be True or False, got {value!r}")
+    return bool(value)
 
 
 def _posts(images, text):

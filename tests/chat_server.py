@@ -16,7 +16,8 @@ GOOD = json.dumps(["one wording", "another wording", "One wording!", "a third"])
 
 
 class Endpoint(ThreadingHTTPServer):
-    """`faults` says per request, from 0, what goes wrong: a status, "hang", "cut", "html", or an answer to give instead."""
+    """`faults` says per request, from 0, what goes wrong: a status, "hang", "cut", "html", an answer to give instead, parts
+    of the response (a dict), or the whole of it (bytes)."""
 
     daemon_threads = True
 
@@ -57,12 +58,16 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "html":
             self.give(200, "<html>down for maintenance</html>")
             return
-        content = GOOD if fault is None else fault
+        if isinstance(fault, bytes):
+            self.give(200, fault.decode())
+            return
+        content = fault if isinstance(fault, str) else GOOD
         answer = {
             "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}]
         }
         answer |= {"id": "1", "created": 1, "model": body["model"], "system_fingerprint": ""}
         answer["usage"] = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+        answer |= fault if isinstance(fault, dict) else {}
         if server.upstream:
             request = urllib.request.Request(f"{server.upstream}/chat/completions", json.dumps(body).encode())
             request.add_header("Content-Type", "application/json")

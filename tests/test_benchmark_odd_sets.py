@@ -154,3 +154,20 @@ def test_verdicts_that_differ_in_their_last_digit_are_as_one():
     scores = (0.54 + 1e-8 * torch.tensor([[0, 1], [1, 0], [0, 1], [1, 0]])).double().numpy()
     assert METRICS["multi_label"](truth, scores)["auroc"] == 0.5
     assert METRICS["single_label"](truth[:, 0], scores)["auroc"] == 0.5
+
+
+def test_a_set_is_not_gone_on_with_other_encoders_of_the_same_place(folder, capsys):
+    assert run(folder, "--name", "encoders", methods=("text_only",)) == 0
+    weights = folder / "text" / "model.safetensors"
+    before = weights.read_bytes()
+    weights.write_bytes(before[:-4] + b"\0\0\0\0")
+    assert run(folder, "--name", "encoders", methods=("text_only", "knn")) == 1
+    assert "has a set 'encoders' with other sources" in capsys.readouterr().err
+    weights.write_bytes(before)
+    (chosen,) = (folder / "bench" / "cells" / "encoders").glob("*/search.json")
+    chosen.write_text('{"C": "abc"}')
+    assert run(folder, "--name", "encoders", "--seeds", 1, methods=("text_only",)) == 0  # the seed changes nothing
+    next(chosen.parent.glob("*.npz")).unlink()
+    next(chosen.parent.glob("*.npz")).unlink()
+    assert run(folder, "--name", "encoders", methods=("text_only",)) == 1
+    assert f"{chosen}: no choice of `C`; remove it" in capsys.readouterr().err

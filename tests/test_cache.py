@@ -1,4 +1,5 @@
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -11,7 +12,7 @@ from modeling_mm_orient.features.collation import FeatureCollator, PostCollator
 from modeling_mm_orient.features.extraction import encoder_fingerprint
 from modeling_mm_orient.pictures import post_key
 
-from .helpers import ROWS, make_processor, small_towers, write_folder
+from .helpers import ROWS, make_processor, save_classifier, small_towers, write_folder
 
 
 @pytest.fixture
@@ -136,3 +137,46 @@ def test_a_shard_that_is_cut_short_is_named(setting):
     shard.unlink()
     cache = FeatureCache(folder, model, processor)
     assert cache.add(posts, keys) == len(posts)
+
+
+def test_the_same_weights_computed_by_otherwise_are_others(setting, tmp_path):
+    _, model, processor, _, _ = setting
+    first, config = encoder_fingerprint(model, processor), model.text_encoder.config
+    for name, value, same in (
+        ("hidden_act", "relu", False),
+        ("id2label", {0: "x"}, True),
+        ("architectures", ["X"], True),
+        ("transformers_version", "9", True),
+    ):
+        before = getattr(config, name, None)
+        setattr(config, name, value)
+        assert (encoder_fingerprint(model, processor) == first) == same, name
+        setattr(config, name, before)
+    source = save_classifier(tmp_path / "classifier")
+    processor.task_features = [{"name": "tone", "source": source, "output": "probabilities", "revision": None}]
+    with_classifier = encoder_fingerprint(model, processor)
+    save_classifier(tmp_path / "classifier", hidden_act="relu")
+    assert first != with_classifier != encoder_fingerprint(model, processor)
+    processor.task_features = []
+
+
+def test_a_shard_whose_rows_lead_outside_is_named_and_one_of_something_else_too(setting):
+    folder, model, processor, posts, _ = setting
+    cache = FeatureCache(folder, model, processor)
+    cache.add(posts, keys_of(posts))
+    (path,) = cache.folder.glob("*.arrow")
+    content = path.read_bytes()
+    widths = [len(row) for row in cache.table.with_format(None)["image_embeds"]]
+    offsets = np.cumsum([0, *widths], dtype=np.int32)
+    assert content.count(offsets.tobytes()) >= 1
+    wild = offsets.copy()
+    wild[1:] += 2_000_000_000
+    path.write_bytes(content.replace(offsets.tobytes(), wild.tobytes()))
+    with pytest.raises(ValueError, match=rf"{path.name}: a damaged shard of features"):
+        FeatureCache(folder, model, processor)
+    path.write_bytes(content)
+    other = cache.folder / "other.arrow"
+    with pa.OSFile(str(other), "wb") as file, pa.ipc.new_stream(file, pa.schema([("x", pa.int64())])) as writer:
+        writer.write_table(pa.table({"x": [1]}))
+    with pytest.raises(ValueError, match=r"other\.arrow: no shard of features, without the column"):
+        FeatureCache(folder, model, processor)

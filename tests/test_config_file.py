@@ -126,3 +126,30 @@ def test_a_wrong_command_is_told_in_one_line(capsys):
             main(command)
         said = capsys.readouterr().err
         assert left.value.code == 2 and said.startswith("mm-orient") and said.count("\n") == 1 and "--help" in said
+
+
+@pytest.mark.parametrize("cut", [["--epoch", "3"], ["--out", "other"], ["--lab", "x"]])
+def test_an_option_that_is_cut_short_does_not_lose_to_the_file(tmp_path, cut, capsys):
+    file = write(tmp_path, TOML + "\n")
+    command = ["train", "--config", file, "--output", "RUN", *cut]
+    assert main(command) in (1, 2)
+    assert f"no option {cut[0]}" in capsys.readouterr().err
+
+
+def test_a_file_of_options_is_not_passed_over(tmp_path, capsys):
+    for verb in ("train", "predict"):
+        with pytest.raises(SystemExit):
+            main([verb, "--conf", write(tmp_path, TOML)])
+        capsys.readouterr()
+    assert main(["train", "--conf", write(tmp_path, TOML), "--data", "d", "--output", "o", "--labels", "x"]) == 1
+    assert "no option --conf" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["epochs: 7\nseed: 1\nepochs: 1\n", "set:\n  members: 1\n  members: 2\n"])
+def test_a_key_of_yaml_that_stands_twice_is_refused(tmp_path, text, capsys):
+    pytest.importorskip("yaml")
+    with pytest.raises(SystemExit):
+        parsed(["train", "--config", write(tmp_path, text, "o.yaml"), "--output", "RUN"])
+    assert "line 3: " in (said := capsys.readouterr().err) and "stands there twice" in said
+    merged = "data: d\nlabels: [x]\nset:\n  <<: {members: 1}\n  members: 2\n"  # what is merged may be replaced
+    assert parsed(["train", "--config", write(tmp_path, merged, "o.yaml"), "--output", "RUN"]).set == ["members=2"]

@@ -75,3 +75,33 @@ def test_settings_are_checked():
         with pytest.raises(ValueError, match=f"`{next(iter(fields))}` must be"):
             Paraphraser("http://h/v1", "m", **fields)
     assert module.LONGEST_WAIT == 120
+
+
+@pytest.mark.parametrize(
+    ("told", "counted"),
+    [((5.0, 3.5), 8), (("5", "3"), 8), ((None, "many"), 0), (([], 1e400), 0), ((-4, 3), 3)],
+)
+def test_tokens_are_counted_however_a_server_says_them(tmp_path, told, counted):
+    usage = dict(zip(("prompt_tokens", "completion_tokens"), told, strict=True)) | {"total_tokens": 0}
+    output = tmp_path / "p.jsonl"
+    with serving(lambda number: {"usage": usage}) as server:
+        report = paraphrase(TEXTS[:2], asking(server, retries=0), output)
+        assert (report.answered_now, report.prompt_tokens + report.completion_tokens) == (2, 2 * counted)
+        assert paraphrase(TEXTS[:2], asking(server), output).answered_before == 2
+    assert len(read_lines(output)) == 2
+
+
+@pytest.mark.parametrize("content", [[{"type": "text", "text": "x"}], 7, {"a": 1}])
+def test_an_answer_that_is_no_text_is_tried_again_and_counted(tmp_path, content):
+    message = {"choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}]}
+    with serving(lambda number: message if number < 2 else None) as server:
+        report = paraphrase(TEXTS[:2], asking(server, retries=1, parallel=1), tmp_path / "p.jsonl")
+    assert report.answered_now == 1 and list(report.unanswered) == TEXTS[:1]
+    assert "no text" in report.unanswered[TEXTS[0]] and server.requests == 3
+
+
+@pytest.mark.parametrize("answer", [b"[" * 20_000, b'{"choices": [], "usage": {"prompt_tokens": NaN}}'])
+def test_a_broken_answer_costs_one_text_and_not_all(tmp_path, answer):
+    with serving(lambda number: answer if number == 0 else None) as server:
+        report = paraphrase(TEXTS[:3], asking(server, retries=0, parallel=1), tmp_path / "p.jsonl")
+    assert report.answered_now == 2 and list(report.unanswered) == TEXTS[:1]

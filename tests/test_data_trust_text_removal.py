@@ -14,6 +14,7 @@ from PIL import Image
 
 from modeling_mm_orient.data import folder_text_removal as module
 from modeling_mm_orient.data.folder_text_removal import TEXTS_FILE, remove_text_from_folder
+from modeling_mm_orient.pictures import read_image
 from modeling_mm_orient.text_removal import TextRegion
 
 from .helpers import as_bytes, picture
@@ -179,3 +180,16 @@ def test_a_line_of_the_texts_that_is_none_is_named(tmp_path, line):
     (tmp_path / "out" / "texts.jsonl").write_text(f"{line}\n")
     with pytest.raises(ValueError, match=r"texts\.jsonl:1: no line of mm-orient remove-text"):
         remove_text_from_folder(tmp_path / "in", tmp_path / "out")
+
+
+def test_what_is_written_can_be_read_whatever_a_picture_is_called(tmp_path):
+    folder = tmp_path / "d"
+    folder.mkdir()
+    for suffix in ("tga", "pcx", "eps", "sgi", "icns", "dds", "im", "msp", "palm", "bmp", "gif"):
+        (folder / f"a.{suffix}").write_bytes(as_bytes(picture()))
+    (folder / "b.tga").write_bytes(as_bytes(picture(), "JPEG"))
+    names = sorted(path.name for path in folder.iterdir())
+    counts = remove_text_from_folder(folder, tmp_path / "out", READER, INPAINTER)
+    assert counts["treated"] == len(names) and not counts["skipped"]
+    for name in names:
+        assert read_image(tmp_path / "out" / name).size == (20, 30), name

@@ -226,6 +226,17 @@ def test_rules_are_read_or_refused():
             aims_of([rule], tasks)
 
 
+def test_rules_that_contradict_each_other_or_decide_nothing_are_refused():
+    with pytest.raises(ValueError, match=r"--decide tags=precision:0\.9: there is another rule for 'tags'"):
+        aims_of(["tags=precision:0.9", "tags=recall:0.5"], [MOOD, TAGS])
+    with pytest.raises(ValueError, match="there is another rule for all tasks"):
+        aims_of(["macro_f1", "most_probable"], [MOOD, TAGS])
+    with pytest.raises(ValueError, match=r"--decide precision:0\.9: there is no task with labels"):
+        aims_of(["precision:0.9"], [SIZE])
+    assert aims_of(["recall:0.5", "recall:0.5", "tags=macro_f1"], [TAGS])["tags"].kind == "macro_f1"
+    assert aims_of(["most_probable"], [SIZE]) == {}
+
+
 def test_what_a_reader_is_told():
     tasks = [MOOD | {"decision_offsets": [0.0, 2.0, 0.0]}, TAGS | {"decision_offsets": [0.0, 3.0]}, SIZE]
     logits = {"mood": torch.tensor([1.0, 0.0, 0.0]), "tags": torch.tensor([-1.0, -2.0]), "size": torch.tensor(2.5)}
@@ -299,6 +310,9 @@ def test_a_run_keeps_its_rules_and_everything_follows_them(tmp_path, capsys):
     for parts in ({"images": "a caption"}, {"text": "a caption"}):  # beside a post it would be dropped
         with pytest.raises(ValueError, match="by `images` and `text`: give one of them"):
             pipe({"text": "what a day"}, **parts)
+    for name in ("decisions", "answers", "explain"):
+        with pytest.raises(ValueError, match=f"`{name}` must be True or False, got 'false'"):
+            pipe({"text": "what a day"}, **{name: "false"})
     found = pipe({"text": "what a day"}, decisions=True)
     assert set(found) == {"humour", "offensive", "decisions"} and set(found["decisions"]) == {"humour", "offensive"}
     assert set(pipe({"text": "what a day"})) == {"humour", "offensive"}

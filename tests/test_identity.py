@@ -1,5 +1,6 @@
 """A run that is gone on with is made of what it was made of."""
 
+import numpy as np
 import pytest
 
 from modeling_mm_orient.cli import main
@@ -93,3 +94,28 @@ def test_a_run_that_takes_the_place_of_the_one_it_began_from_knows_what_that_lea
     assert train_on(second, run, *options, "--init-from", run, "--overwrite") == 0
     now = read_splits(str(run))
     assert len(learned) == 12 and all(now[key] == "train" for key in learned) and len(now) == 12 + 20
+
+
+def test_an_encoder_whose_files_changed_is_not_resumed_with(interrupted, tmp_path, capsys):
+    _, go_on = interrupted
+    (tmp_path / "vision" / "notes.md").write_text("changes nothing")
+    weights = tmp_path / "text" / "model.safetensors"
+    before = weights.read_bytes()
+    weights.write_bytes(before[:-4] + b"\0\0\0\0")
+    assert go_on() == 1 and "`text encoder` is not what it was" in capsys.readouterr().err
+    weights.write_bytes(before)
+    assert go_on() == 0
+
+
+def test_arrays_that_changed_are_not_resumed_on(tmp_path, capsys):
+    folder = write_folder(tmp_path / "posts", ROWS, pictures=False)
+    arrays = {"region_features": np.ones((20, 2, 4), np.float32), "token_features": np.ones((20, 3, 4), np.float32)}
+    for name, values in arrays.items():
+        np.save(tmp_path / f"{name}.npy", values)
+    given = [f"{name}={tmp_path / name}.npy" for name in arrays]
+    options = ("--labels", "mood", "--image-column", "none", "--epochs", 1, "--feature-arrays", *given)
+    assert train_on(folder, tmp_path / "run", *options) == 0
+    (tmp_path / "run" / "config.json").unlink()
+    np.save(tmp_path / "token_features.npy", 2 * arrays["token_features"])
+    assert train_on(folder, tmp_path / "run", *options, "--resume") == 1
+    assert "`array of token_features` is not what it was" in capsys.readouterr().err

@@ -1,7 +1,12 @@
 """From what a table says to tasks and labels."""
 
+import math
+from decimal import Decimal
 from pathlib import Path
 
+import datasets
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from modeling_mm_orient.data.labels import RESERVED_TASK_NAMES, is_missing
@@ -133,3 +138,73 @@ def test_a_column_without_any_label_is_accounted_for(tmp_path):
     rows = [row | {"mood": ""} for row in ROWS]
     found = account_for_rows(describe(write_folder(tmp_path / "d", rows)))
     assert found["read"] == len(ROWS) and found["labels"] == {"mood": {}}
+
+
+def labels_of(folder, values, **fields):
+    """Of a Parquet file with these labels, as names, or what is wrong."""
+    columns = {"text": [f"text {n}" for n in range(len(values))], "mood": values}
+    folder.mkdir(exist_ok=True)
+    pyarrow.parquet.write_table(pa.table(columns), folder / "posts.parquet")
+    try:
+        posts, tasks, _ = read_posts(
+            describe(folder, split_column=None, **fields), training=False, split_at_random=False
+        )
+    except DataProblems as problems:
+        return [problem.what for problem in problems.problems]
+    task, values = tasks[0], posts["all"]["label.mood"]
+    return [task["labels"][value] if task["kind"] == "single_label" else value for value in values]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (pa.array([2**53, 2**53 + 1, 2**53 + 2]), ["9007199254740992", "9007199254740993", "9007199254740994"]),
+        (pa.array([2**64 - 1, 2**64 - 2, 1], pa.uint64()), ["18446744073709551615", "18446744073709551614", "1"]),
+        (["9007199254740993.0", "9007199254740992", "-0"], ["9007199254740993", "9007199254740992", "0"]),
+        (pa.array([b"sad", b"joy", b"sad"]), ["sad", "joy", "sad"]),
+        (pa.array([Decimal("0.00"), Decimal("1.00"), Decimal("1.00")], pa.decimal128(5, 2)), ["0", "1", "1"]),
+        (pa.array([Decimal("0.25"), Decimal("1.50"), Decimal("3.00")], pa.decimal128(5, 2)), [0.25, 1.5, 3.0]),
+        (pa.array([0.5, 1.5, math.inf]), ["mood is inf, no number"]),
+        (["0.5", "1.5", "-inf"], ["mood is -inf, no number"]),
+        (pa.array([["joy", None], ["sad"], ["joy"]]), ["mood is a list with an entry that says nothing"]),
+        (['["joy", ""]', '["sad"]', '["joy"]'], ["mood is a list with an entry that says nothing"]),
+        (pa.array([{"a": 1}, {"a": 2}, {"a": 1}]), ["mood is {a}, no label"] * 3),
+        (pa.array([[["x"]], [["y"]], [["x"]]]), ["mood is a list with (a list of 1), no label"] * 3),
+        (pa.array([b"\xff\xfe", b"joy", b"sad"]), ["mood is (2 bytes), no label"]),
+    ],
+)
+def test_what_a_parquet_file_says_is_what_is_learned(tmp_path, values, expected):
+    assert labels_of(tmp_path / "d", values) == expected
+
+
+def test_a_list_of_declared_classes_says_which_it_does_not_know(tmp_path):
+    classes = datasets.Sequence(datasets.ClassLabel(names=["joy", "sad"]))
+    features = datasets.Features({"text": datasets.Value("string"), "mood": classes})
+    rows = {"text": ["a", "b", "c"], "mood": [[0], [1, -1], [0, 1]]}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "d")
+    with pytest.raises(DataProblems, match=r"all\[1\]: mood is .*, not one of joy, sad"):
+        read_posts(describe(tmp_path / "d", split_column=None), training=False, split_at_random=False)
+
+
+def test_columns_that_a_format_leaves_out_are_read(tmp_path):
+    rows = {"id": ["x", "y"], "text": ["a", "b"], "mood": ["joy", "sad"]}
+    datasets.Dataset.from_dict(rows).with_format("torch", columns=["mood"]).save_to_disk(tmp_path / "d")
+    posts, _, _ = read_posts(describe(tmp_path / "d", split_column=None), training=False, split_at_random=False)
+    assert posts["all"]["text"] == ["a", "b"] and posts["all"]["id"] == ["x", "y"]
+
+
+def test_splits_and_ids_in_binary_columns(tmp_path):
+    table = {"id": [b"x", b"y"], "text": [b"a", b"b"], "mood": [b"joy", b"sad"], "split": [b"train", b"test"]}
+    (tmp_path / "d").mkdir()
+    pyarrow.parquet.write_table(pa.table(table), tmp_path / "d" / "posts.parquet")
+    posts, _, _ = read_posts(describe(tmp_path / "d", split_column=None, image_column=None), training=False)
+    assert posts["train"]["id"] == ["x"] and posts["test"]["id"] == ["y"]
+
+
+@pytest.mark.parametrize("name", ["text", "mood"])
+def test_a_column_that_stands_twice_is_refused(tmp_path, name):
+    (tmp_path / "d").mkdir()
+    columns = [pa.array(values) for values in (["a", "b"], ["joy", "sad"], ["c", "d"])]
+    pyarrow.parquet.write_table(pa.table(columns, names=["text", "mood", name]), tmp_path / "d" / "posts.parquet")
+    with pytest.raises(ValueError, match=rf"posts\.parquet: the column '{name}' stands there twice"):
+        read_posts(describe(tmp_path / "d", split_column=None), training=False)

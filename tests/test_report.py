@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from modeling_mm_orient.cli import main
+from modeling_mm_orient.data.json_files import read_json
 from modeling_mm_orient.runs.graph_picture import drawn_graph, relation_edges
 from modeling_mm_orient.runs.metric_plots import metrics_figure, on_figure
 from modeling_mm_orient.runs.pages import figure_url
@@ -18,7 +19,7 @@ from modeling_mm_orient.runs.report.plots import learning_curves
 from modeling_mm_orient.runs.report.summary import summarise, summary_text
 from modeling_mm_orient.runs.scoring import kept_by
 
-from .helpers import save_encoders, write_folder
+from .helpers import save_encoders, train_on, write_folder
 
 HOSTILE = "<script>alert('x')</script> & \"quoted\""
 CLASSES = {"name": "mood", "kind": "single_label", "labels": ["a", "b", "c"]}
@@ -274,3 +275,29 @@ def test_labels_are_counted_by_split():
     counts = label_counts_by_split(splits, [CLASSES])
     assert counts["mood"] == {"train": {"a": 2, "b": 0, "c": 1, "": 1}, "test": {"a": 0, "b": 1, "c": 0, "": 0}}
     assert np.sum(list(counts["mood"]["train"].values())) == 4
+
+
+def test_posts_that_were_left_out_are_counted_and_name_no_folder_of_this_machine(tmp_path):
+    rows = [{"image": f"{i}.png", "text": f"words {i}", "mood": "ab"[i % 2], "likes": i % 7} for i in range(40)]
+    for i, row in enumerate(rows):
+        row["split"] = "train" if i < 20 else "val" if i < 30 else "test"
+    folder = write_folder(tmp_path / "posts", rows)
+    (folder / "images" / "3.png").write_bytes(b"no picture")
+    (tmp_path / "elsewhere.png").write_bytes(b"none")
+    (folder / "images" / "4.png").unlink()
+    (folder / "images" / "4.png").symlink_to(tmp_path / "elsewhere.png")
+    (folder / "images" / "5.png").unlink()
+    table = folder / "labels.csv"
+    table.write_text(table.read_text().replace("3.png,words 3,b,3", "3.png,words 3,b,many"))
+    run, options = tmp_path / "run", ("--labels", "mood", "--regression", "likes", "--epochs", 1)
+    assert train_on(folder, run, *options, "--skip-bad-posts") == 0
+    assert main(["report", str(run), "--data", str(folder), "--skip-bad-posts", "--output", f"{tmp_path}/r.html"]) == 0
+    for page in (run / "report.html", tmp_path / "r.html"):
+        text = page.read_text()
+        assert "Left out: 3" in text and str(folder) not in text and str(tmp_path / "elsewhere.png") not in text
+        assert (
+            "labels.csv:5: likes is &#39;many&#39;, not a number; image &#39;images/3.png&#39; cannot be read" in text
+        )
+    assert "posts left out: 3" in (run / "README.md").read_text()
+    assert str(tmp_path) not in json.dumps(read_json(run / "run.json")["left_out"])
+    assert main(["export", str(run), "--output", str(tmp_path / "hub")]) == 0

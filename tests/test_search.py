@@ -91,3 +91,19 @@ def test_without_optuna_it_says_what_to_install(folder, tmp_path, monkeypatch, c
     monkeypatch.setattr(search, "OPTUNA_AVAILABLE", False)
     assert find(folder, tmp_path / "run") == 1
     assert "pip install 'modeling-mm-orient[search]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["R%41", "R?x=1", "R#y"])
+def test_a_search_lies_in_its_own_folder_whatever_that_is_called(folder, tmp_path, name):
+    (tmp_path / "RA").mkdir()
+    assert find(folder, tmp_path / name, "--search", 1) == 0
+    assert (tmp_path / name / "search.db").is_file() and not any((tmp_path / "RA").iterdir())
+    assert {path.name for path in tmp_path.iterdir()} == {"RA", "posts", name}
+
+
+def test_what_is_no_database_of_a_search_is_named(folder, tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "search.db").write_bytes(b"nothing of the kind" * 100)
+    assert find(folder, run, "--resume") == 1
+    assert f"{run / 'search.db'}: no database of a search" in capsys.readouterr().err

@@ -11,7 +11,13 @@ SUFFIXES = (".toml", ".yaml", ".yml")
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose verbs read `--config`; `others_of_file` are the Trainer's options in the file, name -> values."""
+    """A parser whose verbs read `--config`; `others_of_file` are the Trainer's options in the file, name -> values.
+
+    Options are said whole: of what is cut short nobody could tell whether the command line or the file says it.
+    """
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options | {"allow_abbrev": False})
 
     def error(self, message: str):
         """One line: the usage of a verb fills a screen, and what is wrong would stand below it."""
@@ -98,20 +104,33 @@ def _read(file: str) -> dict:
         raise ValueError(f"{file}: a file of options ends in {', '.join(SUFFIXES)}")
     try:
         text = path.read_text(encoding="utf-8")
-        if path.suffix.lower() == ".toml":
-            entries = tomllib.loads(text)
-        else:
-            import yaml
-
-            try:
-                entries = yaml.safe_load(text) or {}
-            except yaml.YAMLError as error:
-                raise ValueError(str(error)) from None
+        entries = tomllib.loads(text) if path.suffix.lower() == ".toml" else _of_yaml(text) or {}
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from None
     if not isinstance(entries, dict):
         raise ValueError(f"{file} must be a table of options by name")
     return entries
+
+
+def _of_yaml(text: str):
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Refuses what would be lost: of a key that stands twice one value."""
+
+        def construct_mapping(self, node, deep=False):
+            seen = set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                    if key.value in seen:
+                        raise ValueError(f"line {key.start_mark.line + 1}: {key.value!r} stands there twice")
+                    seen.add(key.value)
+            return super().construct_mapping(node, deep)
+
+    try:
+        return yaml.load(text, Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
 
 
 def _as_arguments(option: str, action: argparse.Action, value, where: str) -> list[str]:

@@ -113,8 +113,11 @@ def _remove(options) -> None:
 
     ids = options.ids
     if ids is None:
-        with open(options.ids_file, encoding="utf-8-sig") as file:
-            ids = [line.rstrip("\r\n") for line in file if line.strip()]
+        try:
+            with open(options.ids_file, encoding="utf-8-sig") as file:
+                ids = [line.rstrip("\r\n") for line in file if line.strip()]
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{options.ids_file}: not UTF-8 ({error})") from None
     memory, recalls = remove_from_memory(options.model, ids, output=options.output)
     print(f"{len(set(ids))} reference posts removed, {len(memory)} in the memory of {options.model}")
     _print_recalls(memory, recalls)

@@ -51,7 +51,7 @@ def add_verbs(verbs) -> None:
         action="extend",
         default=[],
         metavar="FIELD=JSON",
-        help="any field of MMOrientConfig, say hima_stage2=false",
+        help="any field of MMOrientConfig, say hima_stage2=false; of tasks, how they are learned",
     )
     add_feature_cache(group)
     group = verb.add_argument_group("going on, and several runs")

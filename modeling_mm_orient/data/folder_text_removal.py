@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..partial_files import remove_all_leftovers, whole_file
-from ..pictures import LONGEST_ELONGATED, MOST_ELONGATED, format_of, read_image, reduced
+from ..pictures import FORMATS, LONGEST_ELONGATED, MOST_ELONGATED, format_of, read_image, reduced
 from ..text_removal import INPAINTERS, READERS, find_by_name, joined_text, read_text, remove_text
 from .json_files import read_json, write_json
 from .locks import only_one
@@ -154,13 +154,13 @@ def _bounded(picture: Image.Image) -> Image.Image:
 
 
 def _format_for(path: Path) -> str:
-    """The format that a picture is written in: that of its name, or where it says none of its bytes."""
+    """The format that a picture is written in: that of its name, or where it says none that is read, of its bytes."""
     found = Image.registered_extensions().get(path.suffix.lower())
-    if found is None:
+    if STAND_INS.get(found, found) not in FORMATS:
         with path.open("rb") as file:
             found = format_of(file.read(16))
     found = STAND_INS.get(found, found)
-    return found if found in Image.SAVE else "PNG"
+    return found if found in FORMATS and found in Image.SAVE else "PNG"
 
 
 def _line(line: dict) -> str:

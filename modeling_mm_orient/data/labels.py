@@ -10,6 +10,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable
+from decimal import Decimal
 
 import datasets
 import numpy as np
@@ -42,10 +43,12 @@ RESERVED_TASK_NAMES = (
     "mean AUROC of tasks",
 )
 MOST_CLASSES = 50
+NO_LABEL = (dict, list, tuple, bytes)  # as a Parquet file may have them
 ZERO_OR_ONE = {"0": 0.0, "0.0": 0.0, "false": 0.0, "no": 0.0, "1": 1.0, "1.0": 1.0, "true": 1.0, "yes": 1.0}
 MOST_LOST = 1e-3  # deviations that rounding may move a number by
 PLAIN_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?", re.ASCII)
 NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?", re.ASCII)
+INFINITE = re.compile(r"[-+]?inf(?:inity)?", re.ASCII | re.IGNORECASE)
 
 
 def is_missing(value) -> bool:
@@ -197,7 +200,9 @@ def _read_cells(name: str, mapping: dict, posts: list[dict], problems: list[Prob
     for post in posts:
         if isinstance(post[column], str):
             post[column] = post[column].strip()
-    name_of = _label_reader(_known_cells(name, posts))  # in a column of numbers a map's 1 is 1.0 too
+    cells = _known_cells(name, posts)
+    name_of = _label_reader(cells)  # in a column of numbers a map's 1 is 1.0 too
+    measured = _kind([value for value in cells if not _is_infinite(value)]) == REGRESSION.name
     for post in posts:
         value = post[column]
         if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
@@ -209,7 +214,24 @@ def _read_cells(name: str, mapping: dict, posts: list[dict], problems: list[Prob
                 value = None
         if mapping and not isinstance(value, list) and not is_missing(value):
             value = mapping.get(str(value), mapping.get(name_of(value), value))
+        if not is_missing(value) and (what := _what_is_no_label(value, measured)):
+            problems.append(Problem(post["where"], "unknown label", f"{name} {what}"))
+            value = None
         post[column] = None if is_missing(value) else value
+
+
+def _what_is_no_label(value, measured: bool) -> str | None:
+    """What is wrong with a cell that no label can be read from, in a column of measured values or another; else None."""
+    if isinstance(value, list):
+        if any(map(is_missing, value)):
+            return "is a list with an entry that says nothing"
+        strange = next((part for part in value if isinstance(part, NO_LABEL)), None)
+        return None if strange is None else f"is a list with {shown(strange)}, no label"
+    if isinstance(value, NO_LABEL):
+        return f"is {shown(value)}, no label"
+    if _is_infinite(value) and (measured or isinstance(value, float)):
+        return f"is {value}, no number"
+    return None
 
 
 def _class_names(name: str, kind, label_of: Callable, values: list, problems: list[Problem]) -> list[str]:
@@ -277,6 +299,12 @@ def _is_number(value, form: re.Pattern) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _is_infinite(value) -> bool:
+    if isinstance(value, str):
+        return INFINITE.fullmatch(value) is not None
+    return isinstance(value, float) and math.isinf(value)
+
+
 def _is_whole(value) -> bool:
     return isinstance(value, int) or float(value).is_integer()
 
@@ -288,13 +316,16 @@ def _label_reader(values: list) -> Callable:
         return lambda value: str(value)
 
     def name(value) -> str:
-        try:
-            number = float(value)
-        except OverflowError:  # a whole number of more digits than any float has
+        whole, _, fraction = (repr(int(value)) if _is_whole_float(value) else str(value)).partition(".")
+        if fraction.strip("0"):
             return str(value)
-        return str(int(number)) if number.is_integer() else str(value)
+        return "0" if whole == "-0" else whole  # digit by digit: a number of an account has more than a float
 
     return name
+
+
+def _is_whole_float(value) -> bool:
+    return isinstance(value, float) and value.is_integer()
 
 
 def _parts(value) -> list:
@@ -303,4 +334,4 @@ def _parts(value) -> list:
 
 
 def _label_order(label: str):
-    return (0, float(label), "") if PLAIN_NUMBER.fullmatch(label) else (1, 0.0, label)
+    return (0, Decimal(label), "") if PLAIN_NUMBER.fullmatch(label) else (1, 0, label)

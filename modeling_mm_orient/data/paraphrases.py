@@ -30,7 +30,7 @@ from ..pictures import post_key
 from ..text_cleaning import clean_text
 from .description import ChatModel
 from .locks import only_one
-from .problems import readable
+from .problems import readable, shown
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +120,8 @@ class Paraphraser(ChatModel):
                 with InferenceClient(base_url=self.endpoint, **client) as c:
                     answer = c.chat_completion(**self.request(text))
                 content, usage = answer.choices[0].message.content or "", answer.usage
+                if not isinstance(content, str):
+                    raise TypeError(f"the answer's content is {shown(content)}, no text")
             except HfHubHTTPError as error:
                 status = error.response.status_code
                 if status < 500 and status not in WORST_STATUS:
@@ -147,7 +149,7 @@ class Paraphraser(ChatModel):
 
     def _line(self, text: str, content: str, usage) -> dict:
         kept, dropped = choose_variants(text, content, self.variants)
-        tokens = {name: getattr(usage, name, None) or 0 for name in ("prompt_tokens", "completion_tokens")}
+        tokens = {name: _count(getattr(usage, name, None)) for name in ("prompt_tokens", "completion_tokens")}
         line = {"key": self.key(text), "model": self.model, "text": text, "paraphrases": kept, "dropped": dropped}
         return line | tokens | ({} if kept else {"answer": readable(content[:500])})
 
@@ -412,7 +414,15 @@ def _listed(answer: str) -> list[str]:
     return [found.strip("\"'") for found in LINE.findall(answer)]
 
 
+def _count(value) -> int:
+    """Tokens as a server says them, a number or a text; 0 for what is no count."""
+    try:
+        return max(0, int(value))
+    except (TypeError, ValueError, OverflowError):
+        return 0
+
+
 def _is_transport(error: Exception) -> bool:
     """Time-outs, lost connections and answers that are none: worth another try."""
-    kinds = (TimeoutError, ConnectionError, ValueError, KeyError, TypeError, IndexError, AttributeError)
+    kinds = (TimeoutError, ConnectionError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError)
     return isinstance(error, kinds) or type(error).__module__.startswith("httpx")

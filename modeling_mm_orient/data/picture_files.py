@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..pictures import FORMATS, MAX_IMAGE_PIXELS, format_of, read_image, reduced
-from .problems import readable, shown
+from .problems import LINK_OUT, readable, shown
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ IMAGE_FOLDERS = ("", "images", "img", "image")
 ARCHIVE_LEFTOVERS = ("__MACOSX",)
 CHECKING_THREADS = 8
 LARGE_PICTURE = 4_000_000  # pixels; larger ones are checked in one thread: what a thread has taken, it keeps
+CANNOT_BE_READ = " cannot be read: "  # as `read_image` says it
 LATER = ("later", "")
 URL = re.compile(r"[a-z][a-z0-9+.-]*://|data:", re.IGNORECASE)
 
@@ -64,9 +65,7 @@ class Places:
         """Why a file that is not allowed is not read."""
         if Path(os.path.abspath(path)).is_relative_to(self.folder):
             real = readable(os.path.realpath(path))
-            return PictureRefused(
-                "link out of the folder", f"image {readable(str(value))} is a link out of the folder, to {real}"
-            )
+            return PictureRefused(LINK_OUT, f"image {readable(str(value))} is a link out of the folder, to {real}")
         what = f"image {shown(value)} lies outside the folder; --allow-outside FOLDER allows pictures there"
         return PictureRefused("outside the folder", what)
 
@@ -217,23 +216,27 @@ def picture_name(image, folder: Path) -> str | None:
     return readable(image) if isinstance(image, str) else None
 
 
-def image_problems(images: list[dict]) -> Iterator[tuple[str, str] | None]:
+def image_problems(images: list[dict], folder: Path = Path()) -> Iterator[tuple[str, str] | None]:
     """Of each image the kind and description of what is wrong with it, or None; every picture is decoded once.
 
     What has no problem here is what a processor's `read_picture` reads.
+
+    Args:
+        folder: of the data (default: the one worked in); a picture in it is called by its place there.
     """
     with ThreadPoolExecutor(CHECKING_THREADS) as pool:
-        found = pool.map(lambda image: _image_problem(image, LARGE_PICTURE), images)
+        found = pool.map(lambda image: _image_problem(image, folder, LARGE_PICTURE), images)
         for image, problem in zip(images, found, strict=True):
-            yield _image_problem(image) if problem == LATER else problem
+            yield _image_problem(image, folder) if problem == LATER else problem
 
 
-def _image_problem(image: dict, most_pixels: int = MAX_IMAGE_PIXELS) -> tuple[str, str] | None:
+def _image_problem(image: dict, folder: Path, most_pixels: int = MAX_IMAGE_PIXELS) -> tuple[str, str] | None:
     """What is wrong with an image; `LATER` above `most_pixels`. JPEGs are decoded at an eighth of their size."""
     path = image.get("path")
+    name = "(bytes)" if path is None else shown(picture_name(image, folder) or path)
     if image.get("bytes") is None and not is_regular(path):
         what = "is no regular file" if _is_there(path) else "does not exist"
-        return "missing image", f"image {shown(path)} {what}"
+        return "missing image", f"image {name} {what}"
     try:
         pixels, sound = _glance(path if image.get("bytes") is None else BytesIO(image["bytes"]))
     except Exception:  # what opens no picture here says why below
@@ -245,7 +248,8 @@ def _image_problem(image: dict, most_pixels: int = MAX_IMAGE_PIXELS) -> tuple[st
     try:
         reduced(read_image(image))
     except (ValueError, MemoryError) as error:
-        return "unreadable image", str(error) or f"image {shown(path)} cannot be read: too little memory"
+        _, _, why = str(error).partition(CANNOT_BE_READ)
+        return "unreadable image", f"image {name}{CANNOT_BE_READ}{why or str(error) or 'too little memory'}"
     return None
 
 

@@ -1,8 +1,10 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """What is wrong with data: found everywhere, told at once."""
 
+import os
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 MOST_SHOWN = 50
 LONGEST_SHOWN = 80  # characters of a value in a message
@@ -15,6 +17,17 @@ class Problem:
     where: str
     kind: str
     what: str
+
+
+LINK_OUT = "link out of the folder"  # where such a link leads comes last, after a comma
+
+
+def without_places(problem: Problem, folders: Iterable[str]) -> Problem:
+    """A problem for others to read: without the folders of this machine that its files lie in."""
+    what = problem.what.rpartition(", to ")[0] if problem.kind == LINK_OUT else problem.what
+    for folder in sorted({os.path.abspath(folder) for folder in folders}, key=len, reverse=True):
+        what = what.replace(folder + os.sep, "")
+    return replace(problem, what=what)
 
 
 class DataProblems(ValueError):

@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import datasets
@@ -79,6 +80,8 @@ def _checked(
         raise ValueError(f"{description.data}: no posts")
     arrays = FeatureArrays(description.feature_arrays)
     arrays.check_rows(len(rows), description.data)
+    for row in rows:
+        _make_plain(description, row)
     if splits != "none":
         description = complete_split(description, rows)
     posts, problems = _posts(description, rows, source.inside)
@@ -97,7 +100,7 @@ def _checked(
     else:
         assign_splits(description, posts, problems, at_random=splits == "random")
     if check_images:
-        _check_images(posts, problems)
+        _check_images(posts, problems, Path(description.data))
     bad = {problem.where for problem in problems}
     kept = [post for post in posts if post["where"] not in bad]
     if training:
@@ -263,6 +266,7 @@ def read_post(description: DataDescription, find_image, index: int, row: Row) ->
         index: the row's number, the id of a post that has no other.
     """
     problems = [] if row.problem is None else [Problem(row.where, "malformed row", row.problem)]
+    _make_plain(description, row)
     images = [value for name in description.image_columns for value in _listed_pictures(row.values.get(name))]
     texts = {name: row.values[name] for name in description.text_columns if not is_missing(row.values.get(name))}
     name = row.values.get(description.id_column or "id")
@@ -290,6 +294,25 @@ def read_post(description: DataDescription, find_image, index: int, row: Row) ->
     if post["image"] is None and post["text"] is None and not problems:
         problems.append(Problem(row.where, "empty post", "neither an image nor a text"))
     return post, problems
+
+
+def _make_plain(description: DataDescription, row: Row) -> None:
+    """Have texts in binary columns be texts, and decimals numbers; bytes that are no text, and pictures, stay."""
+    strange = [name for name, value in row.values.items() if isinstance(value, (bytes, Decimal, list))]
+    for name in set(strange) - set(description.image_columns):
+        value = row.values[name]
+        row.values[name] = [_plain(part) for part in value] if isinstance(value, list) else _plain(value)
+
+
+def _plain(value):
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            return value
+    return value
 
 
 def _listed_pictures(value) -> list:
@@ -326,9 +349,11 @@ def _text_of(value) -> str:
         raise ValueError(f"the text is {shown(value)} that are not UTF-8") from None
 
 
-def _check_images(posts: list[dict], problems: list[Problem]) -> None:
+def _check_images(posts: list[dict], problems: list[Problem], folder: Path) -> None:
     pictures = [(post, picture) for post in posts for picture in pictures_of(post)]
-    found = tqdm(image_problems([picture for _, picture in pictures]), "checking images", len(pictures), leave=False)
+    found = tqdm(
+        image_problems([picture for _, picture in pictures], folder), "checking images", len(pictures), leave=False
+    )
     for (post, _), problem in zip(pictures, found, strict=True):
         if problem is not None:
             problems.append(Problem(post["where"], *problem))

@@ -212,6 +212,7 @@ def _classes_of(feature) -> datasets.ClassLabel | None:
 
 
 def _rows_of_split(dataset: datasets.Dataset, split: str, wanted: set[str]) -> Iterator[Row]:
+    dataset = dataset.with_format(None)  # a format may leave columns out
     dataset = dataset.select_columns([name for name in dataset.column_names if name in wanted])
     classes = {name: found for name, feature in dataset.features.items() if (found := _classes_of(feature)) is not None}
     for name, feature in dataset.features.items():
@@ -222,12 +223,16 @@ def _rows_of_split(dataset: datasets.Dataset, split: str, wanted: set[str]) -> I
     for index, values in enumerate(dataset):
         for name, found in classes.items():
             value = values[name]
-            if isinstance(value, list):
-                values[name] = [found.int2str(number) for number in value]
-            else:
-                values[name] = None if value is None or value < 0 else found.int2str(value)
+            listed = isinstance(value, list)
+            values[name] = [_class_name(found, number) for number in value] if listed else _class_name(found, value)
         named = None if split == "all" else split
         yield Row(f"{split}[{index}]", values, split=named, part=named)
+
+
+def _class_name(classes: datasets.ClassLabel, number: int | None) -> str | None:
+    if number is None or number < 0:
+        return None
+    return classes.names[number] if number < len(classes.names) else f"class {number} of {len(classes.names)}"
 
 
 def _find_tables(folder: Path, description: DataDescription) -> tuple[list[Path], DataDescription]:

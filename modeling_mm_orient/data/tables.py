@@ -96,9 +96,7 @@ def delimited_rows(path: Path, delimiter: str, encoding: str = "utf-8") -> Itera
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_FIELD))
     lines = _Lines(marked_lines(path, encoding))
     header = _header(path, lines, delimiter)
-    named = [name for name in header if name]
-    if duplicated := [name for name, count in Counter(named).items() if count > 1]:
-        raise ValueError(f"{path.name}:1: the column {shown(duplicated[0])} stands there twice")
+    check_once([name for name in header if name], f"{path.name}:1")
     reader = csv.reader(lines, delimiter=delimiter)
     while True:
         first = lines.begin_row()
@@ -306,9 +304,17 @@ def _whole(value):
 
 def _parquet(path: Path) -> pyarrow.parquet.ParquetFile:
     try:
-        return pyarrow.parquet.ParquetFile(path)
+        found = pyarrow.parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{path.name} is damaged or no Parquet file: {error}") from None
+    check_once(found.schema_arrow.names, path.name)
+    return found
+
+
+def check_once(names: list[str], where: str) -> None:
+    """Raise ValueError where a column stands twice: one of the values of each row would be lost."""
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"{where}: the column {shown(twice[0])} stands there twice")
 
 
 def _line_end(path: Path, encoding: str) -> str:

@@ -49,7 +49,7 @@ class FeatureCache:
         """Open every finished shard: memory-mapped, nothing is read but the keys. Raises ValueError for a damaged one."""
         paths = [path for path in sorted(self.folder.glob("*.arrow")) if path.name != CONVERTED]
         paths += [_converted(path) for path in sorted(self.folder.glob("*.parquet"))]
-        shards = [_opened(path).select_columns(list(COLUMNS)) for path in paths]
+        shards = [_opened(path) for path in paths]
         table = datasets.concatenate_datasets(shards) if shards else None
         self.rows = {key: row for row, key in enumerate(table["key"]) if key is not None} if shards else {}
         self.table = table.with_format("arrow") if shards else None  # once: every call copies the description
@@ -132,11 +132,15 @@ class CachedPosts(torch.utils.data.Dataset):
 
 def _opened(path: Path) -> datasets.Dataset:
     try:
-        return datasets.Dataset.from_file(str(path))
-    except (OSError, pa.ArrowException) as error:
+        found = datasets.Dataset.from_file(str(path))
+        found.data.table.validate(full=True)  # a place outside would end the process where it is read
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise ValueError(
             f"{path}: a damaged shard of features ({error}); remove it, to encode its posts anew"
         ) from None
+    if lacking := [name for name in COLUMNS if name not in found.column_names]:
+        raise ValueError(f"{path}: no shard of features, without the column {lacking[0]!r}; remove it")
+    return found.select_columns(list(COLUMNS))
 
 
 def _converted(path: Path) -> Path:

@@ -32,9 +32,14 @@ from ..data.problems import Problem
 from ..data.reading import stream_posts
 from ..partial_files import whole_file
 from ..pictures import pictures_of, post_key
-from ..task_features import task_features
+from ..task_features import NRC, task_features
+from .pretrained_sources import digest_of_source
 
 FORMAT = 4  # of the shards; part of the fingerprint
+NO_MATTER = (  # of an encoder's configuration, to what it makes of a post
+    "_name_or_path", "architectures", "attn_implementation", "dtype", "torch_dtype", "gradient_checkpointing", "id2label",
+    "label2id", "num_labels", "problem_type", "transformers_version", "use_cache",
+)  # fmt: skip
 SHARD_POSTS = 512
 VECTORS = ("image_embeds", "text_embeds", "text_layers", "task_features")
 OF_ENCODERS = VECTORS[:-1]
@@ -83,9 +88,11 @@ class PreparedBatch:
 
 
 def encoder_fingerprint(model, processor) -> str:
-    """Fingerprint of what turns a post into features: encoder weights and the processor's settings and vocabularies."""
+    """Fingerprint of what turns a post into features: encoders, with their weights and configurations, classifiers of task
+    features, and the processor's settings and vocabularies."""
     digest = hashlib.sha256(str(FORMAT).encode())
     for name, encoder in model.encoders.items():
+        digest.update(json.dumps([name, _computed_by(encoder.config)], sort_keys=True, default=str).encode())
         for key, value in encoder.state_dict().items():
             digest.update(f"{name}.{key}".encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
@@ -95,10 +102,23 @@ def encoder_fingerprint(model, processor) -> str:
             settings = part.to_dict()
             for name in ("numeric_columns", "ngrams"):  # they change no stored feature
                 settings.pop(name, None)
+            for entry in settings.get("task_features") or []:
+                if entry["source"] != NRC:
+                    digest.update(digest_of_source(entry["source"], entry["revision"]).encode())
             digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
             vocabulary = part.tokenizer.get_vocab() if part.tokenizer is not None else {}
             digest.update(json.dumps(sorted(vocabulary.items())).encode())
     return digest.hexdigest()[:32]
+
+
+def _computed_by(config) -> dict:
+    """What an encoder's configuration says of how it computes and is not usual: a library's new field changes nothing."""
+    usual, unknown = type(config)().to_dict(), object()
+    return {
+        name: value
+        for name, value in config.to_dict().items()
+        if name not in NO_MATTER and usual.get(name, unknown) != value
+    }
 
 
 def extract_features(

@@ -53,6 +53,7 @@ def model_card(
         data = ", ".join(f"[{name}](https://huggingface.co/datasets/{name})" for name in facts.dataset)
     settings = {name: value for name, value in run["training"].items() if value is not None and value is not False}
     counts = [f"- posts in {split}: {count}" for split, count in run["splits"].items()]
+    left_out = len({problem.get("where", number) for number, problem in enumerate(run.get("left_out", []))})
     text = TEMPLATE.read_text(encoding="utf-8").format(
         header=card_header(config, metrics, name, facts),
         name=name,
@@ -66,7 +67,12 @@ def model_card(
         noise=_noise(noise or []),
         relations=OF_BATCH if config.relation_scope == "batch" else OF_MEMORY,
         data_lines="\n".join(
-            [f"- data sets: {data}", *counts, f"- posts left out: {len(run.get('left_out', []))}", *_label_counts(run)]
+            [
+                f"- data sets: {data}",
+                *counts,
+                f"- posts left out: {left_out}",
+                *_label_counts(run),
+            ]
         ),
         training_lines="\n".join(f"- {name}: {value}" for name, value in settings.items()),
         limits="\n".join(f"- {line}" for line in _limits(config, metrics, facts)),

@@ -71,6 +71,7 @@ def check_conflicts(start: Start, config: dict, said: dict) -> None:
     numbers = [column["name"] for column in start.processor.numeric_columns]
     of_checkpoint = {name: getattr(start.processor, name) for name in OF_PROCESSOR} | {"numeric_columns": numbers}
     wanted = {name: value for name, value in said.items() if name in of_checkpoint}
+    config = {name: value for name, value in config.items() if name != "tasks"}  # how they are learned is free
     found = {name: getattr(start.config, name) for name in config if name not in FREE} | of_checkpoint
     for name, value in (config | wanted).items():
         if name not in FREE and value != found[name]:

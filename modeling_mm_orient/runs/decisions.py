@@ -46,11 +46,17 @@ def aims_of(rules: list[str], tasks: list[dict]) -> dict[str, Aim]:
     """
     named = {task["name"]: task for task in tasks if kind_of(task).is_classification}
     aims = dict.fromkeys(named, Aim("macro_f1"))
+    names = [rule.rpartition("=")[0] for rule in rules]
+    for rule, name in zip(rules, names, strict=True):
+        if names.count(name) > 1 and len({other for other in rules if other.rpartition("=")[0] == name}) > 1:
+            raise ValueError(f"--decide {rule}: there is another rule for {repr(name) if name else 'all tasks'}")
     for rule in sorted(rules, key=lambda rule: "=" in rule):
         name, of_one, text = rule.rpartition("=")
         if of_one and name not in named:
             raise ValueError(f"--decide {rule}: {name!r} is no task with labels; there are {', '.join(named)}")
         aim = _aim(rule, text)
+        if not named and aim.least:
+            raise ValueError(f"--decide {rule}: there is no task with labels")
         for task in [name] if name else named:
             if aim.kind in ("precision", "recall") and not kind_of(named[task]).has_positives(named[task]):
                 raise ValueError(

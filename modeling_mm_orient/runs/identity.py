@@ -8,6 +8,8 @@ from pathlib import Path
 
 import datasets
 
+from ..data.arrays import FeatureArrays
+from ..features.pretrained_sources import digest_of, digest_of_file, digest_of_source
 from ..names import ENCODER_NAMES
 from ..tasks import LABEL_PREFIX
 
@@ -15,23 +17,31 @@ POSTS = "posts, labels or splits"
 
 
 def identity_of(prepared, keys: dict[str, list[str]]) -> dict[str, str]:
-    """What a reader calls a part -> a digest of posts and of each encoder's name, the JSON of a field of the configuration.
+    """What a reader calls a part -> a digest of posts, of each encoder and array, the JSON of a field of the configuration.
 
     Args:
         prepared: a `training.Prepared`. keys: of its posts, see `keys_by_split`.
     """
-    preset, revisions = prepared.preset, prepared.preset["revisions"]
+    preset = prepared.preset
     found = {POSTS: digest_of_posts(prepared.tasks, prepared.posts, keys, bool(prepared.description.numeric_columns))}
+    found |= digests_of_sources(preset, prepared.arrays)
+    fields = (preset["config"] if prepared.start is None else {}) | prepared.config
+    if prepared.task_settings:
+        fields |= {"tasks": prepared.task_settings}
+    return found | {name: json.dumps(value, sort_keys=True, default=str) for name, value in fields.items()}
+
+
+def digests_of_sources(preset: dict, arrays: FeatureArrays) -> dict[str, str]:
+    """What a reader calls it -> a digest of what features come from: encoders, classifiers of task features, arrays."""
+    found = {}
     for role in ENCODER_NAMES:
         if source := preset["encoders"].get(role):
-            place = (
-                os.path.abspath(source) if Path(source).exists() else source
-            )  # which is digested: it names a machine
-            found[f"{role} encoder"] = _digest([place, revisions.get(role)])
-    if preset["task_features"]:
-        found["task features"] = _digest(preset["task_features"])
-    fields = (preset["config"] if prepared.start is None else {}) | prepared.config
-    return found | {name: json.dumps(value, sort_keys=True, default=str) for name, value in fields.items()}
+            place = os.path.abspath(source) if os.path.exists(source) else source  # digested: it names a machine
+            found[f"{role} encoder"] = digest_of([place, digest_of_source(source, preset["revisions"].get(role))])
+    for name, entry in preset["task_features"].items():
+        of_source = digest_of_source(str(entry.get("source")), entry.get("revision"))
+        found[f"task feature {name}"] = digest_of([of_source, entry.get("output")])
+    return found | {f"array of {name}": digest_of_file(path) for name, path in arrays.paths.items()}
 
 
 def check_identity(where: Path, before: dict[str, str] | None, now: dict[str, str]) -> None:
@@ -49,7 +59,3 @@ def digest_of_posts(tasks: list[dict], posts: datasets.DatasetDict, keys: dict[s
         for key, row in zip(keys[split], rows.select_columns(names), strict=True):
             digest.update(f"{split} {key} {sorted(row.items())}".encode())
     return digest.hexdigest()[:32]
-
-
-def _digest(value) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -57,7 +57,7 @@ def write_posts(data, pictures: str | Iterable[str], root=None) -> Iterator[dict
 def _save(data, pictures: set[str], base: Path, folder: str) -> list[str]:
     """Returns folders as `_write_table` does."""
     parts, outside = data if isinstance(data, datasets.DatasetDict) else {"": data}, set()
-    saved = {name: undecoded(part) for name, part in parts.items()}
+    saved = {name: undecoded(part.with_format(None)) for name, part in parts.items()}  # a format may leave columns out
     for part_name, part in saved.items():
         for name in part.column_names:
             feature = part.features[name]

@@ -183,7 +183,7 @@ def _lines_of_stream(
         kept = [(where, post) for where, post, what in rows if what is None]
         if with_pictures:
             pictures = [(where, picture) for where, post in kept for picture in pictures_of(post)]
-            found = image_problems([picture for _, picture in pictures])
+            found = image_problems([picture for _, picture in pictures], Path(data.data))
             problems += [Problem(w, *p) for (w, _), p in zip(pictures, found, strict=True) if p is not None]
         bad = {problem.where for problem in problems}
         if bad and not skip_bad_posts:

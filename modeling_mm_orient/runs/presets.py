@@ -56,6 +56,9 @@ def build_model(
     tokenizer = train_tokenizer(texts, preset["processor"]["vocabulary_size"])
     size = preset["processor"]["image_size"]
     fields.setdefault("frozen_encoders", [])  # random weights are there to be trained
+    for name in ("text_config", "vision_config"):
+        if not isinstance(value := fields.get(name), dict):
+            raise ValueError(f"`{name}` must describe an encoder, which is trained from scratch, got {value!r}")
     fields["text_config"] = fields["text_config"] | {
         "vocab_size": len(tokenizer),
         "pad_token_id": tokenizer.pad_token_id,

@@ -56,7 +56,8 @@ def searched(prepared: Prepared, trials: int, feature_cache: str | None, resume:
         resume: trials that are done count.
 
     Raises:
-        ImportError: Optuna is not installed. ValueError: several processes; or no trial ended.
+        ImportError: Optuna is not installed. ValueError: several processes; no trial ended; or what is gone on with is no
+            search's, or another's.
     """
     if not OPTUNA_AVAILABLE:
         raise ImportError("--search needs Optuna: pip install 'modeling-mm-orient[search]'")
@@ -67,16 +68,22 @@ def searched(prepared: Prepared, trials: int, feature_cache: str | None, resume:
         path.unlink(missing_ok=True)
 
     import optuna
+    from sqlalchemy.engine import URL
+    from sqlalchemy.exc import SQLAlchemyError
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = f"sqlite:///{base.absolute()}"
-    study = optuna.create_study(
-        storage=storage,
-        study_name=STUDY,
-        load_if_exists=True,
-        direction=_direction(prepared),
-        sampler=_sampler(prepared),
-    )
+    storage = URL.create("sqlite", database=str(base.absolute())).render_as_string()  # a folder may be called anything
+    try:
+        study = optuna.create_study(
+            storage=storage,
+            study_name=STUDY,
+            load_if_exists=True,
+            direction=_direction(prepared),
+            sampler=_sampler(prepared),
+        )
+    except (SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+        what = str(error).partition("\n")[0]
+        raise ValueError(f"{base}: no database of a search ({what}); remove it to begin anew") from None
     metric = _arguments(prepared, 1).metric_for_best_model
     about = {"metric": metric, "data": asdict(prepared.description), "training": asdict(prepared.settings)}
     kinds = {"data": DataDescription, "training": TrainingSettings}

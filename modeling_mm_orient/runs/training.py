@@ -3,8 +3,9 @@
 
 import logging
 import math
+import os
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from ..data.fields import completed
 from ..data.json_files import read_json, write_json
 from ..data.locks import only_one
 from ..data.paraphrases import add_paraphrases
-from ..data.problems import Problem
+from ..data.problems import Problem, without_places
 from ..data.reading import read_posts
 from ..data.splits import first_splits, keys_by_split
 from ..familiarity import least_familiarity
@@ -63,6 +64,7 @@ from .run_folder import (
 from .scoring import epoch_metrics, judged_split, kept_by, metrics_of_logits, task_metrics_function
 from .settings import TrainingSettings
 from .single_baselines import single_baselines
+from .task_settings import settings_of_tasks
 from .trainer import (
     CrossFittedTrainer,
     EpochLines,
@@ -95,6 +97,7 @@ class Prepared:
     originals: int  # posts of the training split that are no paraphrases
     start: Start | None = None
     own_splits: bool = False  # others than the data say
+    task_settings: dict = field(default_factory=dict)  # task name -> how it is learned, see `settings_of_tasks`
 
 
 @dataclass
@@ -191,11 +194,14 @@ def prepare(
     posts, tasks, left_out = read_posts(description, skip_bad_posts, reads_pictures(roles))
     if start is not None:
         description, posts = replace(description, tasks=None), without_learned(start, posts)
+    told = settings_of_tasks(preset if start is None else preset | {"config": {}}, config, tasks)
+    config = {name: value for name, value in config.items() if name != "tasks"}
     config = {"task_feature_dim": 0} | arrays.config_fields(has_joint="joint" in roles) | config
     return prepare_posts(
         Prepared(
             *(description, output, preset, settings, config, arrays, posts, tasks, left_out, 0, start),
             own_splits=description.split_column == NO_SPLITS,
+            task_settings=told,
         )
     )
 
@@ -224,6 +230,7 @@ def prepare_posts(prepared: Prepared) -> Prepared:
             task | {"class_weights": kind_of(task).balanced_weights(task, posts["train"][LABEL_PREFIX + task["name"]])}
             for task in tasks
         ]
+    tasks = [task | prepared.task_settings.get(task["name"], {}) for task in tasks]
     return replace(prepared, settings=settings, posts=posts, tasks=tasks, originals=originals)
 
 
@@ -263,12 +270,20 @@ def construct(prepared: Prepared, feature_cache: str | None) -> tuple:
         "feature_cache": feature_cache if _all_frozen(model.config) and not settings.augment_images else None,
         "splits": {split: len(rows) for split, rows in prepared.posts.items()},
         "labels": label_counts_by_split(prepared.posts, prepared.tasks),
-        "left_out": [asdict(problem) for problem in prepared.left_out],
+        "left_out": [
+            asdict(without_places(problem, _places_of(prepared.description))) for problem in prepared.left_out
+        ],
         "own_splits": prepared.own_splits,
     }
     if start is not None:
         run["init_from"] = {"source": start.source, "freeze_body": start.freeze_body}
     return model, processor, run
+
+
+def _places_of(description: DataDescription) -> list[str]:
+    """Folders that files of the data lie in."""
+    arrays = (os.path.dirname(path) for path in description.feature_arrays.values())
+    return [description.data, *description.allow_outside, *arrays]
 
 
 def _new_model(prepared: Prepared) -> tuple:

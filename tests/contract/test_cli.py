@@ -208,6 +208,9 @@ def test_the_memory_of_a_finished_run(run_copy, memes, tmp_path, capsys):
 
     (tmp_path / "ids.txt").write_text("".join(f"meme-{index:04d}\n" for index in range(97, 120)))
     assert run("memory", "remove", run_copy, "--ids-file", tmp_path / "ids.txt") == 0
+    (tmp_path / "ids.txt").write_bytes(b"\xff\xfe\xff")
+    assert run("memory", "remove", run_copy, "--ids-file", tmp_path / "ids.txt") == 1
+    assert "ids.txt: not UTF-8" in capsys.readouterr().err
     assert run("memory", "remove", run_copy, "--ids", "meme-0096") == 0
     assert "84 in the memory" in capsys.readouterr().out
     again = predictions(run_copy, memes, tmp_path / "d.jsonl", "--neighbours", 3)

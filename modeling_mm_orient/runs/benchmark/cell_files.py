@@ -146,6 +146,8 @@ def enter_set(bench: Path, name: str, facts: dict, methods: list[str]) -> None:
     if "training" in known:  # a setting that is younger than the set had its default
         settings = completed(TrainingSettings, known["training"])
         known = known | {"training": {name: value for name, value in settings.items() if name != "seed"}}
+    if "sources" in facts and "sources" not in known:  # of an older version: they may be anything
+        known = known | {"sources": facts["sources"]}
     if other := list(_differences(known, json.loads(json.dumps(facts)))):
         raise ValueError(f"{bench} has a set {name!r} with other {other[0]}: choose another --name or --output")
     order = [*before.get("methods", []), *(method for method in methods if method not in before.get("methods", []))]

@@ -25,6 +25,7 @@ from ...data.worker_processes import CONTEXT, worker_pool
 from ...features.cache import DEFAULT_FEATURE_CACHE
 from ...tasks import kind_of, probabilities_of
 from ..cpu_memory import reuse_memory
+from ..identity import digests_of_sources
 from ..scoring import metrics_of_logits
 from ..settings import TrainingSettings
 from ..training import check_rules
@@ -39,7 +40,7 @@ from .cell_files import (
     read_cell,
     write_cell,
 )
-from .cross_fitting import BASELINES, Outcome, cross_fitted, search
+from .cross_fitting import BASELINES, Outcome, cross_fitted, is_choice, search
 from .decision_rival import DecisionRival, check_rival, choices_of
 from .features import BenchmarkData, PostArrays, PostReader, config_of, content_of, read_benchmark_data
 from .methods import RIVAL, BenchmarkSettings, Method, check_fields
@@ -150,6 +151,7 @@ def facts_of(data: BenchmarkData) -> dict:
         "posts": {split: len(rows) for split, rows in data.posts.items()},
         "tasks": {task["name"]: task["labels"] for task in data.tasks},
         "encoders": {role: source for role, source in data.preset["encoders"].items() if source},
+        "sources": digests_of_sources(data.preset, data.arrays),
         "revisions": data.preset["revisions"],
         "task_features": data.preset["task_features"],
         "text_treatment": [
@@ -271,10 +273,13 @@ class _Work:
     def _search(self, method: Method) -> dict:
         """What the search chose, once for all seeds."""
         path = cell_file(self.bench, self.name, method.folder, 0).with_name("search.json")
+        baseline = BASELINES[method.base]
         with self.turns[method.folder]:
             if not path.exists():
-                write_json(path, search(BASELINES[method.base], self.posts, self.data.tasks))
-        return read_json(path)
+                write_json(path, search(baseline, self.posts, self.data.tasks))
+        if not is_choice(baseline, found := read_json(path)):
+            raise ValueError(f"{path}: no choice of `{baseline.hyper_parameter}`; remove it, to search anew")
+        return found
 
     def _scored(self, method: Method, seed: int, outcome: Outcome, start: float) -> Cell:
         labels, rows = self.data.labels, []

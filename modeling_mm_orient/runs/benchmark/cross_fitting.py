@@ -58,6 +58,11 @@ def search(baseline: Baseline, posts: dict[str, PostArrays], tasks: list[dict]) 
     return {baseline.hyper_parameter: best, "validation": {f"{value:g}": round(s, 4) for value, s in scores.items()}}
 
 
+def is_choice(baseline: Baseline, setting: dict) -> bool:
+    """Whether `setting` is what `search` may give."""
+    return not baseline.values or setting.get(baseline.hyper_parameter) in baseline.values
+
+
 def cross_fitted(
     baseline: Baseline,
     posts: dict[str, PostArrays],

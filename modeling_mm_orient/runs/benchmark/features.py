@@ -127,7 +127,7 @@ def read_benchmark_data(
             raise ValueError(f"the data has no {split} split, and a benchmark needs all of {', '.join(SPLITS)}")
     posts = datasets.DatasetDict({split: posts[split] for split in SPLITS})
     if description.paraphrases is not None:
-        posts = add_paraphrases(posts, description.paraphrases)
+        posts = add_paraphrases(posts, description.paraphrases, description.text_cleaning)
     return BenchmarkData(description, preset, settings, posts, tasks, arrays, feature_cache, skip_bad_posts)
 
 

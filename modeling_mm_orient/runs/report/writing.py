@@ -10,6 +10,7 @@ from ... import __version__
 from ...data.arrays import FeatureArrays
 from ...data.description import DataDescription
 from ...data.json_files import read_json
+from ...data.problems import without_places
 from ...features.inputs import model_inputs
 from ...partial_files import check_place
 from ...pictures import undecoded
@@ -95,7 +96,7 @@ def report_html(
         thumbnails=thumbnails([card for section in sections for card in section["cards"]], judged.references),
         counts=counts,
         splits={split: _of_split(posts) for split, posts in splits.items()},
-        left_out=left_out,
+        left_out=left_out if left_out is None else _by_post(left_out),
         settings=record.run.get("training", {}),
         architecture=_architecture(model),
         encoders={
@@ -104,6 +105,14 @@ def report_html(
         },
         rules=[task for task in model.config.tasks if task.get("expert_weights") or task.get("decision_offsets")],
     )
+
+
+def _by_post(problems: list[dict]) -> dict[str, list[str]]:
+    """Where a post stands -> what is wrong with it."""
+    found: dict[str, list[str]] = {}
+    for problem in problems:
+        found.setdefault(problem["where"], []).append(problem["what"])
+    return found
 
 
 def write_report(folder, name: str, model, judged: Judged, split: str, splits: dict, record: RunRecord) -> Path:
@@ -149,7 +158,8 @@ def report(
     judged.references = references_in(found.splits, judged.evidence)
     if model.relation_memory is not None:
         judged.references = of_memory(model.relation_memory, judged.references)
-    left_out = None if found.left_out is None else [asdict(problem) for problem in found.left_out]
+    places = [data.data, *data.allow_outside]
+    left_out = None if found.left_out is None else [asdict(without_places(p, places)) for p in found.left_out]
     write_page(path, report_html(Path(run).resolve().name, model, judged, split, found.splits, record, left_out))
     return path, terminal_summary(model, judged, split, record)
 
