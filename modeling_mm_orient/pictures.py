@@ -128,10 +128,8 @@ def post_key(post: dict) -> str:
 def undecoded(posts):
     """A `datasets.Dataset` of posts with all columns; pictures stay bytes and paths, which `read_image` is to open."""
     form = getattr(posts, "format", None)
-    if (
-        isinstance(form, dict) and form["type"] != "custom"
-    ):  # a format may leave columns out; a transform is the user's own
-        posts = posts.with_format(None)
+    if isinstance(form, dict) and form["type"] != "custom":  # which is the user's own
+        posts = posts.with_format(None)  # it may leave columns out
     for name, feature in (getattr(posts, "features", None) or {}).items():
         if getattr(feature, "decode", False):
             posts = posts.cast_column(name, replace(feature, decode=False))

@@ -1,6 +1,7 @@
 """`mm-orient benchmark` on sets that are named, labelled or begun unluckily."""
 
 import re
+import shutil
 import statistics
 
 import pyarrow.parquet
@@ -171,3 +172,23 @@ def test_a_set_is_not_gone_on_with_other_encoders_of_the_same_place(folder, caps
     next(chosen.parent.glob("*.npz")).unlink()
     assert run(folder, "--name", "encoders", methods=("text_only",)) == 1
     assert f"{chosen}: no choice of `C`; remove it" in capsys.readouterr().err
+
+
+def test_a_set_is_gone_on_with_where_its_folders_have_moved(folder, tmp_path, monkeypatch, capsys):
+    shutil.copytree(folder / "memes", tmp_path / "one" / "memes")
+    for name in ("text", "vision"):
+        shutil.copytree(folder / name, tmp_path / "one" / name)
+    given = ["--data", "memes", "--output", "bench", "--text-encoder", "text", "--vision-encoder", "vision"]
+    monkeypatch.chdir(tmp_path / "one")
+    assert run(folder, *given, methods=("text_only",)) == 0
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one").rename(tmp_path / "other")
+    monkeypatch.chdir(tmp_path / "other")
+    assert run(folder, *given, methods=("text_only", "knn")) == 0, capsys.readouterr().err
+
+
+def test_a_variant_of_how_a_task_is_learned(folder, capsys):
+    variant = 'mm_orient:tasks=[{"name":"mean","focal_gamma":2}]'
+    assert run(folder, "--name", "focal", methods=(variant.replace("mean", "none"),)) == 1
+    assert "'none' is no task of the data" in capsys.readouterr().err
+    assert run(folder, "--name", "focal", methods=(variant,)) == 0

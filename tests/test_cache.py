@@ -157,7 +157,20 @@ def test_the_same_weights_computed_by_otherwise_are_others(setting, tmp_path):
     with_classifier = encoder_fingerprint(model, processor)
     save_classifier(tmp_path / "classifier", hidden_act="relu")
     assert first != with_classifier != encoder_fingerprint(model, processor)
+    save_classifier(tmp_path / "copy")
+    processor.task_features = [processor.task_features[0] | {"source": str(tmp_path / "copy")}]
+    assert encoder_fingerprint(model, processor) == with_classifier
     processor.task_features = []
+
+
+def test_a_dual_encoder_is_the_same_after_it_was_saved(tmp_path):
+    model, processor = MMOrientModel(small_towers()), make_processor(joint=True)
+    first = encoder_fingerprint(model, processor)
+    model.save_pretrained(tmp_path)
+    assert encoder_fingerprint(MMOrientModel.from_pretrained(tmp_path), processor) == first
+    for part, value, same in (("id2label", {0: "x"}, True), ("hidden_act", "relu", False)):
+        setattr(model.joint_encoder.config.text_config, part, value)
+        assert (encoder_fingerprint(model, processor) == first) == same
 
 
 def test_a_shard_whose_rows_lead_outside_is_named_and_one_of_something_else_too(setting):

@@ -12,10 +12,10 @@ from PIL import Image
 from modeling_mm_orient.cli import main, parser
 from modeling_mm_orient.cli.options import data_changes
 from modeling_mm_orient.data.description import DataDescription
-from modeling_mm_orient.data.problems import DataProblems
+from modeling_mm_orient.data.problems import DataProblems, without_places
 from modeling_mm_orient.data.reading import account_for_rows, read_posts, stream_posts
 
-from .helpers import write_folder
+from .helpers import picture, write_folder
 
 
 @pytest.fixture
@@ -178,3 +178,19 @@ def test_a_published_tables_reader_follows_no_link_out(tmp_path):
     description = DataDescription(str(tmp_path / "d"), reader="mami")
     with pytest.raises(ValueError, match=r"training\.csv: a link out of the folder"):
         account_for_rows(description, check_images=False)
+
+
+def test_pictures_outside_are_called_by_no_place_of_this_machine(tmp_path):
+    far = tmp_path / ("a_long_name_" * 12) / "pictures"
+    far.mkdir(parents=True)
+    for name in ("1.png", "2.png"):
+        picture().save(far / name)
+    (far / "3.png").write_bytes(b"none")
+    rows = [{"image": str(far / f"{n}.png"), "text": f"t{n}"} for n in (1, 2, 3, 4)]
+    description = DataDescription(str(write_folder(tmp_path / "d", rows, pictures=False)), allow_outside=[str(far)])
+    posts, _, problems = read_posts(description, skip_bad_posts=True, training=False)
+    assert posts["all"]["id"] == ["pictures/1.png", "pictures/2.png"]
+    for problem in problems:
+        told = without_places(problem, [description.data, *description.allow_outside])
+        assert str(tmp_path) not in told.what and told.where == problem.where
+    assert len(problems) == 2

@@ -107,6 +107,16 @@ def test_an_encoder_whose_files_changed_is_not_resumed_with(interrupted, tmp_pat
     assert go_on() == 0
 
 
+def test_a_run_of_a_version_that_digested_otherwise_is_gone_on_with(interrupted, tmp_path, capsys):
+    _, go_on = interrupted
+    run = read_json(tmp_path / "run" / "run.json")
+    run["made_of"] |= {"text encoder": "of old", "vision encoder": "of old"}
+    del run["made_of"]["form"]
+    write_json(tmp_path / "run" / "run.json", run)
+    assert go_on("--set", "learner_dropout=0.9") == 1 and "cannot resume" in capsys.readouterr().err
+    assert go_on() == 0
+
+
 def test_arrays_that_changed_are_not_resumed_on(tmp_path, capsys):
     folder = write_folder(tmp_path / "posts", ROWS, pictures=False)
     arrays = {"region_features": np.ones((20, 2, 4), np.float32), "token_features": np.ones((20, 3, 4), np.float32)}

@@ -1,6 +1,8 @@
 """A search for settings: trials through the Trainer, judged on validation, the best trained."""
 
+import contextlib
 import shutil
+import sqlite3
 
 import pytest
 
@@ -106,4 +108,12 @@ def test_what_is_no_database_of_a_search_is_named(folder, tmp_path, capsys):
     run.mkdir()
     (run / "search.db").write_bytes(b"nothing of the kind" * 100)
     assert find(folder, run, "--resume") == 1
-    assert f"{run / 'search.db'}: no database of a search" in capsys.readouterr().err
+    assert f"{run / 'search.db'}: no database of a search" in (said := capsys.readouterr().err) and "remove it" in said
+    (run / "search.db").unlink()
+    assert find(folder, run, "--search", 1) == 0
+    (run / "config.json").unlink()
+    with contextlib.closing(sqlite3.connect(run / "search.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert find(folder, run, "--search", 2, "--resume") == 1
+    assert "search.db: the search's database cannot be used" in (said := capsys.readouterr().err)
+    assert "locked" in said and "remove it" not in said

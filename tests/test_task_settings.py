@@ -5,6 +5,7 @@ import json
 import pytest
 
 from modeling_mm_orient.data.json_files import read_json
+from modeling_mm_orient.runs.preset_files import load_preset, with_architecture
 from modeling_mm_orient.runs.task_settings import settings_of_tasks
 
 from .helpers import train_on, write_folder
@@ -40,12 +41,56 @@ def test_what_the_data_say_is_not_said_again():
         ([{"name": "moods", "focal_gamma": 1}], "'moods' is no task of the data; there are mood, tone"),
         ([{"name": "mood", "labels": ["c"]}], "can be set, not `labels`: that the data say"),
         ([{"focal_gamma": 1}], "must be a list of settings by task"),
+        ([{"name": "mood"}, {"name": "mood"}], "has 'mood' twice"),
+        ([{"name": "mood", "class_weights": {"c": 2}}], "'c' is no label of it; there are a, b"),
         (None, "must be a list of settings by task"),
         ({"mood": 1}, "must be a list of settings by task"),
     ):
         with pytest.raises(ValueError, match=message):
             settings_of_tasks(NO_PRESET, {"tasks": said}, TASKS)
     assert settings_of_tasks(NO_PRESET, {}, TASKS) == {}
+
+
+def test_weights_of_classes_go_by_name():
+    for said, weights in (
+        ({"class_weights": [1, 9]}, [1, 9]),
+        ({"class_weights": {"b": 9}}, [1.0, 9]),
+        ({"class_weights": [1, 9], "labels": ["b", "a"]}, [9, 1]),
+    ):
+        preset = {"config": {"tasks": [{"name": "mood"} | said]}}
+        assert settings_of_tasks(preset, {}, TASKS) == {"mood": {"class_weights": weights}}
+    for labels in (["a", "c"], ["a", "b", "c"]):
+        preset = {"config": {"tasks": [{"name": "mood", "labels": labels, "class_weights": [1, 2]}]}}
+        with pytest.raises(ValueError, match="`class_weights` of 'mood' are not for its labels a, b"):
+            settings_of_tasks(preset, {}, TASKS)
+
+
+@pytest.mark.parametrize("said", [5, ["mood"], [{"focal_gamma": 2}], {"mood": 1}])
+def test_a_preset_of_another_form_is_told(said):
+    with pytest.raises(ValueError, match="must be a list of settings by task"):
+        settings_of_tasks({"config": {"tasks": said}}, {}, TASKS)
+
+
+def test_settings_of_tasks_are_no_architecture():
+    only = {part: {} for part in load_preset()} | {"config": {"tasks": TASKS, "task_loss_weighting": "given"}}
+    found = with_architecture(only)
+    assert found["config"] == load_preset("modern")["config"] | only["config"]
+
+
+def test_a_checkpoint_that_is_gone_on_from_keeps_them(tmp_path, capsys):
+    folder = write_folder(tmp_path / "posts", ROWS, pictures=False)
+    more = write_folder(
+        tmp_path / "more", [row | {"text": f"others {i}"} for i, row in enumerate(ROWS)], pictures=False
+    )
+    said = 'tasks=[{"name": "mood", "loss_weight": 3, "focal_gamma": 2, "class_weights": {"b": 2}}]'
+    options = ("--epochs", 1, "--labels", "mood", "tone")
+    given = ("--preset", "tiny", "--set", "task_loss_weighting=given", said)
+    assert train_on(folder, tmp_path / "run", *options, *given) == 0
+    onward = ("--init-from", tmp_path / "run", "--set", 'tasks=[{"name": "tone", "loss_weight": 5}]')
+    assert train_on(more, tmp_path / "next", *options, *onward) == 0, capsys.readouterr().err
+    mood, tone = read_json(tmp_path / "next" / "config.json")["tasks"]
+    assert (mood["loss_weight"], mood["focal_gamma"], mood["class_weights"]) == (3, 2, [1.0, 2])
+    assert (tone["loss_weight"], tone["focal_gamma"]) == (5, 0.0)
 
 
 def test_a_presets_settings_of_other_tasks_are_told(caplog):

@@ -5,7 +5,7 @@ from dataclasses import fields
 
 from ..data.description import DataDescription
 from ..names import ENCODER_NAMES
-from ..runs.preset_files import is_from_scratch, with_architecture, with_tiny_encoders
+from ..runs.preset_files import is_from_scratch, says_architecture, with_architecture, with_tiny_encoders
 from ..runs.settings import TrainingSettings
 from .options import (
     add_data,
@@ -150,7 +150,8 @@ def _check_together(options, preset: dict) -> None:
     said = [f"--{name}-encoder" for name in ENCODER_NAMES if vars(options)[f"{name}_encoder"]]
     said += ["--revision"] if options.revision else []
     said += ["--task-features"] if options.task_features else []
-    said += ["--preset"] if any(preset[part] for part in ("encoders", "config", "processor", "task_features")) else []
+    other = says_architecture(preset) or any(preset[part] for part in ("encoders", "processor", "task_features"))
+    said += ["--preset"] if other else []
     if said:
         raise ValueError(
             f"{said[0]}: with --init-from encoders, processor and architecture are those of the checkpoint"

@@ -203,17 +203,17 @@ def _image_dict(path: Path) -> dict:
     return {"path": None, "bytes": path.read_bytes() if is_regular(path) else b""}
 
 
-def picture_name(image, folder: Path) -> str | None:
-    """What the table calls the picture, or its place in the folder; None where it has neither."""
-    if isinstance(image, dict):
-        path = image.get("path")
-        if not isinstance(path, str) or not path:
-            return None
-        if os.path.isabs(path):
-            inside = Path(path).is_relative_to(folder.absolute())
-            return readable(str(Path(path).relative_to(folder.absolute()))) if inside else None
-        return readable(path) if image.get("bytes") is None else None
-    return readable(image) if isinstance(image, str) else None
+def picture_name(image, folder: Path, allow_outside: Iterable[str] = ()) -> str | None:
+    """What the table calls the picture, or its place in the folder, or in one of those outside with that one's name: never a
+    place of this machine; None where it has none of these."""
+    path = image.get("path") if isinstance(image, dict) else image
+    if not isinstance(path, str) or not path:
+        return None
+    if not os.path.isabs(path):
+        return None if isinstance(image, dict) and image.get("bytes") is not None else readable(path)
+    roots = [(folder.absolute(), Path())] + [(Path(f).absolute(), Path(Path(f).absolute().name)) for f in allow_outside]
+    inside = [name / Path(path).relative_to(root) for root, name in roots if Path(path).is_relative_to(root)]
+    return readable(str(inside[0])) if inside else None
 
 
 def image_problems(images: list[dict], folder: Path = Path()) -> Iterator[tuple[str, str] | None]:

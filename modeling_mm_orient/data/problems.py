@@ -27,6 +27,8 @@ def without_places(problem: Problem, folders: Iterable[str]) -> Problem:
     what = problem.what.rpartition(", to ")[0] if problem.kind == LINK_OUT else problem.what
     for folder in sorted({os.path.abspath(folder) for folder in folders}, key=len, reverse=True):
         what = what.replace(folder + os.sep, "")
+        if len(folder) >= LONGEST_SHOWN:  # a message has no more of it
+            what = what.replace(f"{folder[:LONGEST_SHOWN]}...", "...")
     return replace(problem, what=what)
 
 

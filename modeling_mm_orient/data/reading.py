@@ -271,7 +271,7 @@ def read_post(description: DataDescription, find_image, index: int, row: Row) ->
     texts = {name: row.values[name] for name in description.text_columns if not is_missing(row.values.get(name))}
     name = row.values.get(description.id_column or "id")
     if is_missing(name):
-        name = picture_name(images[0], Path(description.data)) or None if images else None
+        name = picture_name(images[0], Path(description.data), description.allow_outside) if images else None
     elif not isinstance(name, (str, int, float)):
         problems.append(Problem(row.where, "malformed row", f"the id is {shown(name)}, no text or number"))
         name = None

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pyarrow.parquet
 
+from .json_files import once
 from .problems import shown
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -182,7 +183,7 @@ def json_lines(path: Path, encoding: str = "utf-8") -> Iterator[Row]:
             continue
         row = Row(f"{path.name}:{number}", {}, problem=problem)
         try:
-            values = json.loads(line, object_pairs_hook=_once)
+            values = json.loads(line, object_pairs_hook=once)
         except (ValueError, RecursionError) as error:  # also a number of more digits than Python reads
             row.problem = problem or f"not JSON ({error})"
         else:
@@ -191,15 +192,6 @@ def json_lines(path: Path, encoding: str = "utf-8") -> Iterator[Row]:
             else:
                 row.problem = problem or f"must be an object, got {type(values).__name__}"
         yield row
-
-
-def _once(pairs: list[tuple]) -> dict:
-    """An object of JSON. Raises ValueError where a key stands twice: one of the values would be lost."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands there twice")
-    return found
 
 
 def parquet_rows(path: Path) -> Iterator[Row]:

@@ -46,7 +46,11 @@ class FeatureCache:
         self.load()
 
     def load(self) -> None:
-        """Open every finished shard: memory-mapped, nothing is read but the keys. Raises ValueError for a damaged one."""
+        """Open every finished shard: memory-mapped, nothing is read but the keys and where each post's values lie.
+
+        Raises:
+            ValueError: one is damaged, or of something else.
+        """
         paths = [path for path in sorted(self.folder.glob("*.arrow")) if path.name != CONVERTED]
         paths += [_converted(path) for path in sorted(self.folder.glob("*.parquet"))]
         shards = [_opened(path) for path in paths]

@@ -32,7 +32,7 @@ from ..data.problems import Problem
 from ..data.reading import stream_posts
 from ..partial_files import whole_file
 from ..pictures import pictures_of, post_key
-from ..task_features import NRC, task_features
+from ..task_features import task_features
 from .pretrained_sources import digest_of_source
 
 FORMAT = 4  # of the shards; part of the fingerprint
@@ -102,9 +102,10 @@ def encoder_fingerprint(model, processor) -> str:
             settings = part.to_dict()
             for name in ("numeric_columns", "ngrams"):  # they change no stored feature
                 settings.pop(name, None)
-            for entry in settings.get("task_features") or []:
-                if entry["source"] != NRC:
-                    digest.update(digest_of_source(entry["source"], entry["revision"]).encode())
+            settings["task_features"] = [
+                entry | {"source": digest_of_source(entry["source"], entry["revision"]), "revision": None}
+                for entry in settings.get("task_features") or []
+            ]
             digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
             vocabulary = part.tokenizer.get_vocab() if part.tokenizer is not None else {}
             digest.update(json.dumps(sorted(vocabulary.items())).encode())
@@ -113,12 +114,19 @@ def encoder_fingerprint(model, processor) -> str:
 
 def _computed_by(config) -> dict:
     """What an encoder's configuration says of how it computes and is not usual: a library's new field changes nothing."""
-    usual, unknown = type(config)().to_dict(), object()
-    return {
-        name: value
-        for name, value in config.to_dict().items()
-        if name not in NO_MATTER and usual.get(name, unknown) != value
-    }
+    try:
+        usual = _of_matter(type(config)().to_dict())
+    except Exception:  # a configuration that is nothing by itself
+        usual = {}
+    said, unknown = _of_matter(config.to_dict()), object()
+    return {name: value for name, value in said.items() if usual.get(name, unknown) != value}
+
+
+def _of_matter(said):
+    """A configuration's entries without those of `NO_MATTER`, inside others too."""
+    if not isinstance(said, dict):
+        return said
+    return {name: _of_matter(value) for name, value in said.items() if name not in NO_MATTER}
 
 
 def extract_features(

@@ -177,7 +177,13 @@ def _check_names_no_folder(file: Path, run: dict) -> None:
     """Refuse a run's file that says where its data lie; names that are no whole paths are anybody's words."""
     data = run.get("data", {})
     arrays = (data.get("feature_arrays") or {}).values()
-    places = [data.get("data"), data.get("paraphrases"), run.get("feature_cache"), *arrays]
+    places = [
+        data.get("data"),
+        data.get("paraphrases"),
+        run.get("feature_cache"),
+        *arrays,
+        *data.get("allow_outside", ()),
+    ]
     content = file.read_bytes()
     for place in places:
         if place and os.path.isabs(place) and place.encode() in content:

@@ -14,6 +14,7 @@ from ..names import ENCODER_NAMES
 from ..tasks import LABEL_PREFIX
 
 POSTS = "posts, labels or splits"
+FORM = "form"  # of these digests
 
 
 def identity_of(prepared, keys: dict[str, list[str]]) -> dict[str, str]:
@@ -24,7 +25,10 @@ def identity_of(prepared, keys: dict[str, list[str]]) -> dict[str, str]:
     """
     preset = prepared.preset
     found = {POSTS: digest_of_posts(prepared.tasks, prepared.posts, keys, bool(prepared.description.numeric_columns))}
-    found |= digests_of_sources(preset, prepared.arrays)
+    found |= {FORM: "2"} | digests_of_sources(preset, prepared.arrays)
+    for role, source in preset["encoders"].items():
+        if source and os.path.exists(source):  # digested: it names a machine
+            found[f"{role} encoder"] = digest_of([os.path.abspath(source), found[f"{role} encoder"]])
     fields = (preset["config"] if prepared.start is None else {}) | prepared.config
     if prepared.task_settings:
         fields |= {"tasks": prepared.task_settings}
@@ -33,11 +37,9 @@ def identity_of(prepared, keys: dict[str, list[str]]) -> dict[str, str]:
 
 def digests_of_sources(preset: dict, arrays: FeatureArrays) -> dict[str, str]:
     """What a reader calls it -> a digest of what features come from: encoders, classifiers of task features, arrays."""
-    found = {}
-    for role in ENCODER_NAMES:
-        if source := preset["encoders"].get(role):
-            place = os.path.abspath(source) if os.path.exists(source) else source  # digested: it names a machine
-            found[f"{role} encoder"] = digest_of([place, digest_of_source(source, preset["revisions"].get(role))])
+    encoders = {role: source for role in ENCODER_NAMES if (source := preset["encoders"].get(role))}
+    revisions = preset["revisions"]
+    found = {f"{role} encoder": digest_of_source(source, revisions.get(role)) for role, source in encoders.items()}
     for name, entry in preset["task_features"].items():
         of_source = digest_of_source(str(entry.get("source")), entry.get("revision"))
         found[f"task feature {name}"] = digest_of([of_source, entry.get("output")])
@@ -46,8 +48,13 @@ def digests_of_sources(preset: dict, arrays: FeatureArrays) -> dict[str, str]:
 
 def check_identity(where: Path, before: dict[str, str] | None, now: dict[str, str]) -> None:
     """Raise ValueError where what is gone on with was made of something else; None, of an older version, may be anything."""
-    for name in sorted(now.keys() | (before or now).keys()):
-        if before is not None and before.get(name) != now.get(name):
+    if before is None:
+        return
+    names = now.keys() | before.keys()
+    if before.get(FORM) != now[FORM]:  # digests of encoders by another version
+        names = {name for name in now.keys() & before.keys() if not name.endswith("encoder")}
+    for name in sorted(names):
+        if before.get(name) != now.get(name):
             raise ValueError(f"cannot resume {where}: `{name}` is not what it was")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..data.json_files import read_json
 
+NO_ARCHITECTURE = {"tasks", "task_loss_weighting", "label_smoothing"}  # of `config`: how it is learned
 PARTS = ("description", "encoders", "revisions", "task_features", "config", "processor", "training", "data")
 
 
@@ -38,10 +39,15 @@ def with_encoders(preset: dict, encoders: dict[str, str | None], revision: str |
 
 def with_architecture(preset: dict) -> dict:
     """The preset; where it says no architecture, with that of `modern` and how it is trained."""
-    if preset["config"]:
+    if says_architecture(preset):
         return preset
     modern = load_preset("modern")
     return preset | {part: modern[part] | preset[part] for part in ("config", "training")}
+
+
+def says_architecture(preset: dict) -> bool:
+    """Whether it has fields of `MMOrientConfig` other than those of learning."""
+    return bool(preset["config"].keys() - NO_ARCHITECTURE)
 
 
 def is_from_scratch(preset: dict) -> bool:

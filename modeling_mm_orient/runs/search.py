@@ -83,7 +83,9 @@ def searched(prepared: Prepared, trials: int, feature_cache: str | None, resume:
         )
     except (SQLAlchemyError, optuna.exceptions.OptunaError) as error:
         what = str(error).partition("\n")[0]
-        raise ValueError(f"{base}: no database of a search ({what}); remove it to begin anew") from None
+        if "not a database" in what or "malformed" in what or "no such" in what:
+            raise ValueError(f"{base}: no database of a search ({what}); remove it to begin anew") from None
+        raise ValueError(f"{base}: the search's database cannot be used ({what})") from None
     metric = _arguments(prepared, 1).metric_for_best_model
     about = {"metric": metric, "data": asdict(prepared.description), "training": asdict(prepared.settings)}
     kinds = {"data": DataDescription, "training": TrainingSettings}

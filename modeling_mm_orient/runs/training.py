@@ -194,7 +194,7 @@ def prepare(
     posts, tasks, left_out = read_posts(description, skip_bad_posts, reads_pictures(roles))
     if start is not None:
         description, posts = replace(description, tasks=None), without_learned(start, posts)
-    told = settings_of_tasks(preset if start is None else preset | {"config": {}}, config, tasks)
+    told = settings_of_tasks(preset, config, tasks, start)
     config = {name: value for name, value in config.items() if name != "tasks"}
     config = {"task_feature_dim": 0} | arrays.config_fields(has_joint="joint" in roles) | config
     return prepare_posts(

@@ -28,6 +28,7 @@ from ..cpu_memory import reuse_memory
 from ..identity import digests_of_sources
 from ..scoring import metrics_of_logits
 from ..settings import TrainingSettings
+from ..task_settings import settings_of_tasks
 from ..training import check_rules
 from .cell_files import (
     NOISE,
@@ -86,6 +87,8 @@ def benchmark(
     data = read_benchmark_data(description, preset, training, feature_cache, skip_bad_posts)
     check_rules(training, data.tasks)
     for method in methods:
+        if method.fields:
+            settings_of_tasks(data.preset, method.config, data.tasks)
         if method.base == RIVAL:
             choices_of(data.tasks, method.model)
     first_splits(data.keys)  # it logs those of several

@@ -152,8 +152,9 @@ def check_fields(methods: list[Method], config: dict) -> None:
             if name not in MMOrientConfig.__annotations__:
                 raise ValueError(f"--methods {method.name}: {_no_such('field', name, MMOrientConfig.__annotations__)}")
         if method.fields:
-            try:
-                MMOrientConfig(**(config if method.base == MM_ORIENT else {}) | method.config)
+            fields = (config if method.base == MM_ORIENT else {}) | method.config
+            try:  # tasks are checked beside the data's
+                MMOrientConfig(**{name: value for name, value in fields.items() if name != "tasks"})
             except (ValueError, TypeError) as error:
                 raise ValueError(f"--methods {method.name}: {error}") from None
 
