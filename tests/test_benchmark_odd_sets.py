@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from modeling_mm_orient.cli import main
+from modeling_mm_orient.data.json_files import read_json, write_json
 from modeling_mm_orient.data.labels import RESERVED_TASK_NAMES
 from modeling_mm_orient.data.splits import first_splits
 from modeling_mm_orient.runs.benchmark.baselines import Standardised
+from modeling_mm_orient.runs.benchmark.cell_files import read_cell, write_cell
 from modeling_mm_orient.runs.benchmark.cross_fitting import BASELINES, cross_fitted
 from modeling_mm_orient.runs.benchmark.features import PostArrays
 from modeling_mm_orient.runs.benchmark.statistics import AVERAGE, AVERAGE_AUROC
@@ -192,3 +194,19 @@ def test_a_variant_of_how_a_task_is_learned(folder, capsys):
     assert run(folder, "--name", "focal", methods=(variant.replace("mean", "none"),)) == 1
     assert "'none' is no task of the data" in capsys.readouterr().err
     assert run(folder, "--name", "focal", methods=(variant,)) == 0
+
+
+def test_cells_of_other_posts_under_one_name_are_not_compared(folder, tmp_path, capsys):
+    assert run(folder, "--name", "one", methods=("majority",)) == 0
+    assert run(folder, "--name", "two", "--split-column", "none", "--split-seed", 5, methods=("tfidf",)) == 0
+    bench = tmp_path / "bench"
+    for name, method in (("one", "majority"), ("two", "tfidf")):
+        cell = folder / "bench" / "cells" / name / method / "0.npz"
+        made = read_cell(cell)
+        made.set = "both"
+        write_cell(bench / "cells" / "both" / method / "0.npz", made)
+    command = ["benchmark", "--output", str(bench), "--no-plots"]
+    assert main(command) == 1 and "cells of 'both', and no sets/both.json" in capsys.readouterr().err
+    write_json(bench / "sets" / "both.json", read_json(folder / "bench" / "sets" / "one.json"))
+    assert main(command) == 1
+    assert "judge other posts or labels: majority with seed 0 and tfidf with seed 0" in capsys.readouterr().err

@@ -213,3 +213,22 @@ def test_columns_are_taken_for_what_they_are(tmp_path):
 def test_the_trainers_settings_are_settings(tmp_path):
     made = MMOrientClassifier(tmp_path / "run", num_train_epochs=2, max_grad_norm=0.5)
     assert made._settings.epochs == 2 and made._settings.trainer == {"max_grad_norm": 0.5}
+
+
+def test_a_post_of_the_pipelines_form_is_read_as_it_stands(tmp_path):
+    made = classifier().fit(frame().assign(text="some", title="a title"), "mood", text=["title", "text"], image=None)
+    joined = {"text": "title: a title\ntext: some"}
+    row = made.predict_proba([{"title": "a title", "text": "some"}])
+    assert made.predict_proba(joined).equals(row) and made.predict_proba([joined]).equals(row)
+    assert not made.predict_proba({"text": "some"}).equals(row)
+
+
+def test_later_pictures_are_looked_for_where_the_first_were(tmp_path, monkeypatch):
+    for i in range(24):
+        Image.new("RGB", (9, 9), COLOURS[i % 2]).save(tmp_path / f"{i}.png")
+    table = frame(photo=[f"{i}.png" for i in range(24)])
+    made = classifier().fit(table, "mood", text="caption", image="photo", root=tmp_path)
+    assert made.predict(table).equals(made.predict(table, root=tmp_path))
+    (tmp_path / "more").mkdir()
+    with pytest.raises(DataProblems, match="does not exist"):
+        made.predict(table, root=tmp_path / "more")

@@ -145,3 +145,31 @@ def test_it_needs_a_checkpoint(before, tmp_path, capsys):
     assert "no such folder" in capsys.readouterr().err
     assert go_on((before[0], tmp_path), tmp_path / "next") == 1
     assert "no finished run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scope", ["memory", "batch"])
+def test_what_an_export_learned_from_is_not_judged_by(tmp_path, caplog, scope):
+    folder, run = write_folder(tmp_path / "posts", ROWS), tmp_path / "run"
+    fields = ("--set", f"relation_scope={scope}", "memory_top_k=3")
+    assert train_on(folder, run, "--labels", "mood", "--epochs", 1, *fields) == 0
+    assert main(["export", str(run), "--output", str(tmp_path / "hub")]) == 0
+    rows = [row | {"split": "test" if i < 3 else row["split"]} for i, row in enumerate(ROWS)]
+    write_folder(tmp_path / "others", rows)
+    before = (tmp_path / "others", tmp_path / "hub")
+    assert go_on(before, tmp_path / "next", "--labels", "mood", "spam") == 0
+    found = read_json(tmp_path / "next" / "metrics.json")["test"]["mood"]["posts"]
+    if scope == "batch":
+        assert "hub has learned from is not known" in caplog.text and found == 7
+        return
+    assert "3 posts of test left out" in caplog.text and found == 4
+    assert list(read_json(tmp_path / "next" / "splits.json").values()).count("train") == 12
+
+
+def test_a_regression_of_an_export_stays_one_on_whole_numbers(tmp_path):
+    folder, run = write_folder(tmp_path / "posts", ROWS), tmp_path / "run"
+    assert train_on(folder, run, "--labels", "mood", "--regression", "likes", "--epochs", 1) == 0
+    assert main(["export", str(run), "--output", str(tmp_path / "hub")]) == 0
+    for place, options in (("one", ()), ("two", ("--labels", "spam", "likes"))):
+        assert go_on((folder, tmp_path / "hub"), tmp_path / place, *options) == 0
+        kinds = {task["name"]: task["kind"] for task in read_json(tmp_path / place / "config.json")["tasks"]}
+        assert kinds["likes"] == "regression"

@@ -14,7 +14,7 @@ from modeling_mm_orient.runs.settings import TrainingSettings
 from modeling_mm_orient.runs.trainer import CrossFittedTrainer, MMOrientTrainer, MMOrientTrainingArguments
 from modeling_mm_orient.runs.trainer_options import DECIDED, help_text, trainer_settings
 
-from .helpers import TASKS, feature_batch, label_batch, tiny_model, write_folder
+from .helpers import ROWS, TASKS, feature_batch, label_batch, tiny_model, write_folder
 
 COMMAND = ["--labels", "mood", "--split-column", "split", "--epochs", "1", "--batch-size", "4"]
 
@@ -57,6 +57,9 @@ def test_what_is_ours_to_decide_is_refused_with_the_reason(name):
     [
         (["--reprot-to", "tensorboard"], "did you mean --report-to?"),
         (["--epoch-s", "3"], "did you mean --epochs?"),
+        (["--weight-decay", "inf"], "`weight_decay` must be a number and not negative, got inf"),
+        (["--learning-rate", "nan"], "`learning_rate` must be a number"),
+        (["--max-grad-norm", "nan"], "`max_grad_norm` must be a number"),
         (["--max-grad-norm", "much"], "invalid float value: 'much'"),
         (["--report-to", "nobody"], "--report-to nobody: there is no such reporter"),
         (["--lr-scheduler-type", "zigzag"], "invalid choice: 'zigzag'"),
@@ -194,3 +197,20 @@ def test_learned_weights_of_tasks_are_no_part_of_what_an_epoch_is_kept_by(member
             torch.nn.init.constant_(heads.log_variances, value)
         losses.append(trainer.prediction_step(model.eval(), batch, False)[0])
     torch.testing.assert_close(*losses)
+
+
+def test_a_last_batch_that_is_dropped_is_one_of_training(tmp_path, capsys):
+    folder = write_folder(tmp_path / "posts")
+    options = ("--batch-size", 4, "--dataloader-drop-last", "true")
+    assert train(folder, tmp_path / "run", *map(str, options)) == 0
+    sizes = read_json(tmp_path / "run" / "run.json")["splits"]
+    assert read_json(tmp_path / "run" / "metrics.json")["validation"]["mood"]["posts"] == sizes["validation"] < 4
+    assert train(folder, tmp_path / "none", "--batch-size", "64", "--dataloader-drop-last", "true") == 1
+    assert "training posts are fewer than a batch of 64" in capsys.readouterr().err
+
+
+def test_a_run_of_values_alone_tells_its_error(tmp_path, capsys):
+    folder = write_folder(tmp_path / "posts", [row | {"mood": str(i / 4)} for i, row in enumerate(ROWS)])
+    assert train(folder, tmp_path / "run") == 0
+    said = capsys.readouterr()
+    assert "mean squared error " in said.out + said.err and "mean macro-F1 -" not in said.out + said.err

@@ -158,7 +158,7 @@ def _fits(name: str, task: dict, description: DataDescription, posts: list[dict]
     if columns := description.label_groups.get(name):
         return kind_of(task) is MULTI_LABEL and set(columns) == set(task["labels"])
     if (name in (description.regression_columns or ())) != (kind_of(task) is REGRESSION):
-        return kind_of(task) is REGRESSION and _kind(_known_cells(name, posts)) == REGRESSION.name
+        return kind_of(task) is REGRESSION and all(_is_number(v, NUMBER) for v in _known_cells(name, posts))
     if kind_of(task) is REGRESSION:
         return True
     copies = [{"where": post["where"], label_column(name): post[label_column(name)]} for post in posts]

@@ -85,6 +85,7 @@ class MMOrientClassifier:
         self._settings = TrainingSettings(**self._preset["training"] | ours | theirs)
         self._config, self._feature_cache, self._loaded = config or {}, feature_cache, None
         self._learned: tuple | None = None  # posts of Python's and their root, for which no folder stands
+        self._root = None  # of the pictures that were learned from
 
     def fit(
         self,
@@ -107,7 +108,7 @@ class MMOrientClassifier:
             regression: columns that are numbers. numeric: columns of numbers that say something of a post.
             text: column of the texts, or several, joined under their names (default: found as on the command line).
             image: column of the pictures (default: likewise).
-            root: folder of a frame's pictures (default: the working directory).
+            root: folder of a frame's pictures (default: the working directory); of those that are predicted later too.
             overwrite: replace a run that is in the folder.
             description: further fields of `DataDescription` (`split_column`, `id_column`, `allow_outside`, ...). Without
                 splits in the data they are drawn, by content.
@@ -134,6 +135,7 @@ class MMOrientClassifier:
             )
         self._loaded = None
         self._learned = None if isinstance(data, (str, os.PathLike)) else (data, root)
+        self._root = root
         return self
 
     def predict(self, data, *, root=None, batch_size: int | None = None, **description) -> pandas.DataFrame:
@@ -253,6 +255,7 @@ class MMOrientClassifier:
     def _described(self, data, root, description: dict) -> Iterator[tuple[DataDescription, int]]:
         if unknown := description.keys() - {entry.name for entry in fields(DataDescription)} - {"text", "image"}:
             raise TypeError(f"{min(unknown)!r} is no argument here, and no field of `DataDescription`")
+        form = _are_posts(data)
         run, data = read_run(str(self.folder)), self._in_columns(data)
         size = run.get("training", {}).get("batch_size", 32)
         changes = _columns(description.pop("text", None), description.pop("image", None)) | description
@@ -261,10 +264,11 @@ class MMOrientClassifier:
         if isinstance(data, (list, tuple)):
             there = {name for row in data if isinstance(row, Mapping) for name in row}
         for name, usual in (("text_column", "text"), ("image_column", "image")):
-            if name not in changes and usual in there and not {*_listed(before.get(name) or usual)} & there:
+            if name not in changes and usual in there and (form or not {*_listed(before.get(name) or usual)} & there):
                 changes[name] = usual  # a post by itself is a dict of these
+                changes |= {"join_texts": False} if name == "text_column" else {}
         pictures = changes.get("image_column") or before.get("image_column") or IMAGE_NAMES
-        with write_posts(data, pictures, root) as place:
+        with write_posts(data, pictures, self._root if root is None else root) as place:
             yield describe_data(run, **changes | place), size
 
     def _in_columns(self, data):
@@ -289,6 +293,12 @@ class MMOrientClassifier:
         index = data.index if isinstance(data, pandas.DataFrame) else posts["id"]
         tasks = model.config.tasks
         return tasks, list(index), prediction_lines(posts["id"], verdicts.logits, tasks)
+
+
+def _are_posts(data) -> bool:
+    """Whether it is a post, or a list of posts, in the pipeline's form, with the text as it is read."""
+    rows = data if isinstance(data, (list, tuple)) else [data]
+    return bool(rows) and all(isinstance(row, Mapping) and {*row} <= {*POST_KEYS} for row in rows)
 
 
 def _with_numbers(post: Mapping, place: int, columns: list[dict]) -> dict:

@@ -2,7 +2,7 @@
 """Going on from a checkpoint: its encoders, processor, architecture and the heads of tasks that stay."""
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import datasets
@@ -10,7 +10,9 @@ import datasets
 from ..configuration_mm_orient import MMOrientConfig
 from ..data.description import DataDescription
 from ..data.splits import assign_known_splits
+from ..memory_file import LARGE_MEMORY, MEMORY_FILE, read_memory
 from ..modeling_mm_orient import MMOrientForMultiTaskClassification
+from ..pictures import key_number, post_key
 from ..processing_mm_orient import MMOrientProcessor
 from ..tasks import FITTED
 from .decisions import aims_of
@@ -28,7 +30,7 @@ DESCRIBED = ("name", "kind", "labels")
 @dataclass
 class Start:
     """A checkpoint to go on from: `source` as it was named, its folder, `run.json` (empty for one from elsewhere),
-    configuration and processor."""
+    configuration and processor; `learned`, the keys of posts that it has learned from -> "train", as far as is known."""
 
     source: str
     folder: str
@@ -36,6 +38,7 @@ class Start:
     config: MMOrientConfig
     processor: MMOrientProcessor
     freeze_body: bool = False
+    learned: dict[str, str] = field(default_factory=dict)
 
     @property
     def roles(self) -> set[str]:
@@ -56,7 +59,8 @@ def open_start(source: str, freeze_body: bool = False) -> Start:
     folder = folder_or_download(name, revision or None)
     run = read_run(folder)
     config, processor = MMOrientConfig.from_pretrained(folder), MMOrientProcessor.from_pretrained(folder)
-    return Start(source, folder, run, config, processor, freeze_body)
+    learned = {key: split for key, split in read_splits(folder).items() if split == "train"}
+    return Start(source, folder, run, config, processor, freeze_body, learned)
 
 
 def check_conflicts(start: Start, config: dict, said: dict) -> None:
@@ -114,15 +118,22 @@ def _is_for(rule: str, tasks: list[dict]) -> bool:
 
 
 def without_learned(start: Start, posts: datasets.DatasetDict) -> datasets.DatasetDict:
-    """Validation and test without posts that the checkpoint has learned from; how many those are is logged.
+    """Validation and test without posts that the checkpoint has learned from, which are `start.learned` afterwards; how many
+    those are is logged. Of one without `splits.json`, as on the Hub, they are those of its relation memory.
 
     Raises:
         ValueError: nothing is left of validation.
     """
-    learned = {key: split for key, split in read_splits(start.folder).items() if split == "train"}
+    remembered = set() if start.learned else _keys_in_memory(start.folder)
+    if not start.learned and not remembered:
+        logger.warning(
+            "what %s has learned from is not known: posts of validation and test may be among it", start.source
+        )
     kept = {}
     for split, rows in posts.items():
-        known = [] if split == "train" else assign_known_splits(rows, learned).get("train", [])
+        keys = [post_key(post) for post in rows] if remembered else []
+        start.learned.update({key: "train" for key in keys if key_number(key) in remembered})
+        known = [] if split == "train" else assign_known_splits(rows, start.learned).get("train", [])
         if known:
             logger.warning("%d posts of %s left out: %s has learned from them", len(known), split, start.source)
             rows = rows.select(sorted(set(range(len(rows))) - set(known)))
@@ -131,6 +142,14 @@ def without_learned(start: Start, posts: datasets.DatasetDict) -> datasets.Datas
         elif split == "validation":
             raise ValueError(f"no validation post is left that {start.source} has not learned from")
     return datasets.DatasetDict(kept)
+
+
+def _keys_in_memory(folder: str) -> set[int]:
+    """The `key_number`s of the posts in a checkpoint's relation memory."""
+    for place in (Path(folder), Path(folder) / LARGE_MEMORY):
+        if (place / MEMORY_FILE).is_file():
+            return set(read_memory(place)[0]["keys"].tolist()) - {0}
+    return set()
 
 
 def model_of(start: Start, tasks: list[dict], config: dict) -> MMOrientForMultiTaskClassification:

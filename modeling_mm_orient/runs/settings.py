@@ -1,6 +1,7 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """How to train; imports nothing heavy, the command line is made from it."""
 
+import math
 from dataclasses import dataclass
 
 from ..data.fields import described
@@ -53,11 +54,14 @@ class TrainingSettings:
         if not isinstance(self.keep_epoch_by, str):
             raise ValueError(f"`keep_epoch_by` must be the name of a metric, got {self.keep_epoch_by!r}")
         for name in ("epochs", "batch_size", "accumulation"):
-            if getattr(self, name) < 1:
+            if not 1 <= getattr(self, name) < math.inf:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
         for name in ("patience", "learning_rate", "encoder_learning_rate", "weight_decay", "warmup", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"`{name}` must be a number and not negative, got {getattr(self, name)}")
+        for name, value in self.trainer.items():
+            if isinstance(value, float) and math.isnan(value):
+                raise ValueError(f"`{name}` must be a number, got {value}")
         if self.threshold_quantile is not None and not 0 < self.threshold_quantile < 1:
             raise ValueError(f"`threshold_quantile` must be between 0 and 1, got {self.threshold_quantile}")
         if self.class_weights not in (None, "balanced"):

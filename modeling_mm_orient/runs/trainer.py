@@ -1,6 +1,7 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """A Trainer that logs every task's loss, learns encoders at a rate of their own and reads stored features ahead."""
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -39,7 +40,21 @@ class MMOrientTrainer(Trainer):
         return self._reading_ahead(super().get_train_dataloader())
 
     def get_eval_dataloader(self, *args, **kwargs):
-        return self._reading_ahead(super().get_eval_dataloader(*args, **kwargs))
+        with self._dropping_no_post():
+            return self._reading_ahead(super().get_eval_dataloader(*args, **kwargs))
+
+    def get_test_dataloader(self, *args, **kwargs):
+        with self._dropping_no_post():
+            return super().get_test_dataloader(*args, **kwargs)
+
+    @contextmanager
+    def _dropping_no_post(self):
+        """`dataloader_drop_last` is of training: every post is judged."""
+        said, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            yield
+        finally:
+            self.args.dataloader_drop_last = said
 
     def _reading_ahead(self, loader):
         base = getattr(loader, "base_dataloader", None)  # see `private_apis`
@@ -134,10 +149,11 @@ class EpochLines(ProgressCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and "eval_loss" in logs and not args.disable_tqdm:
             train_loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), float("nan"))
-            tqdm.write(
-                f"epoch {logs['epoch']:.0f}  training loss {train_loss:.4f}  validation loss {logs['eval_loss']:.4f}"
-                f"  mean macro-F1 {logs['eval_mean_macro_f1']:.4f}"
-            )
+            mean = logs["eval_mean_macro_f1"]
+            of_classes = any(name.endswith("_macro_f1") for name in logs if name != "eval_mean_macro_f1")
+            judged = f"mean macro-F1 {mean:.4f}" if of_classes else f"mean squared error {-mean:.4f}"
+            losses = f"training loss {train_loss:.4f}  validation loss {logs['eval_loss']:.4f}"
+            tqdm.write(f"epoch {logs['epoch']:.0f}  {losses}  {judged}")
 
 
 class EpochOfPosts(TrainerCallback):

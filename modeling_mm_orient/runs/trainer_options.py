@@ -23,6 +23,7 @@ EPOCHS = "every epoch ends with a validation and a checkpoint, of which the best
 FOLDER = "a finished run is in the folder of --output, and is pushed from there"
 VERBS = "the verbs train, evaluate and predict say what is done"
 METRICS = "the metrics need all that the model says of whole posts"
+LENGTHS = "posts have no length to be grouped by: they come in random order"
 DECIDED = {
     "output_dir": "the run's folder is --output",
     "resume_from_checkpoint": "--resume goes on with the run in --output",
@@ -36,6 +37,8 @@ DECIDED = {
     "restore_callback_states_from_checkpoint": "patience is counted on where it was",
     "save_only_model": "--resume needs all of a checkpoint",
     "load_best_model_at_end": EPOCHS,
+    "eval_delay": EPOCHS,
+    **dict.fromkeys(("group_by_length", "length_column_name", "train_sampling_strategy"), LENGTHS),
     **dict.fromkeys(("eval_strategy", "eval_steps", "save_strategy", "save_steps", "save_total_limit"), EPOCHS),
     **dict.fromkeys(("prediction_loss_only", "batch_eval_metrics", "include_for_metrics"), METRICS),
     **dict.fromkeys(("eval_do_concat_batches", "eval_use_gather_object"), METRICS),

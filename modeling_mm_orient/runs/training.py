@@ -59,7 +59,6 @@ from .run_folder import (
     REPORT_FILE,
     RUN_FILE,
     SPLITS_FILE,
-    read_splits,
 )
 from .scoring import epoch_metrics, judged_split, kept_by, metrics_of_logits, task_metrics_function
 from .settings import TrainingSettings
@@ -214,6 +213,9 @@ def prepare_posts(prepared: Prepared) -> Prepared:
     for split in ("train", "validation"):
         if split not in posts:
             raise ValueError(f"the data has no {split} split")
+    if settings.trainer.get("dataloader_drop_last") and len(posts["train"]) < settings.batch_size:
+        few = f"{len(posts['train'])} training posts are fewer than a batch of {settings.batch_size}"
+        raise ValueError(f"`dataloader_drop_last`: {few}, and nothing would be learned from")
     originals = len(posts["train"])
     if description.paraphrases is not None:
         posts = add_paraphrases(posts, description.paraphrases, description.text_cleaning)
@@ -305,11 +307,10 @@ def _begin(prepared: Prepared, run: dict, cross_fitted: bool, resume: bool, over
         _check_same_run(output, run)
     state.wait_for_everyone()  # none reads what the first is about to write
     if state.is_main_process:
-        learned = {} if prepared.start is None else read_splits(prepared.start.folder)  # it may be replaced
+        learned = {} if prepared.start is None else prepared.start.learned
         if overwrite and not resume:
             remove_run(output, BEFORE_A_RUN)
         write_json(output / RUN_FILE, run)
-        learned = {key: split for key, split in learned.items() if split == "train"}
         drawn = first_splits(keys)
         if cross_fitted:
             drawn = {key: "train" if split == "validation" else split for key, split in drawn.items()}

@@ -108,6 +108,23 @@ def read_cells(bench: Path) -> list[Cell]:
     return sorted(found, key=lambda cell: (cell.set, cell.method, cell.seed))
 
 
+def check_cells(bench: Path, cells: list[Cell], sets: dict[str, dict]) -> None:
+    """Raise ValueError unless all cells of a set judge the same posts by the same labels, and the set is known."""
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        if cell.set not in sets:
+            raise ValueError(f"{bench}: there are cells of {cell.set!r}, and no sets/{cell.set}.json")
+        other = first.setdefault(cell.set, cell)
+        same = cell.keys == other.keys and cell.labels.keys() == other.labels.keys()
+        if not same or any(not _equal(cell.labels[task], other.labels[task]) for task in cell.labels):
+            both = " and ".join(f"{c.method} with seed {c.seed}" for c in (other, cell))
+            raise ValueError(f"{bench}: cells of the set {cell.set!r} judge other posts or labels: {both}")
+
+
+def _equal(labels: np.ndarray, others: np.ndarray) -> bool:
+    return labels.shape == others.shape and np.array_equal(labels, others, equal_nan=labels.dtype.kind == "f")
+
+
 def read_sets(bench: Path) -> dict[str, dict]:
     """Set name -> what is known of it, in the order of names. Raises ValueError, with its path, where a file is none."""
     return {path.stem: _read_set(path) for path in sorted((bench / "sets").glob("*.json"))}

@@ -10,7 +10,7 @@ import pyarrow.parquet
 
 from ...partial_files import whole_file
 from ..markdown import plain, table
-from .cell_files import read_cells, read_noise, read_sets
+from .cell_files import check_cells, read_cells, read_noise, read_sets
 from .comparisons import Comparison, Results, compare
 from .cross_fitting import FOLDS, SEARCH_SEED
 from .features import MOST_REGIONS, MOST_TOKENS, REDUCED_WIDTH
@@ -78,6 +78,7 @@ def write_results(bench: Path, bootstrap: int, plots: bool) -> str:
     cells, sets = read_cells(bench), read_sets(bench)
     if not cells:
         raise ValueError(f"{bench} holds no finished cell of a benchmark")
+    check_cells(bench, cells, sets)
     results = Results(cells, {name: said["methods"] for name, said in sets.items()})
     comparisons = compare(results, bootstrap)
     rows = [row for cell in cells for row in cell.rows]
