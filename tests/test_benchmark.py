@@ -309,6 +309,7 @@ def test_a_second_call_makes_nothing_again_and_one_for_another_set_adds_to_the_t
     assert all((bench.output / name).stat().st_size > 1000 for name in ("macro_f1.png", "differences.png"))
 
 
+@pytest.mark.slow
 def test_workers_make_the_same_cells(bench, caplog):
     caplog.set_level("INFO")
     assert bench.run("--name", "shared", "--workers", 2) == 0
@@ -384,6 +385,7 @@ def test_what_is_wrong_is_said_before_anything_is_made(bench, capsys, tmp_path):
     assert "no finished cell" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_noise_is_measured_for_every_method_and_cells_that_lack_it_are_made_again(bench):
     before = bench.times()
     arguments = ("--name", "memes", "--noise", "--seeds", 0, 1)

@@ -45,6 +45,7 @@ def assert_alike(model, path, inputs: dict) -> None:
         np.testing.assert_allclose(found[name], values.numpy(), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_with_its_memory_inside(tmp_path, capsys):
     run = save_run(tmp_path / "run")
     make_processor(max_tokens=16).save_pretrained(run)

@@ -165,6 +165,7 @@ def test_what_an_adapter_is_saved_with():
     assert modules_to_save(towers()) == ["learner", "region_hima", "relations", "task_heads", "word_hima"]
 
 
+@pytest.mark.slow
 def test_a_model_with_a_memory_is_exported_once_for_every_batch_size():
     fields = {"relation_scope": "memory", "neighbour_labels": True, "edge_weights": "softmax", "relation_gate": True}
     for lookup in ("top_k", "threshold", "both"):
@@ -272,6 +273,7 @@ pipe.save_pretrained(sys.argv[2])
 """
 
 
+@pytest.mark.slow
 def test_saved_again_from_remote_code(tmp_path):
     small_pipeline().save_pretrained(tmp_path / "one")
     ended = subprocess.run(

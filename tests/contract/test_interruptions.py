@@ -197,6 +197,7 @@ sys.exit(main(["memory", "remove", sys.argv[1], "--ids", sys.argv[2]]))
 """
 
 
+@pytest.mark.slow
 def test_two_at_once_each_do_what_they_say(run):
     processes = [subprocess.Popen([sys.executable, "-c", REMOVE, str(run), name]) for name in ("p1", "p2", "p5")]
     assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]

@@ -19,6 +19,9 @@ FORMS = {
 }
 
 
+CASES = [("paper", 5), *((form, 7) for form in FORMS)]
+
+
 def half(rank: int, first: int) -> slice:
     return slice(0, first) if rank == 0 else slice(first, 10)
 
@@ -30,10 +33,16 @@ def make_model(fields: dict):
     return model
 
 
-def work(rank: int, port: int, first: int, fields: dict, folder: str) -> None:
+def work(rank: int, port: int, folder: str) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2)
+    for form, first in CASES:
+        torch.save(results_of(rank, first, FORMS[form]), f"{folder}/{form}.{first}.{rank}.pt")
+    leave()
+
+
+def results_of(rank: int, first: int, fields: dict) -> dict:
     model = DistributedDataParallel(make_model(fields), find_unused_parameters=True)
     rows = half(rank, first)
     inputs = {name: value[rows] for name, value in feature_batch(10).items()}
@@ -51,14 +60,20 @@ def work(rank: int, port: int, first: int, fields: dict, folder: str) -> None:
     }
     if rank == 0:  # alone: in eval() a process never waits for the other
         result["alone"] = {name: value.detach() for name, value in module.eval()(**inputs).logits.items()}
-    torch.save(result, f"{folder}/{rank}.pt")
-    leave()
+    return result
 
 
-@pytest.mark.parametrize("form, first", [("paper", 5), *((form, 7) for form in FORMS)])
-def test_two_processes_equal_one(tmp_path, form, first):
-    multiprocessing.spawn(work, (free_port(), first, FORMS[form], str(tmp_path)), nprocs=2)
-    results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """The folder of what two processes came to, in every form."""
+    folder = tmp_path_factory.mktemp("ran")
+    multiprocessing.spawn(work, (free_port(), str(folder)), nprocs=2)
+    return folder
+
+
+@pytest.mark.parametrize("form, first", CASES)
+def test_two_processes_equal_one(ran, form, first):
+    results = [torch.load(ran / f"{form}.{first}.{rank}.pt") for rank in range(2)]
 
     model = make_model(FORMS[form])
     outputs = model(**feature_batch(10), labels=label_batch(10), output_relations=True)

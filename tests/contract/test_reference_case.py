@@ -35,6 +35,7 @@ def test_missing_and_misfitting_weights_are_refused():
         convert_reference_weights(case | {"classifier.1.bias": np.zeros(3, np.float32)})
 
 
+@pytest.mark.slow
 def test_the_script_says_so_and_fails_on_a_deviation(tmp_path):
     good = subprocess.run(
         [sys.executable, SCRIPT, case_path(), "--save", tmp_path / "saved"], capture_output=True, text=True
