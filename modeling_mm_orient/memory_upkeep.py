@@ -88,7 +88,10 @@ def check_fit(
     if fingerprints and not memory.fingerprints:
         raise ValueError("the relation memory does not say by which encoders it was made: build it anew")
     if differ(memory.fingerprints, fingerprints):
-        raise ValueError("the relation memory was made by other encoders than the model's: build it anew")
+        raise ValueError(
+            "the relation memory was made by other encoders than the model's: build it anew (a model loads without it with "
+            "`load_relation_memory=False`)"
+        )
 
 
 def differ(fingerprints: list[str], others: list[str]) -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import ModelOutput, can_return_tuple, logging
 
 from .configuration_mm_orient import MMOrientConfig
 from .cpu_speed import quantise_linear_layers, use_cpu_linear, use_plain_linear
@@ -49,6 +49,8 @@ from .relation_layers import ReferencePosts, RelationLayer, neighbour_votes
 from .relation_memory import RelationMemory
 from .task_heads import TRUST_STEP, TaskHeads, head_of, with_rules
 from .tasks import are_tasks, kind_of
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -236,6 +238,12 @@ class MMOrientPreTrainedModel(PreTrainedModel):
             raise ValueError(
                 f"a relation memory of {memory.num_bytes / 2**20:.0f} MiB is too large for a checkpoint: save it with "
                 "`model.relation_memory.save(folder)` and set `model.config.relation_memory` to the folder or its Hub id"
+            )
+        if memory is not None and differ(memory.fingerprints, self.base_model.encoder_fingerprints()):
+            logger.warning(
+                "the relation memory was made by other encoders than are saved with it: %s loads with "
+                "`load_relation_memory=False` alone, until `build_relation_memory` makes it anew",
+                save_directory,
             )
         upload = {name: kwargs.pop(name) for name in UPLOAD_OPTIONS if name in kwargs} if push_to_hub else {}
         super().save_pretrained(save_directory, *args, **kwargs)
@@ -662,6 +670,8 @@ class MMOrientForMultiTaskClassification(MMOrientPreTrainedModel):
         Raises:
             ValueError: a description is wrong; nothing is changed then.
         """
+        if not isinstance(tasks, (list, tuple)) or not all(isinstance(task, dict) for task in tasks):
+            raise ValueError(f"`tasks` must be a list of task descriptions, got {tasks!r}")
         before, heads, experts = self.config.tasks, self.member_heads, self.experts
         try:
             self.config.update({"tasks": with_rules(tasks, before)})

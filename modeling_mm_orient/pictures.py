@@ -226,8 +226,12 @@ def _of_array(values: np.ndarray) -> Image.Image:
         if not np.isfinite(values).all():
             raise ValueError("the array has values that are no numbers")
         values = values * 255 if values.max() <= 1 else values
-    elif values.dtype.kind not in "iub":
+    elif values.dtype.kind == "b":
+        values = values * np.uint8(255)
+    elif values.dtype.kind not in "iu":
         raise ValueError(f"an array of a picture must hold numbers, got {values.dtype}")
+    elif values.max() > 255:  # 16 bits, as in a file
+        values = values.astype(np.float64) * (255 / 65535)
     return Image.fromarray(np.clip(np.round(values.astype(np.float32)), 0, 255).astype(np.uint8))
 
 
@@ -306,7 +310,10 @@ def _shown(source) -> str:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype=np.float32)
-        top = 65535.0 if values.max(initial=0) > 255 else 255.0
+        if not np.isfinite(values).all():
+            raise ValueError("it has values that are no numbers")
+        largest = values.max(initial=0)
+        top = 65535.0 if largest > 255 else 1.0 if image.mode == "F" and largest <= 1 else 255.0
         image = Image.fromarray((values.clip(0, top) * (255 / top)).astype(np.uint8))
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         image = image.convert("RGBA")

@@ -8,7 +8,7 @@ from modeling_mm_orient.cli import main
 from modeling_mm_orient.data.json_files import read_json
 from modeling_mm_orient.runs import training
 
-from .helpers import train_on, write_folder
+from .helpers import tiny_model, train_on, write_folder
 
 ROWS = [
     {"image": f"{i}.png", "caption": f"words {i}", "mood": "ab"[i % 2], "spam": ["no", "yes"][i // 2 % 2],
@@ -173,3 +173,12 @@ def test_a_regression_of_an_export_stays_one_on_whole_numbers(tmp_path):
         assert go_on((folder, tmp_path / "hub"), tmp_path / place, *options) == 0
         kinds = {task["name"]: task["kind"] for task in read_json(tmp_path / place / "config.json")["tasks"]}
         assert kinds["likes"] == "regression"
+
+
+def test_what_is_no_task_description_is_told():
+    model = tiny_model()
+    before = model.config.tasks
+    for tasks in ("x", None, ["mood"], 3):
+        with pytest.raises(ValueError, match="must be a list of task descriptions"):
+            model.set_tasks(tasks)
+    assert model.config.tasks == before

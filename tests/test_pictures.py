@@ -80,3 +80,27 @@ def test_pictures_with_a_palette_are_known_by_their_colours():
     clear = Image.new("RGB", (8, 8), "red")
     clear.info["transparency"] = (255, 0, 0)
     assert post_key({"image": clear}) != post_key({"image": Image.new("RGB", (8, 8), "red")})
+
+
+def test_arrays_of_any_depth_show_what_a_file_of_them_shows(tmp_path):
+    grey = np.linspace(0, 1, 600).reshape(20, 30)
+    expected = grey * 255
+    forms = {
+        "uint16": (grey * 65535).astype(np.uint16),
+        "int64": (grey * 65535).astype(np.int64),
+        "uint8": (grey * 255).astype(np.uint8),
+        "float": grey,
+        "three": np.stack([(grey * 65535).astype(np.uint16)] * 3, -1),
+    }
+    for name, values in forms.items():
+        assert np.abs(np.asarray(read_image(values))[..., 0] - expected).max() <= 1.5, name
+    assert {*np.unique(np.asarray(read_image(grey > 0.5)))} == {0, 255}
+    Image.fromarray(grey.astype(np.float32)).save(tmp_path / "unit.tif")
+    Image.fromarray(forms["uint16"]).save(tmp_path / "deep.png")
+    for name in ("unit.tif", "deep.png"):
+        assert np.abs(np.asarray(read_image(tmp_path / name))[..., 0] - expected).max() <= 1.5, name
+    wrong = grey.astype(np.float32)
+    wrong[3, 3] = np.nan
+    Image.fromarray(wrong).save(tmp_path / "nan.tif")
+    with pytest.raises(ValueError, match="values that are no numbers"):
+        read_image(tmp_path / "nan.tif")

@@ -1,9 +1,11 @@
 import csv
+import json
 
 import pyarrow.parquet
 import pytest
 import torch
 
+from modeling_mm_orient.cli import main
 from modeling_mm_orient.runs.predictions import (
     WRITERS,
     harmless,
@@ -11,7 +13,7 @@ from modeling_mm_orient.runs.predictions import (
     prediction_lines,
 )
 
-from .helpers import TASKS
+from .helpers import TASKS, save_run, write_folder
 
 
 @pytest.mark.parametrize(
@@ -82,3 +84,23 @@ def test_a_verdict_that_is_no_number_is_an_error():
     for value in (float("nan"), float("inf")):
         with pytest.raises(ValueError, match="second: no finite number comes out for 'mood'"):
             list(prediction_lines(["first", "second"], {"mood": torch.tensor([[0.0, 1.0], [0.0, value]])}, tasks))
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_a_post_without_an_id_is_called_the_same_in_a_stream(tmp_path, form):
+    run = save_run(tmp_path / "run")
+    ids = [None, 3, "0", None, "posts.jsonl:1"]
+    rows = [{"text": f"text {n}"} | ({} if name is None else {"id": name}) for n, name in enumerate(ids)]
+    if form == "csv":
+        rows = [{"id": ""} | row for row in rows]
+    folder = write_folder(tmp_path / "d", rows, f"posts.{form}", pictures=False)
+    found = {}
+    for way in ((), ("--streaming",)):
+        output = tmp_path / f"{len(way)}.jsonl"
+        assert main(["predict", str(run), "--data", str(folder), "--output", str(output), *way]) == 0
+        found[way] = [json.loads(line)["id"] for line in output.read_text().splitlines()]
+    expected = [f"posts.{form}:{2 if form == 'csv' else 1}", "3", "0", f"posts.{form}:{5 if form == 'csv' else 4}"]
+    if form == "jsonl":  # somebody's own name is the place of another: the whole pass tells them apart
+        assert found["--streaming",] == [*expected, "posts.jsonl:1"]
+        expected[0] += "'"
+    assert found[()] == [*expected, "posts.jsonl:1"]

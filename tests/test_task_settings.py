@@ -65,9 +65,11 @@ def test_weights_of_classes_go_by_name():
             settings_of_tasks(preset, {}, TASKS)
 
 
-@pytest.mark.parametrize("said", [5, ["mood"], [{"focal_gamma": 2}], {"mood": 1}])
+@pytest.mark.parametrize(
+    "said", [5, ["mood"], [{"focal_gamma": 2}], {"mood": 1}, [{"name": "mood", "labels": 5, "class_weights": [1, 2]}]]
+)
 def test_a_preset_of_another_form_is_told(said):
-    with pytest.raises(ValueError, match="must be a list of settings by task"):
+    with pytest.raises(ValueError, match="must be a list of"):
         settings_of_tasks({"config": {"tasks": said}}, {}, TASKS)
 
 
@@ -91,6 +93,15 @@ def test_a_checkpoint_that_is_gone_on_from_keeps_them(tmp_path, capsys):
     mood, tone = read_json(tmp_path / "next" / "config.json")["tasks"]
     assert (mood["loss_weight"], mood["focal_gamma"], mood["class_weights"]) == (3, 2, [1.0, 2])
     assert (tone["loss_weight"], tone["focal_gamma"]) == (5, 0.0)
+    (tmp_path / "p.json").write_text('{"config": {"label_smoothing": 0.2, "task_loss_weighting": "uniform"}}')
+    onward = ("--init-from", tmp_path / "run", "--preset", tmp_path / "p.json")
+    plain = ("--set", 'tasks=[{"name": "mood", "loss_weight": 1}]')
+    assert train_on(more, tmp_path / "third", *options, *onward, *plain) == 0, capsys.readouterr().err
+    config = read_json(tmp_path / "third" / "config.json")
+    assert (config["label_smoothing"], config["task_loss_weighting"]) == (0.2, "uniform")
+    twice = 'tasks=[{"name": "mood", "class_weights": {"a": 2, "a": 3}}]'
+    assert train_on(more, tmp_path / "none", *options, "--preset", "tiny", "--set", twice) == 1
+    assert "'a' stands there twice" in capsys.readouterr().err
 
 
 def test_a_presets_settings_of_other_tasks_are_told(caplog):

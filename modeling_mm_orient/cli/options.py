@@ -14,6 +14,7 @@ from typing import get_args, get_origin, get_type_hints
 
 from ..data.description import NO_SPLITS, DataDescription
 from ..data.fields import checked
+from ..data.json_files import once
 from ..names import CLASSIFIER_OUTPUTS, ENCODER_NAMES
 from ..runs.preset_files import load_preset, preset_names, with_architecture, with_encoders
 from ..runs.settings import TrainingSettings
@@ -299,7 +300,7 @@ def pairs(values: list[str], option: str, form: str) -> dict[str, str]:
 def json_or_text(value: str):
     """A value as JSON, or where it is none the text itself."""
     try:
-        return json.loads(value)
+        return json.loads(value, object_pairs_hook=once)
     except json.JSONDecodeError:
         return value
 

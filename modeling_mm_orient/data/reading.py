@@ -84,7 +84,7 @@ def _checked(
         _make_plain(description, row)
     if splits != "none":
         description = complete_split(description, rows)
-    posts, problems = _posts(description, rows, source.inside)
+    posts, problems = _posts(description, rows, source)
     pictures, texts = (sum(post[name] is not None for post in posts) for name in ("image", "text"))
     logger.info("%d posts: %d with a picture, %d with a text", len(posts), pictures, texts)
     for place, name in enumerate(description.numeric_columns):
@@ -221,17 +221,17 @@ def stream_posts(
         count += row.repair is not None
         if row.repair is not None and len(repaired) < REPAIRS_SHOWN:
             repaired += repairs_of([row])
-        post, problems = read_post(source.description, find_image, index, row)
+        post, problems = read_post(source.description, find_image, index, row, source.has_ids)
         content = {name: post[name] for name in ("id", "image", "more_images", "text", "numbers")}
         yield row.where, content, problems[0].what if problems else None
     _say_repaired(repaired, count)
 
 
-def _posts(description: DataDescription, rows: list[Row], inside: list[str]) -> tuple[list[dict], list[Problem]]:
+def _posts(description: DataDescription, rows: list[Row], source: Source) -> tuple[list[dict], list[Problem]]:
     posts, problems, seen, renamed = [], [], {}, 0
-    find_image = image_finder(Path(description.data), [*description.allow_outside, *inside])
+    find_image = image_finder(Path(description.data), [*description.allow_outside, *source.inside])
     for index, row in enumerate(rows):
-        post, found = read_post(description, find_image, index, row)
+        post, found = read_post(description, find_image, index, row, source.has_ids)
         problems += found
         post["part"] = row.part
         if post["id"] in seen and post["part"] != seen[post["id"]]["part"]:
@@ -239,7 +239,9 @@ def _posts(description: DataDescription, rows: list[Row], inside: list[str]) -> 
         if post["id"] in seen and (post["numbered"] or seen[post["id"]]["numbered"]):
             nameless = post if post["numbered"] else seen.pop(post["id"])
             nameless["id"] = nameless["where"]  # a row's number is nobody's id where another bears it
-            seen.setdefault(nameless["id"], nameless)
+            while nameless["id"] in (*seen, *([] if nameless is post else [post["id"]])):
+                nameless["id"] += "'"
+            seen[nameless["id"]] = nameless
         if post["id"] in seen and seen[post["id"]] is not post:
             what = f"id {shown(post['id'])} is also that of {seen[post['id']]['where']}"
             problems.append(Problem(row.where, "duplicate id", what))
@@ -256,14 +258,16 @@ def _posts(description: DataDescription, rows: list[Row], inside: list[str]) -> 
     return posts, problems
 
 
-def read_post(description: DataDescription, find_image, index: int, row: Row) -> tuple[dict, list[Problem]]:
+def read_post(
+    description: DataDescription, find_image, index: int, row: Row, has_ids: bool = False
+) -> tuple[dict, list[Problem]]:
     """A row as a post without labels, and what is wrong with it.
 
-    Such a post has `id`, whether that is the row's number (`numbered`), `image`, `text`, `where` and `row`.
+    Such a post has `id`, whether that is the row's number or place (`numbered`), `image`, `text`, `where` and `row`.
 
     Args:
         find_image: `picture_files.image_finder` of the data's folder.
-        index: the row's number, the id of a post that has no other.
+        index: the row's number, the id of a post that has no other. has_ids: others have one, and it is its place.
     """
     problems = [] if row.problem is None else [Problem(row.where, "malformed row", row.problem)]
     _make_plain(description, row)
@@ -277,7 +281,8 @@ def read_post(description: DataDescription, find_image, index: int, row: Row) ->
         name = None
     post = {"where": row.where, "row": index, "numbered": name is None, "text": None, "image": None}
     post["more_images"] = []
-    post["id"] = str(index) if name is None else readable(str(name))
+    nameless = row.where if has_ids else str(index)
+    post["id"] = nameless if name is None else readable(str(name))
     try:
         texts = {name: _text_of(value) for name, value in texts.items()}
         if texts and description.join_texts:

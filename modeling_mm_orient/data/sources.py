@@ -38,12 +38,15 @@ class Source:
         description: with the names of the columns that hold pictures and texts.
         declared: column -> `kind` and `labels` of those whose source says what its classes are (`ClassLabel`).
         inside: folders beside the data's own in which its pictures may lie.
+        has_ids: whether a column says what posts are called: one that it does not name has no number then, which may be
+            another's name.
     """
 
     rows: Iterator[Row]
     description: DataDescription
     declared: dict[str, dict] = field(default_factory=dict)
     inside: list[str] = field(default_factory=list)
+    has_ids: bool = False
 
 
 def open_rows(description: DataDescription, streaming: bool = False) -> Source:
@@ -68,15 +71,23 @@ def open_rows(description: DataDescription, streaming: bool = False) -> Source:
         return Source(map(without_halves, _published_rows(path, description)), description)
     tables, description = _find_tables(path, description)
     if tables:
-        return Source(map(without_halves, _rows_of_tables(path, tables, description)), description)
+        rows, name = _rows_of_tables(path, tables, description), _id_column(description)
+        has_ids = any(name in table_columns(table, description.encoding) for table in tables)
+        return Source(map(without_halves, rows), description, has_ids=has_ids)
     if shards := tar_shards(path, description.allow_outside):
-        description = complete_columns(description, shard_columns(shards), description.data)
-        return Source(map(without_halves, shard_rows(path, shards)), description)
+        columns = shard_columns(shards)
+        description = complete_columns(description, columns, description.data)
+        has_ids = _id_column(description) in columns
+        return Source(map(without_halves, shard_rows(path, shards)), description, has_ids=has_ids)
     if description.labels:
         rows, declared, columns = class_folder_rows(path, _first_picture(description))
         return Source(rows, complete_columns(description, columns, description.data), declared)
     names = [str(picture.relative_to(path)) for picture in pictures_below(path, report=True)]
     return Source((Row(readable(name), {_first_picture(description): name}) for name in names), description)
+
+
+def _id_column(description: DataDescription) -> str:
+    return description.id_column or "id"
 
 
 def _first_picture(description: DataDescription) -> str:
@@ -202,7 +213,8 @@ def _of_datasets(splits, description: DataDescription) -> Source:
                 declared[name] = {"kind": kind.name, "labels": list(classes.names)}
     wanted = {*wanted_columns(completed), "id", SPLIT_COLUMN}
     rows = (row for split in splits for row in _rows_of_split(splits[split], split, wanted))
-    return Source(map(without_halves, rows), completed, declared)
+    has_ids = any(_id_column(completed) in splits[split].column_names for split in splits)
+    return Source(map(without_halves, rows), completed, declared, has_ids=has_ids)
 
 
 def _classes_of(feature) -> datasets.ClassLabel | None:

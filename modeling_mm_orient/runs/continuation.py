@@ -23,7 +23,8 @@ from .settings import TrainingSettings
 logger = logging.getLogger(__name__)
 
 OF_PROCESSOR = ("text_cleaning", "remove_overlaid_text", "read_missing_text")
-FREE = ("frozen_encoders", "learner_dropout", "unfamiliar_pictures")  # to be otherwise: they change no weight
+# to be otherwise: they change no weight
+FREE = ("frozen_encoders", "learner_dropout", "unfamiliar_pictures", "task_loss_weighting", "label_smoothing")
 DESCRIBED = ("name", "kind", "labels")
 
 

@@ -7,7 +7,8 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from ..configuration_mm_orient import hub_id
+from ..configuration_mm_orient import MMOrientConfig, hub_id
+from ..data.json_files import read_json
 from ..data.locks import only_one
 from ..memory_file import LARGE_MEMORY, remove_memory
 from ..partial_files import is_running
@@ -30,6 +31,7 @@ from .run_folder import (
 
 LOCK_FILE = ".export.lock"
 MARKER = "config.json"  # without it nothing loads a folder: the last file to come, and the first to go
+MODELING_FILE = "modeling_mm_orient.py"  # which a killed export may have left
 ONNX_FOLDER = "onnx"
 OF_A_RUN = (
     METRICS_FILE,
@@ -57,11 +59,12 @@ def export_run(
         onnx: with a folder `onnx`, see `export_onnx`. online: ask the Hub for the encoders' licences.
 
     Raises:
-        FileNotFoundError: there is no finished run. FileExistsError: `folder` holds another run. ValueError: a verdict of
-            its needs a folder of this machine, or a file of its names one.
+        FileNotFoundError: there is no finished run. FileExistsError: `folder` holds another run, or files of anything else
+            that would be replaced. ValueError: a verdict of its needs a folder of this machine, or a file of its names one.
     """
     if onnx:
         require_onnx()
+    _check_target(Path(folder))
     if (Path(folder) / RUN_FILE).exists() and Path(folder).resolve() != Path(run).resolve():
         raise FileExistsError(f"{folder} holds another run, whose files would be mixed with these; export elsewhere")
     said, facts = read_run(run), facts or CardFacts()
@@ -138,6 +141,18 @@ def save_for_hub(model, processor, folder, model_card: str | None = None, furthe
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return folder
+
+
+def _check_target(folder: Path) -> None:
+    """Refuse to export where something else lies under the names of what is written."""
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise FileExistsError(f"{folder} is no folder; export elsewhere")
+    config = folder / MARKER
+    if config.is_file() and read_json(config).get("model_type") != MMOrientConfig.model_type:
+        raise FileExistsError(f"{config} is of something else, and would be replaced; export elsewhere")
+    begun = config.is_file() or (folder / MODELING_FILE).is_file()
+    if not begun and (folder / CARD_FILE).exists():
+        raise FileExistsError(f"{folder / CARD_FILE} is of something else, and would be replaced; export elsewhere")
 
 
 def travelling_files() -> list[Path]:

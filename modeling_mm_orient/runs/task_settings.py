@@ -50,6 +50,10 @@ def _entries(said) -> list[dict]:
     entries = said if isinstance(said, list) else [None]
     if not all(isinstance(task, dict) and isinstance(task.get("name"), str) for task in entries):
         raise ValueError('`tasks` must be a list of settings by task, say [{"name": "humour", "focal_gamma": 2}]')
+    for task in entries:
+        labels = task.get("labels", [])
+        if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+            raise ValueError(f"`tasks`: the `labels` of {task['name']!r} must be a list of names, got {labels!r}")
     names = [task["name"] for task in entries]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"`tasks` has {twice[0]!r} twice")

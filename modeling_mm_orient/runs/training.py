@@ -194,6 +194,7 @@ def prepare(
     if start is not None:
         description, posts = replace(description, tasks=None), without_learned(start, posts)
     told = settings_of_tasks(preset, config, tasks, start)
+    config = (preset["config"] if start is not None else {}) | config  # how it is learned; the rest is the checkpoint's
     config = {name: value for name, value in config.items() if name != "tasks"}
     config = {"task_feature_dim": 0} | arrays.config_fields(has_joint="joint" in roles) | config
     return prepare_posts(

@@ -164,6 +164,22 @@ def test_a_failed_export_leaves_what_was_there(run, tmp_path, monkeypatch):
     assert not [path for path in run.iterdir() if path.name.startswith(".partial")]
 
 
+@pytest.mark.parametrize("target", ["file", "dangling", "config", "card"])
+def test_an_export_replaces_nothing_of_somebody_elses(run, tmp_path, target, capsys):
+    place = tmp_path / "there"
+    if target == "file":
+        place.write_text("mine")
+    elif target == "dangling":
+        place.symlink_to(tmp_path / "nowhere")
+    else:
+        place.mkdir()
+        (place / {"config": "config.json", "card": "README.md"}[target]).write_text('{"mine": 1}')
+    assert main(["export", str(run), "--output", str(place)]) == 1
+    assert ("is no folder" if target in ("file", "dangling") else "would be replaced") in capsys.readouterr().err
+    if place.is_dir():
+        assert [path.read_text() for path in place.iterdir()] == ['{"mine": 1}']
+
+
 def test_what_a_killed_export_left_is_removed_by_the_next(run, tmp_path):
     model, processor = load_run(str(run))
     (tmp_path / ".exported.partial-999999999").mkdir()

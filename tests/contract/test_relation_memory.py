@@ -384,3 +384,15 @@ def test_a_compiled_model_reads_its_memory():
     model = model_with_memory(neighbour_labels=True)
     expected = logits_of(model, [0, 1, 2])
     torch.testing.assert_close(logits_of(torch.compile(model, backend="eager"), [0, 1, 2]), expected, atol=1e-5, rtol=0)
+
+
+def test_saving_beside_a_memory_of_other_encoders_says_so(towers, tmp_path, caplog):
+    towers.model.build_relation_memory(towers.posts, towers.processor)
+    towers.model.save_pretrained(tmp_path / "sound")
+    assert "made by other encoders" not in caplog.text
+    next(towers.model.mm_orient.encoders["text"].parameters()).data.add_(0.01)
+    towers.model.save_pretrained(tmp_path / "stale")
+    assert "made by other encoders" in caplog.text and "load_relation_memory=False" in caplog.text
+    with pytest.raises(ValueError, match="load_relation_memory=False"):
+        MMOrientForMultiTaskClassification.from_pretrained(tmp_path / "stale")
+    MMOrientForMultiTaskClassification.from_pretrained(tmp_path / "stale", load_relation_memory=False)
