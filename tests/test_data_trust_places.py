@@ -190,6 +190,8 @@ def test_pictures_outside_are_called_by_no_place_of_this_machine(tmp_path):
     description = DataDescription(str(write_folder(tmp_path / "d", rows, pictures=False)), allow_outside=[str(far)])
     posts, _, problems = read_posts(description, skip_bad_posts=True, training=False)
     assert posts["all"]["id"] == ["pictures/1.png", "pictures/2.png"]
+    anywhere = DataDescription(description.data, allow_outside=["/"])
+    assert read_posts(anywhere, skip_bad_posts=True, training=False)[0]["all"]["id"] == ["0", "1"]
     for problem in problems:
         told = without_places(problem, [description.data, *description.allow_outside])
         assert str(tmp_path) not in told.what and told.where == problem.where

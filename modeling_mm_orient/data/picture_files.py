@@ -211,8 +211,9 @@ def picture_name(image, folder: Path, allow_outside: Iterable[str] = ()) -> str 
         return None
     if not os.path.isabs(path):
         return None if isinstance(image, dict) and image.get("bytes") is not None else readable(path)
-    roots = [(folder.absolute(), Path())] + [(Path(f).absolute(), Path(Path(f).absolute().name)) for f in allow_outside]
-    inside = [name / Path(path).relative_to(root) for root, name in roots if Path(path).is_relative_to(root)]
+    roots = [(folder.absolute(), "")]
+    roots += [(root, root.name) for root in (Path(other).absolute() for other in allow_outside) if root.name]
+    inside = [Path(name, Path(path).relative_to(root)) for root, name in roots if Path(path).is_relative_to(root)]
     return readable(str(inside[0])) if inside else None
 
 

@@ -21,7 +21,7 @@ from .picture_files import Places, any_picture_below, is_regular, pictures_below
 from .problems import readable, shown
 from .published_tables import READERS
 from .splits import SPLITS_FILE, split_called
-from .tables import TABLE_SUFFIXES, Row, first_problem, table_columns, table_rows, without_halves
+from .tables import TABLE_SUFFIXES, Row, first_problem, has_column, table_columns, table_rows, without_halves
 from .tar_shards import shard_columns, shard_rows, tar_shards
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def open_rows(description: DataDescription, streaming: bool = False) -> Source:
     tables, description = _find_tables(path, description)
     if tables:
         rows, name = _rows_of_tables(path, tables, description), _id_column(description)
-        has_ids = any(name in table_columns(table, description.encoding) for table in tables)
+        has_ids = any(has_column(table, name, description.encoding) for table in tables)
         return Source(map(without_halves, rows), description, has_ids=has_ids)
     if shards := tar_shards(path, description.allow_outside):
         columns = shard_columns(shards)

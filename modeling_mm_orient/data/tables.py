@@ -257,6 +257,13 @@ def table_columns(path: Path, encoding: str = "utf-8") -> list[str]:
     return _header(path, _Lines(marked_lines(path, encoding)), _delimiter(path, encoding))
 
 
+def has_column(path: Path, name: str, encoding: str = "utf-8") -> bool:
+    """Whether a table has the column; of a JSONL file no more is read than it takes to tell."""
+    if path.suffix.lower() == ".jsonl":
+        return any(name in row.values for row in json_lines(path, encoding))
+    return name in table_columns(path, encoding)
+
+
 def first_problem(path: Path, encoding: str = "utf-8") -> str | None:
     """The first row's of a JSONL file that is none, with its place: where columns are missing, it may be why."""
     if path.suffix.lower() != ".jsonl":

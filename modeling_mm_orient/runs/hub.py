@@ -201,5 +201,5 @@ def _check_names_no_folder(file: Path, run: dict) -> None:
     ]
     content = file.read_bytes()
     for place in places:
-        if place and os.path.isabs(place) and place.encode() in content:
+        if place and os.path.isabs(place) and place.strip(os.sep) and place.encode() in content:
             raise ValueError(f"{file} names {place}, a place on this machine: take it out of there, or remove the file")
