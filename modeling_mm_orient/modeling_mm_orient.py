@@ -239,7 +239,8 @@ class MMOrientPreTrainedModel(PreTrainedModel):
                 f"a relation memory of {memory.num_bytes / 2**20:.0f} MiB is too large for a checkpoint: save it with "
                 "`model.relation_memory.save(folder)` and set `model.config.relation_memory` to the folder or its Hub id"
             )
-        if memory is not None and differ(memory.fingerprints, self.base_model.encoder_fingerprints()):
+        model = cast("MMOrientModel", self.base_model)
+        if memory is not None and differ(memory.fingerprints, model.encoder_fingerprints()):
             logger.warning(
                 "the relation memory was made by other encoders than are saved with it: %s loads with "
                 "`load_relation_memory=False` alone, until `build_relation_memory` makes it anew",
