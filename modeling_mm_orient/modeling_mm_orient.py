@@ -233,14 +233,13 @@ class MMOrientPreTrainedModel(PreTrainedModel):
             raise ValueError(
                 "8-bit encoders are not saved: save the model before it is put in 8 bits, and do that after loading"
             )
-        memory = self.relation_memory
+        memory = cast("RelationMemory | None", self.relation_memory)
         if memory is not None and self.config.relation_memory is None and memory.is_large:
             raise ValueError(
                 f"a relation memory of {memory.num_bytes / 2**20:.0f} MiB is too large for a checkpoint: save it with "
                 "`model.relation_memory.save(folder)` and set `model.config.relation_memory` to the folder or its Hub id"
             )
-        model = cast("MMOrientModel", self.base_model)
-        if memory is not None and differ(memory.fingerprints, model.encoder_fingerprints()):
+        if memory is not None and differ(memory.fingerprints, self.base_model.encoder_fingerprints()):
             logger.warning(
                 "the relation memory was made by other encoders than are saved with it: %s loads with "
                 "`load_relation_memory=False` alone, until `build_relation_memory` makes it anew",
