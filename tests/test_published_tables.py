@@ -175,6 +175,12 @@ def test_multioff(tmp_path):
     assert posts["Validation2.png"]["split"] == "validation"
 
 
+def test_a_tweet_that_stands_twice_is_told(tmp_path):
+    (tmp_path / "MMHS150K_GT.json").write_text('{"11": {"labels": [0]}, "11": {"labels": [1]}}')
+    with pytest.raises(ValueError, match=r"MMHS150K_GT\.json: not JSON \('11' stands there twice\)"):
+        account_for_rows(describe(tmp_path, "mmhs150k"))
+
+
 def test_mmhs150k(tmp_path):
     tweets = {
         "11": {"labels": [4, 1, 1], "tweet_text": "a tweet", "img_url": "u", "tweet_url": "t", "labels_str": []},

@@ -82,6 +82,10 @@ def test_folders_of_splits_and_whole_sets(tmp_path):
     [
         ({"a": {"json": "{"}}, r"0\.tar:a: \.json cannot be read"),
         ({"a": {"json": "[1]"}}, r"0\.tar:a: \.json must be an object, got list"),
+        (
+            {"a": {"json": '{"text": "x", "text": "y"}'}},
+            r"0\.tar:a: \.json cannot be read \('text' stands there twice\)",
+        ),
         ({"a": {"txt": b"\xff\xfe"}}, r"0\.tar:a: \.txt cannot be read"),
         ({"a": {"jpg": b"no picture"}}, r"0\.tar:a: image .* cannot be read"),
     ],

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from .json_files import once
 from .picture_files import is_regular
 from .tables import Row, delimited_rows, json_lines, lines_of, marked_lines
 
@@ -303,7 +304,7 @@ def mami(folder: Path, table: Path | None) -> Iterator[Row]:
 def _json_object(path: Path) -> dict:
     """A JSON file's object. Raises ValueError where it has none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path.name}: not JSON ({error})") from None
     if not isinstance(content, dict):

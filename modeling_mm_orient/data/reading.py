@@ -236,10 +236,11 @@ def _posts(description: DataDescription, rows: list[Row], source: Source) -> tup
         post["part"] = row.part
         if post["id"] in seen and post["part"] != seen[post["id"]]["part"]:
             post["id"], renamed = f"{post['part']}/{post['id']}", renamed + 1  # the parts of a data set may overlap
-        if post["id"] in seen and (post["numbered"] or seen[post["id"]]["numbered"]):
-            nameless = post if post["numbered"] else seen.pop(post["id"])
-            nameless["id"] = nameless["where"]  # a row's number is nobody's id where another bears it
-            while nameless["id"] in (*seen, *([] if nameless is post else [post["id"]])):
+        other = seen.get(post["id"])
+        if other is not None and (post["numbered"] or other["numbered"]):
+            named, nameless = (other, post) if post["numbered"] else (post, other)
+            seen[named["id"]], nameless["id"] = named, nameless["where"]  # what is another's id is not a row's
+            while nameless["id"] in seen:
                 nameless["id"] += "'"
             seen[nameless["id"]] = nameless
         if post["id"] in seen and seen[post["id"]] is not post:

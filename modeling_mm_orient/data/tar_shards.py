@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
+from .json_files import once
 from .picture_files import IMAGE_SUFFIXES, Places, is_regular
 from .problems import readable
 from .splits import split_called
@@ -129,7 +130,7 @@ def _take(row: Row, archive: tarfile.TarFile, member: tarfile.TarInfo, kind: str
         return
     try:
         text = content.decode("utf-8-sig")
-        fields = json.loads(text) if suffix == ".json" else {TEXTS[suffix]: text.strip()}
+        fields = json.loads(text, object_pairs_hook=once) if suffix == ".json" else {TEXTS[suffix]: text.strip()}
     except (ValueError, RecursionError) as error:
         row.problem = f".{kind} cannot be read ({error})"
         return
