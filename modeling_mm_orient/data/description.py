@@ -2,6 +2,7 @@
 """Where the posts are and which columns matter, and who rewrites their texts; imports nothing heavy, the command line is
 made from it."""
 
+import os
 from dataclasses import dataclass, replace
 
 from .fields import described
@@ -93,6 +94,12 @@ class DataDescription:
     @property
     def text_columns(self) -> list[str]:
         return [self.text_column] if isinstance(self.text_column, str) else list(self.text_column or [])
+
+    @property
+    def folders(self) -> list[str]:
+        """Those that its files lie in."""
+        arrays = (os.path.dirname(path) for path in self.feature_arrays.values())
+        return [self.data, *self.allow_outside, *arrays]
 
     @property
     def image_columns(self) -> list[str]:

@@ -3,7 +3,6 @@
 
 import logging
 import math
-import os
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
@@ -273,20 +272,12 @@ def construct(prepared: Prepared, feature_cache: str | None) -> tuple:
         "feature_cache": feature_cache if _all_frozen(model.config) and not settings.augment_images else None,
         "splits": {split: len(rows) for split, rows in prepared.posts.items()},
         "labels": label_counts_by_split(prepared.posts, prepared.tasks),
-        "left_out": [
-            asdict(without_places(problem, _places_of(prepared.description))) for problem in prepared.left_out
-        ],
+        "left_out": [asdict(without_places(problem, prepared.description.folders)) for problem in prepared.left_out],
         "own_splits": prepared.own_splits,
     }
     if start is not None:
         run["init_from"] = {"source": start.source, "freeze_body": start.freeze_body}
     return model, processor, run
-
-
-def _places_of(description: DataDescription) -> list[str]:
-    """Folders that files of the data lie in."""
-    arrays = (os.path.dirname(path) for path in description.feature_arrays.values())
-    return [description.data, *description.allow_outside, *arrays]
 
 
 def _new_model(prepared: Prepared) -> tuple:

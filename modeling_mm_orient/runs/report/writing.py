@@ -158,8 +158,7 @@ def report(
     judged.references = references_in(found.splits, judged.evidence)
     if model.relation_memory is not None:
         judged.references = of_memory(model.relation_memory, judged.references)
-    places = [data.data, *data.allow_outside]
-    left_out = None if found.left_out is None else [asdict(without_places(p, places)) for p in found.left_out]
+    left_out = None if found.left_out is None else [asdict(without_places(p, data.folders)) for p in found.left_out]
     write_page(path, report_html(Path(run).resolve().name, model, judged, split, found.splits, record, left_out))
     return path, terminal_summary(model, judged, split, record)
 
