@@ -15,7 +15,7 @@ from .names import BACKENDS
 from .optional_dependencies import torch_scatter
 
 MOST_DENSE = 64 * 64  # pairs of nodes up to which a dense product is the fastest on a CPU
-MOST_DENSE_CUDA = 4096 * 4096
+MOST_DENSE_CUDA, HIGH_DENSITY_CUDA = 4096 * 4096, 0.004  # the same on a GPU, and the share of edges above them
 LEAST_WEIGHT = 1e-37  # of all of a target's edges: the reciprocal of less is infinite
 HIGH_DENSITY, HIGH_DENSITY_FORWARD = 0.15, 0.3  # with gradients and without
 
@@ -63,10 +63,9 @@ class Graph:
         pairs = self.adjacency.numel()
         if torch.compiler.is_compiling():
             return "dense"
-        if self.adjacency.is_cuda:
-            # not measured: the sizes at which a dense product is certainly cheap
-            sparse = "index_add" if torch_scatter is None else "torch_scatter"
-            return "dense" if pairs <= MOST_DENSE_CUDA else sparse
+        if self.adjacency.is_cuda:  # torch-scatter by name alone: compiled without a GPU it refuses one
+            small = pairs <= MOST_DENSE_CUDA
+            return "dense" if small or len(self.edges[0]) > HIGH_DENSITY_CUDA * pairs else "index_add"
         if pairs <= MOST_DENSE:
             return "dense"
         high = HIGH_DENSITY if torch.is_grad_enabled() else HIGH_DENSITY_FORWARD

@@ -10,6 +10,7 @@ Shapes: B posts, M reference posts, C labels of a task.
 import json
 from collections import Counter
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -390,7 +391,7 @@ class Regression(TaskKind):
         return {"type": "score", "score": prediction}
 
     def label(self, task: dict, label: Tensor) -> float | None:
-        return None if label.isnan().any() else float(str(label.float().numpy()))  # 1.63, not 1.6299999952
+        return None if label.isnan().any() else float(str(np.float32(float(label))))  # 1.63, not 1.6299999952
 
     def summary(self, task: dict, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Standardised; C is 1."""

@@ -38,7 +38,7 @@ def test_new_tasks_and_more_posts_start_where_it_ended(before, tmp_path, monkeyp
     fit = training.fit
 
     def seen(prepared, built, resume):
-        last.update({name: value.clone() for name, value in built.model.state_dict().items()})
+        last.update({name: value.cpu().clone() for name, value in built.model.state_dict().items()})
         return fit(prepared, built, resume)
 
     monkeypatch.setattr(training, "fit", seen)
@@ -68,6 +68,7 @@ def test_labels_and_columns_are_those_of_before_unless_said(before, tmp_path):
     assert set(read_json(tmp_path / "next" / "metrics.json")["test"]) == {"mood", "mean_macro_f1"}
 
 
+@pytest.mark.slow
 def test_numbers_that_are_not_named_are_dropped_and_those_that_are_stay_numbers(tmp_path):
     rows = [row | {"age": f"{20 + i}"} for i, row in enumerate(ROWS)]
     folder, run = write_folder(tmp_path / "posts", rows), tmp_path / "run"

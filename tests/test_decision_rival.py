@@ -133,7 +133,7 @@ def test_probabilities_are_those_of_the_answers_letters(chat_model):
     )
     message = [{"role": "user", "content": prompt}]
     ids = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    logits = model(**ids).logits[0, -1, tokenizer.convert_tokens_to_ids(["A", "B", "C"])]
+    logits = model(**ids.to(model.device)).logits[0, -1, tokenizer.convert_tokens_to_ids(["A", "B", "C"])]
     assert found == pytest.approx(logits.softmax(0).tolist(), abs=1e-5)
 
 

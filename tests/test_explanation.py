@@ -115,6 +115,7 @@ def test_a_picture_that_is_left_out_is_said_to_be(pipe, monkeypatch):
 
 def test_without_neighbours_no_memory_is_heard(pipe):
     model, inputs = pipe.model, pipe.processor(images=[halves()], text=["a cat"], return_tensors="pt")
+    inputs = inputs.to(model.device)
     with torch.no_grad():
         alone = model(**inputs, without_neighbours=True, output_relations=True)
         before = model.relation_memory

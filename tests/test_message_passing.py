@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -133,6 +135,29 @@ def test_the_choice_by_size_and_density(nodes, degree, expected):
     assert f"{graph.best_backend()} {forward}" == expected
     found, dense = (aggregate_neighbours(features, graph, everyone(nodes), name) for name in ("auto", "dense"))
     torch.testing.assert_close(found, dense, atol=1e-6, rtol=1e-5)
+
+
+class OnAGpu(Graph):
+    """A graph of so many posts and edges of each."""
+
+    def __init__(self, nodes: int, degree: float):
+        super().__init__(torch.empty(nodes, nodes, device="meta"))
+        self.edges = (range(round(nodes * degree)),)  # all that is asked of them is how many there are
+        self.adjacency = SimpleNamespace(numel=self.adjacency.numel, is_cuda=True)
+
+
+@pytest.mark.parametrize(
+    "nodes, degree, expected",
+    [
+        (120, 1.5, "dense"),
+        (4096, 1.5, "dense"),
+        (8192, 1.5, "index_add"),
+        (8192, 10, "index_add"),
+        (8192, 100, "dense"),
+    ],
+)
+def test_the_choice_on_a_gpu(nodes, degree, expected):
+    assert OnAGpu(nodes, degree).best_backend() == expected
 
 
 def test_unknown_backend():

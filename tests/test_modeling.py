@@ -321,6 +321,7 @@ def test_exported_once_for_every_batch_size():
             torch.testing.assert_close(found["logits"][name], logits, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @torch._dynamo.config.patch(error_on_recompile=True)  # monkeypatch would leave it without the entry
 def test_compiled_once_for_every_batch_size():

@@ -65,6 +65,7 @@ def test_sources(tmp_path):
         (as_bytes(Image.effect_noise((64, 64), 90), "JPEG")[:700], "cannot be read"),
         (b"", "cannot be read"),
     ],
+    ids=["words", "half a picture", "nothing"],
 )
 def test_broken_files_are_named(tmp_path, content, message):
     path = tmp_path / "broken.jpg"

@@ -96,6 +96,7 @@ def test_every_row_of_harmeme(folder, degrees, repaired):
     assert found["posts"]["validation"] == 177
 
 
+@pytest.mark.slow
 def test_every_row_of_met_meme_in_both_languages():
     folder = shared("data", "met_meme")
     found = account(folder, "met_meme")

@@ -49,6 +49,7 @@ def test_the_best_of_the_trials_is_trained_and_saved(folder, tmp_path, monkeypat
     assert set(judged) == {4} and (tmp_path / "run" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_goes_on(folder, tmp_path, monkeypatch, capsys):
     objective, calls = search._space, []
 
@@ -68,6 +69,7 @@ def test_an_interrupted_search_goes_on(folder, tmp_path, monkeypatch, capsys):
     assert len(states) == 3 and "FAIL" not in states and len(calls) == 4
 
 
+@pytest.mark.slow
 def test_a_finished_search_is_that_of_its_posts_and_settings(folder, tmp_path, capsys):
     run = tmp_path / "run"
     assert find(folder, run) == 0

@@ -37,6 +37,8 @@ def run(name: str, output: Path) -> None:
         for plot in Path(scratch).glob("*.png"):
             shutil.copy(plot, output)
     machine = f"{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}"
+    if torch.cuda.is_available():
+        machine += f", {torch.cuda.get_device_name()}"
     text = f"### {name.replace('_', ' ')}\n\n{machine}\n\n{benchmark.__doc__.strip()}\n\n{table}\n"
     print(text, flush=True)
     (output / f"{name}.md").write_text(text, encoding="utf-8")

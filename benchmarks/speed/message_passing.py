@@ -2,7 +2,8 @@
 """The four relation streams as the model runs them, by every back-end, and PyTorch Geometric's `SAGEConv` for the same.
 
 Every way starts from both adjacency matrices, which is what cosines and a threshold give; what it builds from them, once
-for all streams, is counted. For PyTorch Geometric the better of its forms is taken: edge list, or sparse by rows.
+for all streams, is counted. For PyTorch Geometric the better of its forms is taken: edge list, or sparse by rows. On a
+GPU where there is one.
 """
 
 from functools import partial
@@ -20,15 +21,18 @@ from modeling_mm_orient.relation_layers import STREAMS, CrossModalRelations
 from .timing import in_turn, markdown, plot_bars
 
 CELLS = ((32, 1.5), (120, 1.5), (120, 60), (512, 100), (2048, 1.5), (2048, 10), (2048, 100))
+LARGE_CELLS = ((4096, 1.5), (4096, 100), (8192, 1.5), (8192, 10), (8192, 100))  # on a GPU
 WIDTH, ROUNDS = 512, 5
-OURS = [name for name in BACKENDS if name != "torch_scatter" or TORCH_SCATTER_AVAILABLE]
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+LACKING = {"torch_scatter": not TORCH_SCATTER_AVAILABLE, "fused": DEVICE.type != "cpu"}
+OURS = [name for name in BACKENDS if not LACKING.get(name)]
 
 
 def ours(features, adjacencies, relations) -> list[torch.Tensor]:
     """The streams, as `CrossModalRelations` runs them in the model."""
     nodes = len(features["image"])
-    present = dict.fromkeys(features, torch.ones(nodes, dtype=torch.bool))
-    batch = GlobalBatch(nodes, torch.device("cpu"), gather=False)
+    present = dict.fromkeys(features, torch.ones(nodes, dtype=torch.bool, device=DEVICE))
+    batch = GlobalBatch(nodes, DEVICE, gather=False)
     return list(relations(features, adjacencies, present, batch).split(WIDTH, -1))
 
 
@@ -40,8 +44,9 @@ def same_layers(theirs: list[SAGEConv], backend: str) -> CrossModalRelations:
             linear = stream.layers[0].linear
             linear.weight.copy_(torch.cat([layer.lin_r.weight, layer.lin_l.weight], 1))
             linear.bias.copy_(layer.lin_l.bias)
-    use_cpu_linear(relations)
-    return relations
+    if DEVICE.type == "cpu":
+        use_cpu_linear(relations)
+    return relations.to(DEVICE)
 
 
 def geometric(features, adjacencies, layers, sparse: bool) -> list[torch.Tensor]:
@@ -57,12 +62,20 @@ def geometric(features, adjacencies, layers, sparse: bool) -> list[torch.Tensor]
 def forward(way, features, adjacencies, layers) -> None:
     with torch.no_grad():
         way(features, adjacencies, layers)
+    finish()
 
 
 def forward_backward(way, features, adjacencies, layers) -> None:
     for values in [*features.values(), *layers.parameters()]:
         values.grad = None
     sum(output.sum() for output in way(features, adjacencies, layers)).backward()
+    finish()
+
+
+def finish() -> None:
+    """Wait for the GPU, which answers before it has computed."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def main(folder: Path) -> str:
@@ -71,13 +84,13 @@ def main(folder: Path) -> str:
     rows, plotted = [], {}
     ways = dict.fromkeys(OURS, ours)
     ways |= {"PyG": partial(geometric, sparse=False), "PyG sparse": partial(geometric, sparse=True)}
-    for nodes, degree in CELLS:
+    for nodes, degree in CELLS + LARGE_CELLS * (DEVICE.type == "cuda"):
         adjacencies = {
-            modality: (torch.rand(nodes, nodes) < degree / nodes).fill_diagonal_(True).float()
+            modality: (torch.rand(nodes, nodes, device=DEVICE) < degree / nodes).fill_diagonal_(True).float()
             for modality in ("image", "text")
         }
-        features = {modality: torch.randn(nodes, WIDTH, requires_grad=True) for modality in adjacencies}
-        theirs = torch.nn.ModuleList(SAGEConv(WIDTH, WIDTH, normalize=True) for _ in STREAMS)
+        features = {m: torch.randn(nodes, WIDTH, device=DEVICE, requires_grad=True) for m in adjacencies}
+        theirs = torch.nn.ModuleList(SAGEConv(WIDTH, WIDTH, normalize=True) for _ in STREAMS).to(DEVICE)
         layers = {name: same_layers(theirs, name) if name in OURS else theirs for name in ways}
         expected = ours(features, adjacencies, layers["dense"])
         for name, way in ways.items():

@@ -21,7 +21,7 @@ from modeling_mm_orient.cli import main
 from modeling_mm_orient.runs import training
 from modeling_mm_orient.runs.demo import make_memes
 
-from ..helpers import joint_config, make_processor, save_classifier, shared, small_towers
+from ..helpers import joint_config, make_processor, repeatable, save_classifier, shared, small_towers
 
 LABELS = ["sarcasm", "offensive"]
 
@@ -336,6 +336,7 @@ def test_texts_are_cleaned_in_training_and_in_prediction(memes, tmp_path):
     assert settings["text_cleaning"] == ["urls", "handles", "watermarks", "special_characters", "lower_case"]
 
 
+@pytest.mark.slow
 def test_thresholds_by_quantile_and_the_warning_without(memes, tmp_path, caplog):
     frozen = ["--set", 'frozen_encoders=["text", "vision"]', "--feature-cache", tmp_path / "cache", "--epochs", 1]
     command = ["train", "--data", memes, "--labels", "humour", "--split-column", "split", *frozen]
@@ -470,6 +471,7 @@ def test_an_interrupted_run_resumes(memes, tmp_path, capsys):
     assert (output / "model.safetensors").exists()
 
 
+@repeatable
 def test_the_same_seed_gives_the_same_run(memes, tmp_path):
     command = ["train", "--data", memes, "--labels", "humour", "--split-column", "split", "--epochs", 1]
     for name in ("first", "second"):
@@ -608,6 +610,7 @@ def test_feature_arrays_in_place_of_every_encoder(memes, tmp_path, capsys):
     assert "no text encoder is named: name it, or give an array of token_features" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_papers_mixture_of_encoders_and_arrays(memes, tmp_path, capsys):
     joint, processor = (
         small_towers(joint_config=joint_config(max_position_embeddings=200)).joint_config,

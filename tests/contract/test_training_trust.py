@@ -26,7 +26,7 @@ from modeling_mm_orient.runs.settings import TrainingSettings
 from modeling_mm_orient.runs.trainer import MMOrientTrainer, MMOrientTrainingArguments
 from modeling_mm_orient.tasks import SINGLE_LABEL
 
-from ..helpers import tiny_model
+from ..helpers import repeatable, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +82,13 @@ class StopAfter(TrainerCallback):
 
 
 WAYS = {"plain": {}, "augmented": {"augment_images": True}, "patience": {"patience": 2, "epochs": 9}}
+SLOW_WAYS = [pytest.param(way, marks=pytest.mark.slow) for way in ("augmented", "patience")]
 
 
-@pytest.mark.parametrize("fields", WAYS.values(), ids=WAYS)
-def test_resumed_is_as_if_never_stopped(memes, tmp_path, monkeypatch, fields):
-    chosen = settings(**fields)
+@repeatable
+@pytest.mark.parametrize("way", ["plain", *SLOW_WAYS])
+def test_resumed_is_as_if_never_stopped(memes, tmp_path, monkeypatch, way):
+    chosen = settings(**WAYS[way])
     training.train(described(memes), str(tmp_path / "whole"), settings=chosen)
     create = training.MMOrientTrainer
 
