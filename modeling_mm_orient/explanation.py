@@ -24,6 +24,7 @@ PARTS = ("picture", "text", "neighbours")
 WITHOUT_ENCODERS = "this model has no encoders: it takes feature arrays, no post (mm-orient predict --feature-arrays)"
 LEVELS = 255.0  # of a ramp's grey values
 MARK = 128  # of the channel that tells a picture from what pads it
+LEAST_RISE = 0.1  # of a ramp over all pixels: a picture of one row or column has none
 LARGEST_RESIDUAL = 0.02  # of the picture's side: a ramp that comes out less straight was not only resized and cropped
 
 
@@ -226,7 +227,7 @@ def _line(places: np.ndarray, extent: int):
         return None
     at = np.arange(len(places))[known] + 0.5
     slope, start = np.polyfit(at, places[known], 1)
-    if np.abs(start + slope * at - places[known]).max() > LARGEST_RESIDUAL or slope <= 0:
+    if np.abs(start + slope * at - places[known]).max() > LARGEST_RESIDUAL or slope * len(places) < LEAST_RISE:
         return None
     return lambda place: (start + slope * place) * extent
 

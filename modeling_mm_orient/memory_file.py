@@ -68,6 +68,7 @@ def save_memory(memory, folder) -> None:
             "tasks": json.dumps(memory.tasks),
             "indexes": json.dumps(list(hashes)),
             "index_hashes": json.dumps(hashes),
+            "of_training": json.dumps(memory.of_training),
             "checksum": _checksum(tensors),
         }
         save_file(tensors, partials[0], metadata=described)
@@ -227,6 +228,7 @@ def _arguments(path: Path, tensors: dict[str, Tensor], described: dict[str, str]
             "ids": [names[start:end].decode() for start, end in zip([0, *ends], ends, strict=False)],
             "keys": tensors["keys"],
             "tasks": tasks,
+            "of_training": described.get("of_training") == "true",
             "labels": {n.removeprefix("labels."): value for n, value in tensors.items() if n.startswith("labels.")},
             "fingerprints": fingerprints,
         }

@@ -53,6 +53,7 @@ class RelationMemory:
         tasks: task descriptions that `labels` are of.
         labels: task name -> labels in the forms of `TaskHeads.loss`, missing ones included.
         fingerprints: of the encoders that made `embeds`, see `encoder_fingerprints`; empty for feature arrays.
+        of_training: whether all posts that the model has learned from are among them, as far as is known.
 
     Raises:
         ValueError: shapes do not agree, or an id is there twice.
@@ -67,11 +68,13 @@ class RelationMemory:
         tasks: list[dict],
         labels: dict[str, Tensor],
         fingerprints: list[str],
+        of_training: bool = False,
     ):
         self.embeds = {modality: _half(embeds[modality]) for modality in MODALITIES}
         self.present, self.ids, self.keys = dict(present), list(ids), keys
         self.tasks = [{part: task[part] for part in ("name", "kind", "labels")} for task in tasks]
         self.labels, self.fingerprints = dict(labels), list(fingerprints)
+        self.of_training = of_training
         self._searches: dict[str, ExactSearch | IndexSearch] = {}
         self._summaries: dict[str, tuple[Tensor, Tensor]] | None = None
         self._averages: dict[str, tuple[Tensor, Tensor]] | None = None
@@ -280,7 +283,8 @@ class RelationMemory:
                 if stays
                 else kind_of(task).collate(task, [None] * len(self)).to(self.keys.device)
             )
-        memory = RelationMemory(self.embeds, self.present, self.ids, self.keys, tasks, labels, self.fingerprints)
+        posts = self.embeds, self.present, self.ids, self.keys
+        memory = RelationMemory(*posts, tasks, labels, self.fingerprints, self.of_training)
         memory._searches = dict(self._searches)
         return memory
 
@@ -309,6 +313,7 @@ class RelationMemory:
                 self.tasks,
                 {name: torch.cat([value, other.labels[name]]) for name, value in self.labels.items()},
                 self.fingerprints or other.fingerprints,
+                self.of_training,
             )
         )
 

@@ -232,3 +232,43 @@ def test_later_pictures_are_looked_for_where_the_first_were(tmp_path, monkeypatc
     (tmp_path / "more").mkdir()
     with pytest.raises(DataProblems, match="does not exist"):
         made.predict(table, root=tmp_path / "more")
+
+
+def test_posts_of_a_data_set_are_called_by_their_place_and_not_by_their_pictures(tmp_path):
+    (tmp_path / "secret" / "home").mkdir(parents=True)
+    for i in range(20):
+        picture(colour=i).save(tmp_path / "secret" / "home" / f"{i}.png")
+    paths = [str(tmp_path / "secret" / "home" / f"{i}.png") for i in range(20)]
+    data = datasets.Dataset.from_dict(
+        {"text": frame(20)["caption"].tolist(), "mood": frame(20)["mood"].tolist(), "image": paths}
+    )
+    made = classifier(tmp_path / "run", config={"relation_scope": "memory"}).fit(data, "mood")
+    assert {int(name) for name in made.model.relation_memory.ids} <= {*range(20)}
+    assert b"secret" not in (tmp_path / "run" / "relation_memory.safetensors").read_bytes()
+
+
+def test_the_index_of_a_frame_is_kept_as_it_is(fitted):
+    new = frame(4, photo=None)
+    several = pandas.MultiIndex.from_tuples([("a", 0), ("a", 1), ("b", 0), ("b", 1)], names=["part", "number"])
+    dated = pandas.date_range("2026-01-01", periods=4, name="day")
+    for index in (several, dated, pandas.Index(list("wxyz"), name="post_id")):
+        for found in (fitted.predict(new.set_axis(index)), fitted.predict_proba(new.set_axis(index))):
+            pandas.testing.assert_index_equal(found.index, index)
+
+
+def test_a_column_that_no_file_can_hold_is_none_of_the_models(fitted):
+    new = frame(2, photo=None)
+    for meta in ({}, [{}], {"a": {}}):
+        odd = new.assign(meta=[meta] * 2)
+        pandas.testing.assert_frame_equal(fitted.predict_proba(odd), fitted.predict_proba(new))
+
+
+def test_a_column_that_was_learned_from_and_is_not_there_is_told(tmp_path, caplog):
+    table = frame(20).rename(columns={"caption": "text"})
+    made = classifier(tmp_path / "run").fit(table, "mood", text="text", image=None)
+    made.predict(table)
+    assert "no column" not in caplog.text
+    made.predict(table.drop(columns="text").assign(image=[picture() for _ in range(20)]))
+    assert "the posts have no column text, which the texts were learned from" in caplog.text
+    with pytest.raises(ValueError, match="`batch_size` must be at least 1, got 0"):
+        made.predict(table, batch_size=0)

@@ -1,12 +1,17 @@
 """Going on from a checkpoint: what is kept, what begins anew, what is refused."""
 
+from contextlib import suppress
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from modeling_mm_orient.cli import main
+from modeling_mm_orient.data.description import DataDescription
 from modeling_mm_orient.data.json_files import read_json
-from modeling_mm_orient.runs import training
+from modeling_mm_orient.data.reading import read_posts
+from modeling_mm_orient.relation_memory import RelationMemory
+from modeling_mm_orient.runs import continuation, training
 
 from .helpers import tiny_model, train_on, write_folder
 
@@ -164,6 +169,24 @@ def test_what_an_export_learned_from_is_not_judged_by(tmp_path, caplog, scope):
         return
     assert "3 posts of test left out" in caplog.text and found == 4
     assert list(read_json(tmp_path / "next" / "splits.json").values()).count("train") == 12
+
+
+@pytest.mark.parametrize("change", ["build", "add", "remove"])
+def test_a_memory_that_was_changed_says_so(tmp_path, caplog, change):
+    folder, run = write_folder(tmp_path / "posts", ROWS), tmp_path / "run"
+    fields = ("--set", "relation_scope=memory", "memory_top_k=3")
+    assert train_on(folder, run, "--labels", "mood", "--epochs", 1, *fields) == 0
+    rows = [{"image": "", "text": f"new {i}", "id": f"n{i}", "mood": "ab"[i % 2]} for i in range(6)]
+    others = write_folder(tmp_path / "others", rows)
+    what = ["--ids", RelationMemory.load(run).ids[0]] if change == "remove" else ["--data", str(others)]
+    assert main(["memory", change, str(run), *what]) == 0
+    assert main(["export", str(run), "--output", str(tmp_path / "hub")]) == 0
+    assert RelationMemory.load(tmp_path / "hub").of_training == (change == "add")
+    caplog.clear()
+    start = continuation.open_start(str(tmp_path / "hub"))
+    with suppress(ValueError):  # all posts of the memory are left out
+        continuation.without_learned(start, read_posts(DataDescription(str(others), labels=["mood"]))[0])
+    assert ("has learned from is not known" in caplog.text) == (change != "add")
 
 
 def test_a_regression_of_an_export_stays_one_on_whole_numbers(tmp_path):

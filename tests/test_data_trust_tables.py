@@ -188,3 +188,10 @@ def test_rows_without_an_id_take_none_from_others(tmp_path):
 def test_a_post_without_picture_and_id_is_called_by_its_number(tmp_path):
     (tmp_path / "t.csv").write_text("image,text\n,a\n,b\n")
     assert read_posts(DataDescription(str(tmp_path)), training=False)[0]["all"]["id"] == ["0", "1"]
+
+
+def test_an_encoding_that_needs_a_mark_is_refused_without_one(tmp_path):
+    (tmp_path / "t.csv").write_bytes("text,y\nhello,a\nyou,b\n".encode("utf-16-le"))
+    with pytest.raises(ValueError, match=r"t\.csv has no byte order mark: say utf-16-le or utf-16-be"):
+        read_posts(DataDescription(str(tmp_path), labels=["y"], encoding="utf-16"))
+    assert read_posts(DataDescription(str(tmp_path), labels=["y"], encoding="utf-16-le"), training=False)

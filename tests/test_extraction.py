@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -74,6 +75,13 @@ def test_only_what_is_missing_or_changed_is_encoded_again(tmp_path):
     shards[0].unlink()
     extract_features(*arguments, workers=0, shard_posts=4)
     assert stored(first)["id"] == [f"post {i}" for i in range(11)]
+    files = json.loads((Path(first["folder"]) / "state.json").read_text())["_data_files"]
+    used = Path(first["folder"]) / files[1]["filename"]
+    used.write_bytes(used.read_bytes()[:200])
+    with pytest.raises(ValueError, match=rf"{used.name} is damaged .*: remove it"):
+        extract_features(*arguments, workers=0, shard_posts=4)
+    used.unlink()
+    assert extract_features(*arguments, workers=0, shard_posts=4)["encoded_now"] == 4
 
 
 def test_processes_take_different_shards(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from modeling_mm_orient.cli import main
 from modeling_mm_orient.data.json_files import read_json
+from modeling_mm_orient.runs import training
 from modeling_mm_orient.runs.explanation_page import explain_with_run
 from modeling_mm_orient.runs.hub import export_run
 from modeling_mm_orient.runs.own_files import remove_run
@@ -44,6 +45,8 @@ def content(place) -> dict:
         "inspect-data --data {posts} --labels mood --json {posts}/labels.csv",
         "export {run} --output {other}",
         "memory build {run} --data {posts} --output {other}",
+        "inspect-graph {run} --data {posts} --picture {posts}/images/1.png",
+        "explain {run} --post {posts}/images/1.png hi --output {posts}/images/1.png",
     ],
 )
 def test_what_is_read_or_is_another_runs_is_not_replaced(folder, capsys, command):
@@ -168,3 +171,55 @@ def test_other_posts_of_the_same_ids_are_not_shown_as_neighbours(folder, tmp_pat
     assert main(["memory", "build", str(run), "--data", str(others)]) == 0
     assert not shown() and "reference posts are not shown: the data has others under their ids" in caplog.text
     assert "others 3" in shown(str(others))
+
+
+def test_a_label_that_is_no_task_of_the_run_is_refused(folder, tmp_path, capsys):
+    write_folder(tmp_path / "posts", [{"feeling" if k == "mood" else k: v for k, v in row.items()} for row in ROWS])
+    command = ["evaluate", str(folder / "run"), "--data", str(tmp_path / "posts"), "--labels", "feeling"]
+    assert main(command) == 1
+    assert "the run has no task 'feeling'; it has mood" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("evaluate {run} --data {posts} --batch-size 0", "--batch-size must be at least 1, got 0"),
+        ("explain {run} --post none hi --numbers likes=1 likes=2", "--numbers: 'likes' stands there twice"),
+        (
+            "train --data {posts} --labels mood --output {run}x --set members=1 members=2",
+            "'members' stands there twice",
+        ),
+        (
+            "benchmark --data {posts} --labels mood --output {run}x --methods mm_orient:members=1,members=2",
+            "'members' stands there twice",
+        ),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(folder, capsys, options, said):
+    places = {name: folder / name for name in ("run", "posts")}
+    assert main([word.format(**places) for word in options.split()]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_an_export_can_be_entered_by_whoever_may(folder, tmp_path):
+    assert main(["export", str(folder / "run"), "--output", str(tmp_path / "hub")]) == 0
+    (tmp_path / "plain").mkdir()
+    assert (tmp_path / "hub").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("has_report", [True, False])
+def test_who_is_interrupted_is_told_what_makes_the_report(folder, tmp_path, monkeypatch, capsys, has_report):
+    def stop(*arguments, **named):
+        shutil.copytree(folder / "run", tmp_path / "run", dirs_exist_ok=True)
+        if not has_report:
+            (tmp_path / "run" / "report.html").unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train", stop)
+    posts = folder / "posts"
+    assert main(["train", "--data", str(posts), "--labels", "mood", "--output", str(tmp_path / "run")]) == 130
+    advice = f"it is trained; mm-orient report {tmp_path / 'run'} --data {posts} makes its report"
+    expected = "the same command with --resume goes on" if has_report else advice
+    assert capsys.readouterr().err.splitlines()[-1] == f"mm-orient: interrupted; {expected}"
+    if not has_report:
+        assert main(["report", str(tmp_path / "run"), "--data", str(posts)]) == 0

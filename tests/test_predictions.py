@@ -1,6 +1,7 @@
 import csv
 import json
 
+import datasets
 import pyarrow.parquet
 import pytest
 import torch
@@ -104,3 +105,17 @@ def test_a_post_without_an_id_is_called_the_same_in_a_stream(tmp_path, form):
         assert found["--streaming",] == [*expected, "posts.jsonl:1"]
         expected[0] += "'"
     assert found[()] == [*expected, "posts.jsonl:1"]
+
+
+def test_posts_of_several_parts_have_names_of_their_own_in_a_stream(tmp_path):
+    run = save_run(tmp_path / "run")
+    parts = {part: [{"id": str(i), "text": f"{part} {i}"} for i in range(2)] for part in ("train", "test")}
+    datasets.DatasetDict({part: datasets.Dataset.from_list(rows) for part, rows in parts.items()}).save_to_disk(
+        tmp_path / "d"
+    )
+    found = {}
+    for way in ((), ("--streaming",)):
+        output = tmp_path / f"{len(way)}.jsonl"
+        assert main(["predict", str(run), "--data", str(tmp_path / "d"), "--output", str(output), *way]) == 0
+        found[way] = [json.loads(line)["id"] for line in output.read_text().splitlines()]
+    assert found[()] == found["--streaming",] == ["0", "1", "test/0", "test/1"]

@@ -190,6 +190,42 @@ def test_a_split_column_from_splits_csv_beside_the_table(tmp_path):
     assert {split: len(rows) for split, rows in posts.items()} == {"train": 6, "validation": 2, "test": 2}
 
 
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("image,part\nimages/0.png,train\n", "no post has a split in the column 'part'"),
+        ("image,part\n0.png,train\n0.png,test\n", r"splits\.csv:3: '0.png' is in 'test', and in 'train' before"),
+        ("image,part\n0.png,train,more\n", r"splits\.csv:2: .*3"),
+    ],
+)
+def test_a_splits_csv_that_says_nothing_of_use_is_refused(tmp_path, table, said):
+    folder = write_folder(tmp_path / "d", [{k: v for k, v in row.items() if k != "split"} for row in ROWS])
+    (folder / "splits.csv").write_text(table)
+    with pytest.raises(ValueError, match=said):
+        read_posts(describe(folder, split_column="part"))
+
+
+def test_a_splits_csv_has_the_encoding_of_the_table(tmp_path):
+    rows = [row | {"image": f"é{row['image']}"} for row in ROWS]
+    folder = write_folder(tmp_path / "d", [{k: v for k, v in row.items() if k != "split"} for row in rows])
+    write_folder(folder, [{"image": row["image"], "split": row["split"]} for row in rows], "splits.csv", pictures=False)
+    for name in ("labels.csv", "splits.csv"):
+        (folder / name).write_bytes((folder / name).read_text(encoding="utf-8").encode("cp1252"))
+    posts, _, _ = read_posts(describe(folder, encoding="cp1252"))
+    assert {split: len(rows) for split, rows in posts.items()} == {"train": 6, "validation": 2, "test": 2}
+
+
+def test_posts_that_are_left_out_take_nobodys_place_in_a_random_split(tmp_path):
+    rows = [{"image": f"{i}.png", "text": f"t{i}", "mood": ["sad", "happy"][i % 2]} for i in range(20)]
+    folder = write_folder(tmp_path / "d", rows)
+    for i in (2, 6, 9, 13, 17):
+        (folder / "images" / f"{i}.png").unlink()
+    for seed in range(12):
+        posts, _, left_out = read_posts(describe(folder, split_column=None, split_seed=seed), skip_bad_posts=True)
+        assert {split: len(rows) for split, rows in posts.items()} == {"train": 12, "validation": 2, "test": 1}
+        assert len(left_out) == 5
+
+
 def test_a_table_per_split(tmp_path):
     folder = write_folder(tmp_path / "d", ROWS[:6], "train.csv")
     write_folder(write_folder(folder, ROWS[6:8], "val.csv"), ROWS[8:], "test.csv")

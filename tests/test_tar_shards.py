@@ -216,3 +216,53 @@ def test_a_data_set_of_the_hub_comes_row_by_row(tmp_path, monkeypatch):
     run = save_run(tmp_path / "run")
     assert main(["predict", str(run), "--data", "some/posts", "--output", str(tmp_path / "p.csv"), "--streaming"]) == 0
     assert asked == [("some/posts", True)] and len((tmp_path / "p.csv").read_text().splitlines()) == 6
+
+
+def test_shards_of_one_name_in_several_folders_are_told_apart(tmp_path):
+    for split in ("train", "val", "test"):
+        write_shard(tmp_path / split / "0.tar", {f"{i}": {"json": json.dumps({"id": f"{split}{i}", "text": f"{split} {i}",
+                                                 "mood": "ab"[i % 2]})} for i in range(6)})  # fmt: skip
+    broken = {f"{i}": {"json": json.dumps({"text": f"t{i}", "mood": "ab"[i % 2]})} for i in range(6)}
+    write_shard(tmp_path / "train" / "0.tar", broken | {"1": {"txt": b"\xff\xfe"}})
+    description = DataDescription(str(tmp_path), labels=["mood"])
+    found, _, left_out = read_posts(description, skip_bad_posts=True)
+    assert {name: len(rows) for name, rows in found.items()} == {"train": 5, "validation": 6, "test": 6}
+    assert [problem.where for problem in left_out] == ["train/0.tar:1"]
+
+
+def test_columns_are_those_of_every_shard(tmp_path):
+    write_shard(tmp_path / "test-0.tar", {f"t{i}": {"txt": f"new {i}"} for i in range(5)})
+    write_shard(tmp_path / "train-0.tar", {f"{i}": {"txt": f"words {i}", "cls": i % 2} for i in range(20)})
+    found, tasks, _ = read_posts(DataDescription(str(tmp_path), labels=["cls"]), training=False)
+    assert tasks[0]["labels"] == ["0", "1"] and len(found["test"]) == 5
+
+
+def test_compressed_shards_are_read_and_those_of_other_folders_named(tmp_path, caplog):
+    content = write_shard(tmp_path / "a.tar", posts(0, 4)).read_bytes()
+    (tmp_path / "a.tar").unlink()
+    (tmp_path / "train-0.tar.gz").write_bytes(gzip.compress(content))
+    write_shard(tmp_path / "val-0.tgz", posts(4, 4))
+    write_shard(tmp_path / "extra" / "y.tar", posts(8, 1))
+    found, _, _ = read_posts(DataDescription(str(tmp_path), labels=["mood"]))
+    assert {name: len(rows) for name, rows in found.items()} == {"train": 4, "validation": 4}
+    assert "not read: extra/y.tar lies in a folder that is called as no split is" in caplog.text
+
+
+def test_what_files_of_one_post_say_differently(tmp_path, caplog):
+    files = {
+        "0": {"json": '{"text": "from json", "mood": "a", "id": null}', "txt": "from txt"},
+        "1": {"txt": "the text", "json": '{"text": "another", "mood": "b"}'},
+        "2": {"txt": "the same", "json": '{"text": "the same", "mood": "b"}'},
+        "3": {"en.txt": "english", "txt": "deutsch"},
+        "4": {"a.json": '{"mood": "a"}', "b.json": '{"mood": "b"}', "txt": "x"},
+    }
+    write_shard(tmp_path / "0.tar", files)
+    found, _, left_out = read_posts(
+        DataDescription(str(tmp_path), labels=["mood"]), skip_bad_posts=True, training=False, split_at_random=False
+    )
+    assert found["all"]["text"] == ["from txt", "the text", "the same"] and found["all"]["id"] == ["0", "1", "2"]
+    assert "2 posts have another text in their .json than in a file of their own, which counts" in caplog.text
+    assert [(p.where, p.what) for p in left_out] == [
+        ("0.tar:3", "text stands in several .txt files, which differ"),
+        ("0.tar:4", "mood stands in several .json files, which differ"),
+    ]

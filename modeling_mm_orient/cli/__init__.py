@@ -58,7 +58,8 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     gc.collect()  # of progress bars, which write a last line when they go
     status, what = stopped
-    print(f"mm-orient: {what}{'; ' + options.interrupted if options.interrupted else ''}", file=sys.stderr)
+    how = options.interrupted(options) if callable(options.interrupted) else options.interrupted
+    print(f"mm-orient: {what}{'; ' + how if how else ''}", file=sys.stderr)
     return status
 
 

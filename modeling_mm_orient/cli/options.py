@@ -6,6 +6,7 @@ Nothing here or in the other modules of this folder imports PyTorch before a ver
 
 import argparse
 import json
+import os
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields, replace
 from pathlib import Path
@@ -36,9 +37,10 @@ NO_COLUMN = "none"  # of --image-column, --text-column and --split-column
 
 
 def add_verb(
-    verbs, name: str, run: Callable, text: str, example: str = "", interrupted: str = ""
+    verbs, name: str, run: Callable, text: str, example: str = "", interrupted: str | Callable = ""
 ) -> argparse.ArgumentParser:
-    """A verb that calls `run` with the options, and the options that all have; `interrupted` says how to go on."""
+    """A verb that calls `run` with the options, and the options that all have; `interrupted`, or what it makes of
+    them, says how to go on."""
     form = argparse.RawDescriptionHelpFormatter
     verb = verbs.add_parser(
         name, help=text, description=text, epilog=example and f"example:\n  {example}", formatter_class=form
@@ -207,6 +209,9 @@ def check_outputs(options: argparse.Namespace) -> None:
     """Raise ValueError where a file that a command writes is one of those that it reads."""
     targets = [path for name in ("json", "output", "picture") for path in _listed(getattr(options, name, None))]
     there = [path for path in targets if Path(path).is_file()]
+    for path in there:
+        if any(Path(part).is_file() and os.path.samefile(path, part) for part in getattr(options, "post", None) or []):
+            raise ValueError(f"{path} is the post's picture, and would be replaced; choose another output")
     if not there or options.interrupted:  # who goes on with an output reads it
         return
     from ..runs.run_folder import check_output_file
@@ -270,7 +275,11 @@ def described_for_run(options: argparse.Namespace) -> tuple[DataDescription, int
     from ..runs.run_folder import describe_data, read_run
 
     run = read_run(options.model)
-    batch_size = getattr(options, "batch_size", None) or run.get("training", {}).get("batch_size", 32)
+    batch_size = getattr(options, "batch_size", None)
+    if batch_size is None:
+        batch_size = run.get("training", {}).get("batch_size", 32)
+    if batch_size < 1:
+        raise ValueError(f"--batch-size must be at least 1, got {batch_size}")
     return describe_data(run, options.data, **data_changes(options)), batch_size
 
 
@@ -294,7 +303,10 @@ def pairs(values: list[str], option: str, form: str) -> dict[str, str]:
     found = [value.partition("=") for value in values]
     if wrong := [value for value, (name, _, rest) in zip(values, found, strict=True) if not name or not rest]:
         raise ValueError(f"{option} takes {form}, got {wrong[0]!r}")
-    return {name: rest for name, _, rest in found}
+    said = {name: rest for name, _, rest in found}
+    if twice := [name for name, _, rest in found if said[name] != rest]:
+        raise ValueError(f"{option}: {twice[0]!r} stands there twice")
+    return said
 
 
 def json_or_text(value: str):

@@ -2,6 +2,7 @@
 """From posts to a model: train, demo."""
 
 from dataclasses import fields
+from pathlib import Path
 
 from ..data.description import DataDescription
 from ..names import ENCODER_NAMES
@@ -34,7 +35,7 @@ def add_verbs(verbs) -> None:
         _train,
         "fine-tune on your own posts: check, encode, train, evaluate, save",
         "mm-orient train --data FOLDER --labels offensive --text-encoder ID --vision-encoder ID --output RUN",
-        interrupted="the same command with --resume goes on",
+        interrupted=_how_to_go_on,
     )
     add_data(verb)
     verb.add_argument("--output", required=True, metavar="RUN", help="folder for the trained model")
@@ -78,6 +79,15 @@ def add_verbs(verbs) -> None:
     verb = add_verb(verbs, "demo", _demo, "train and predict on memes drawn by us; no download", "mm-orient demo")
     verb.add_argument("--output", default="demo_run", help="default: %(default)s")
     verb.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+
+
+def _how_to_go_on(options) -> str:
+    from ..runs.run_folder import REPORT_FILE
+
+    output = Path(options.output)
+    if (output / "config.json").exists() and not (output / REPORT_FILE).exists():
+        return f"it is trained; mm-orient report {output} --data {options.data} makes its report"
+    return "the same command with --resume goes on"
 
 
 def _train(options) -> None:
@@ -197,6 +207,8 @@ def _config_fields(assignments: list[str]) -> dict:
         name, _, value = assignment.partition("=")
         if name not in MMOrientConfig.__annotations__:
             raise ValueError(f"--set {assignment}: {name!r} is no field of MMOrientConfig")
+        if name in result:
+            raise ValueError(f"--set {assignment}: {name!r} stands there twice")
         result[name] = json_or_text(value)
     return result
 

@@ -23,7 +23,7 @@ from .labels import feature_of, finite, is_missing, label_column, label_counts, 
 from .picture_files import PictureRefused, image_finder, image_problems, picture_name
 from .problems import DataProblems, Problem, readable, shown
 from .sources import Source, open_rows
-from .splits import SPLITS, assign_known_splits, assign_splits, regrouped
+from .splits import SPLITS, assign_known_splits, assign_splits, draw_splits, regrouped
 from .tables import Row
 
 logger = logging.getLogger(__name__)
@@ -98,11 +98,13 @@ def _checked(
         for post in posts:
             post["split"] = "all"
     else:
-        assign_splits(description, posts, problems, at_random=splits == "random")
+        assign_splits(description, posts, problems)
     if check_images:
         _check_images(posts, problems, Path(description.data))
     bad = {problem.where for problem in problems}
     kept = [post for post in posts if post["where"] not in bad]
+    if splits == "random":  # those that are left out take nobody's place
+        draw_splits(description, kept)
     if training:
         problems += untrainable(tasks, [post for post in kept if post["split"] == "train"])
     fatal = [problem for problem in problems if problem.kind in OF_COLUMNS]
@@ -203,7 +205,8 @@ def stream_posts(
     """Posts one by one in bounded memory, however many there are: where each stands, `{"id", "image", "more_images", "text",
     "numbers"}`, and what is wrong with its row, or None. At their end the log says how many rows were repaired.
 
-    Labels and splits are not looked at, pictures not opened, ids not compared.
+    Labels and splits are not looked at, pictures not opened, ids not compared: those of every part of a data set but the
+    first are PART/ID.
 
     Args:
         wanted: function of a row's number, from 0; rows that it says False to are read over.
@@ -214,7 +217,7 @@ def stream_posts(
     """
     source = open_rows(replace(description, labels=None, split_column=None), from_hub)
     find_image = image_finder(Path(description.data), [*description.allow_outside, *source.inside])
-    repaired, count = [], 0
+    repaired, count, first_part = [], 0, None
     for index, row in enumerate(source.rows):
         if not wanted(index):
             continue
@@ -222,6 +225,9 @@ def stream_posts(
         if row.repair is not None and len(repaired) < REPAIRS_SHOWN:
             repaired += repairs_of([row])
         post, problems = read_post(source.description, find_image, index, row, source.has_ids)
+        first_part = row.part if index == 0 else first_part
+        if row.part != first_part:  # which ids stand in several parts would be known at their end
+            post["id"] = f"{row.part}/{post['id']}"
         content = {name: post[name] for name in ("id", "image", "more_images", "text", "numbers")}
         yield row.where, content, problems[0].what if problems else None
     _say_repaired(repaired, count)

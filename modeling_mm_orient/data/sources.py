@@ -27,7 +27,8 @@ from .tar_shards import shard_columns, shard_rows, tar_shards
 logger = logging.getLogger(__name__)
 
 READ_BY_READERS = (*TABLE_SUFFIXES, ".json", ".txt")
-PICTURE_TYPES = re.compile(r"binary|large_binary|struct<.*bytes: ?(large_)?binary.*>|list<.*binary.*>")
+BYTES = r"(large_)?binary(_view)?"
+PICTURE_TYPES = re.compile(rf"{BYTES}|struct<.*bytes: ?{BYTES}.*>|(large_)?list(_view)?<.*{BYTES}.*>")
 
 
 @dataclass
@@ -75,7 +76,7 @@ def open_rows(description: DataDescription, streaming: bool = False) -> Source:
         has_ids = any(has_column(table, name, description.encoding) for table in tables)
         return Source(map(without_halves, rows), description, has_ids=has_ids)
     if shards := tar_shards(path, description.allow_outside):
-        columns = shard_columns(shards)
+        columns = shard_columns(path, shards)
         description = complete_columns(description, columns, description.data)
         has_ids = _id_column(description) in columns
         return Source(map(without_halves, shard_rows(path, shards)), description, has_ids=has_ids)
@@ -210,7 +211,10 @@ def _of_datasets(splits, description: DataDescription) -> Source:
         for name, feature in dataset.features.items():
             if (classes := _classes_of(feature)) is not None:
                 kind = SINGLE_LABEL if isinstance(feature, datasets.ClassLabel) else MULTI_LABEL
-                declared[name] = {"kind": kind.name, "labels": list(classes.names)}
+                before = declared.get(name, {"labels": []})[
+                    "labels"
+                ]  # parts may declare other classes, or another order
+                declared[name] = {"kind": kind.name, "labels": list(dict.fromkeys([*before, *classes.names]))}
     wanted = {*wanted_columns(completed), "id", SPLIT_COLUMN}
     rows = (row for split in splits for row in _rows_of_split(splits[split], split, wanted))
     has_ids = any(_id_column(completed) in splits[split].column_names for split in splits)
@@ -333,7 +337,7 @@ def _columns_with_splits(folder: Path, table: Path, description: DataDescription
     if not description.split_column or description.split_column in columns or splits is None:
         return columns
     key = _first_picture(description)
-    found = table_columns(splits) if key in columns else []
+    found = table_columns(splits, description.encoding) if key in columns else []
     return [*columns, description.split_column] if {key, description.split_column} <= set(found) else columns
 
 
@@ -344,13 +348,27 @@ def _splits_file(folder: Path, description: DataDescription) -> Path | None:
 
 
 def _join_splits(folder: Path, description: DataDescription, rows: Iterable[Row]) -> Iterator[Row]:
-    """The rows; a split that they lack is taken from splits.csv beside them, joined on the image column."""
+    """The rows; a split that they lack is taken from splits.csv beside them, joined on the image column.
+
+    Raises:
+        ValueError: a row of splits.csv is malformed, or says another split of a picture than one before it.
+    """
     column, key, splits = description.split_column, _first_picture(description), _splits_file(folder, description)
     known = None
     for row in rows:
         if column and column not in row.values and splits is not None:
-            known = known or {
-                split.values[key]: split.values[column] for split in table_rows(splits) if not split.problem
-            }
+            if known is None:
+                known = _splits_by_picture(splits, key, column, description.encoding)
             row.values[column] = known.get(row.values.get(key))
         yield row
+
+
+def _splits_by_picture(table: Path, key: str, column: str, encoding: str) -> dict:
+    known: dict = {}
+    for row in table_rows(table, encoding):
+        if row.problem:
+            raise ValueError(f"{row.where}: {row.problem}")
+        name, split = row.values.get(key), row.values.get(column)
+        if known.setdefault(name, split) != split:
+            raise ValueError(f"{row.where}: {shown(name)} is in {shown(split)}, and in {shown(known[name])} before")
+    return known

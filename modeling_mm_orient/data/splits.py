@@ -12,7 +12,7 @@ from pathlib import Path
 import datasets
 
 from ..pictures import pictures_of, post_key
-from .description import DataDescription
+from .description import NO_SPLITS, DataDescription
 from .labels import is_missing, label_column
 from .problems import Problem, shown
 
@@ -38,12 +38,13 @@ def split_called(name) -> str | None:
     return SPLIT_NAMES.get(found[1] if found else text)
 
 
-def assign_splits(
-    description: DataDescription, posts: list[dict], problems: list[Problem], at_random: bool = True
-) -> None:
-    """Give every post its split, from its raw `split`; with labels, what has none is split at random if so asked.
+def assign_splits(description: DataDescription, posts: list[dict], problems: list[Problem]) -> None:
+    """Give every post its split, from its raw `split`; where none has any it is `"all"`.
 
     A part of a saved or published data set (`part`, its own name) that is no split keeps its name.
+
+    Raises:
+        ValueError: no post has one in the column that is named for it.
     """
     parts = {post.get("part") for post in posts}
     if None not in parts and not any(split_called(part) for part in parts):
@@ -51,6 +52,13 @@ def assign_splits(
         for post in posts:
             post["split"] = None
     if all(is_missing(post["split"]) for post in posts):
+        # a reader knows the column of a published set, of which not every table has splits
+        asked = description.reader is None or (Path(description.data) / SPLITS_FILE).is_file()
+        if asked and description.split_column not in (None, NO_SPLITS):
+            raise ValueError(
+                f"{description.data}: no post has a split in the column {description.split_column!r}, neither in the "
+                "table nor by its picture's name in splits.csv"
+            )
         for post in posts:
             post["split"] = "all"
     else:
@@ -60,7 +68,11 @@ def assign_splits(
                 what = f"split is {shown(post['split'])}, not one of {', '.join(SPLIT_NAMES)}"
                 problems.append(Problem(post["where"], "unknown split", what))
             post["split"] = name
-    if description.labels is None or not at_random:
+
+
+def draw_splits(description: DataDescription, posts: list[dict]) -> None:
+    """Split posts that have no split at random, where there are labels; and without validation a part of training."""
+    if description.labels is None:
         return
     everyone = [post for post in posts if post["split"] == "all"]
     split_at_random(everyone, RANDOM_SHARES, description.labels, description.split_seed)

@@ -49,7 +49,7 @@ def marked_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[str, str
     Lines end in a line feed, or in a carriage return where a file has no other ends.
 
     Raises:
-        ValueError: there is no such encoding.
+        ValueError: there is no such encoding, or it needs a byte order mark that the file lacks.
     """
     encoding = encoding_of(path, encoding)
     problem = f"not {encoding.upper().removesuffix('-SIG')}; name the encoding (--encoding) or convert the file"
@@ -89,7 +89,10 @@ def encoding_of(path: Path, encoding: str) -> str:
         ) from None
     with path.open("rb") as file:
         start = file.read(4)
-    return next((name for mark, name in BYTE_ORDER_MARKS if start.startswith(mark)), encoding)
+    marked = next((name for mark, name in BYTE_ORDER_MARKS if start.startswith(mark)), None)
+    if marked is None and start and (name := codecs.lookup(encoding).name) in ("utf-16", "utf-32"):
+        raise ValueError(f"{path.name} has no byte order mark: say {name}-le or {name}-be")
+    return marked or encoding
 
 
 def delimited_rows(path: Path, delimiter: str, encoding: str = "utf-8") -> Iterator[Row]:

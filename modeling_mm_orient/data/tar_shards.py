@@ -6,10 +6,12 @@ import gzip
 import json
 import logging
 import lzma
+import re
 import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
@@ -22,7 +24,8 @@ from .tables import Row
 logger = logging.getLogger(__name__)
 
 MOST_BYTES = 64 * 2**20  # of one file of a post
-SAMPLE = 1000  # posts from which columns are told
+SAMPLE, SAMPLED_SHARDS = 1000, 100  # posts from which columns are told, and at most of how many shards
+SHARD = re.compile(r"(.+)\.(?:tar(?:\.(?:gz|bz2|xz))?|tgz|tbz2?|txz)", re.IGNORECASE)
 TEXTS = {".txt": "text", ".cls": "cls"}
 COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 
@@ -30,19 +33,30 @@ COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.op
 def tar_shards(folder: Path, allow_outside: list[str]) -> list[Path]:
     """The shards in a folder and in the folders of splits in it; links that lead elsewhere are not followed."""
     places, found = Places(folder, allow_outside), []
-    for path in sorted([*folder.glob("*.tar"), *folder.glob("*/*.tar")]):
-        if path.name.startswith(".") or (path.parent != folder and split_called(path.parent.name) is None):
+    for path in sorted(path for path in [*folder.glob("*"), *folder.glob("*/*")] if SHARD.fullmatch(path.name)):
+        if path.name.startswith("."):
             continue
-        if not is_regular(path) or not places.allow(path):
-            logger.warning("not read: %s is no regular file in the folder", readable(path.name))
+        if path.parent != folder and split_called(path.parent.name) is None:
+            logger.warning("not read: %s lies in a folder that is called as no split is", _place(folder, path))
+        elif not is_regular(path) or not places.allow(path):
+            logger.warning("not read: %s is no regular file in the folder", _place(folder, path))
         else:
             found.append(path)
     return found
 
 
-def shard_columns(shards: list[Path]) -> list[str]:
-    """What the first posts of the first shard have. Raises ValueError where the file is damaged."""
-    rows = islice(_posts_of(shards[0], Counter()), SAMPLE)
+@dataclass
+class Passed:
+    """What is not read of shards: files by kind, and what a .json says of a text beside its .txt, by name."""
+
+    others: Counter = field(default_factory=Counter)
+    replaced: Counter = field(default_factory=Counter)
+
+
+def shard_columns(folder: Path, shards: list[Path]) -> list[str]:
+    """What the first posts of the shards have, of many of some of them. Raises ValueError where a file is damaged."""
+    some = shards[:: -(-len(shards) // SAMPLED_SHARDS)]
+    rows = (row for path in some for row in islice(_posts_of(folder, path, Passed()), SAMPLE // len(some)))
     return list(dict.fromkeys(name for row in rows for name in row.values))
 
 
@@ -51,26 +65,35 @@ def shard_rows(folder: Path, shards: list[Path]) -> Iterator[Row]:
     where the .json has no `id` the files' name.
 
     The split is that in the shard's name (`train-00000.tar`), or that of its folder, where all say one. Files of other kinds
-    are counted.
+    are counted; where a .json says another text than the .txt, the .txt counts.
 
     Raises:
         ValueError: a shard is damaged.
     """
-    names = [path.stem if path.parent == folder else path.parent.name for path in shards]
+    names = [SHARD.sub(r"\1", path.name) if path.parent == folder else path.parent.name for path in shards]
     are_splits = all(split_called(name) for name in names)
-    others: Counter = Counter()
+    passed = Passed()
     for path, name in zip(shards, names, strict=True):
-        for row in _posts_of(path, others):
+        for row in _posts_of(folder, path, passed):
             if are_splits:
                 row.split = name
             yield row
-    if others:
-        most = ", ".join(f"{count} .{kind}" for kind, count in others.most_common(5))
-        logger.warning("%s: %d files of other kinds not read (%s)", folder, others.total(), most)
+    if passed.others:
+        most = ", ".join(f"{count} .{kind}" for kind, count in passed.others.most_common(5))
+        logger.warning("%s: %d files of other kinds not read (%s)", folder, passed.others.total(), most)
+    for name, count in passed.replaced.items():
+        logger.warning(
+            "%s: %d posts have another %s in their .json than in a file of their own, which counts", folder, count, name
+        )
 
 
-def _posts_of(path: Path, others: Counter) -> Iterator[Row]:
-    row, key, seen = None, None, Counter()
+def _place(folder: Path, path: Path) -> str:
+    return readable(path.relative_to(folder).as_posix())
+
+
+def _posts_of(folder: Path, path: Path, passed: Passed) -> Iterator[Row]:
+    row, key, seen, place = None, None, Counter(), _place(folder, path)
+    said: dict[str, str] = {}  # column -> the kind of file that said it
     try:
         with _opened(path) as file, tarfile.open(fileobj=_Bounded(file), mode="r:") as archive:
             for member in archive:
@@ -84,10 +107,10 @@ def _posts_of(path: Path, others: Counter) -> Iterator[Row]:
                         yield _complete(row, key)
                     seen[found] += 1
                     again = f" ({seen[found]})" * (seen[found] > 1)
-                    row, key = Row(f"{path.name}:{readable(found)}{again}", {}), found
-                _take(row, archive, member, kind.lower(), others)
+                    row, key, said = Row(f"{place}:{readable(found)}{again}", {}), found, {}
+                _take(row, said, archive, member, kind.lower(), passed)
     except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-        raise ValueError(f"{path.name} is damaged or no .tar file, behind {key}: {error}") from None
+        raise ValueError(f"{place} is damaged or no .tar file, behind {key}: {error}") from None
     if row is not None:
         yield _complete(row, key)
 
@@ -114,10 +137,12 @@ class _Bounded:
         return self.file.read(size)
 
 
-def _take(row: Row, archive: tarfile.TarFile, member: tarfile.TarInfo, kind: str, others: Counter) -> None:
+def _take(
+    row: Row, said: dict[str, str], archive: tarfile.TarFile, member: tarfile.TarInfo, kind: str, passed: Passed
+) -> None:
     suffix = f".{kind.rpartition('.')[2]}"
     if suffix not in (*TEXTS, ".json", *IMAGE_SUFFIXES):
-        others[kind] += 1
+        passed.others[kind] += 1
         return
     if not member.isreg() or member.size > MOST_BYTES:
         row.problem = f"{readable(member.name)} is " + ("larger than 64 MiB" if member.isreg() else "no regular file")
@@ -134,12 +159,20 @@ def _take(row: Row, archive: tarfile.TarFile, member: tarfile.TarInfo, kind: str
     except (ValueError, RecursionError) as error:
         row.problem = f".{kind} cannot be read ({error})"
         return
-    if isinstance(fields, dict):
-        row.values |= {name: value for name, value in fields.items() if name != "image" and name not in row.values}
-    else:
+    if not isinstance(fields, dict):
         row.problem = f".{kind} must be an object, got {type(fields).__name__}"
+        return
+    for name, value in fields.items():
+        differs = name in said and row.values[name] != value
+        if differs and said[name] == suffix:
+            row.problem = f"{name} stands in several {suffix} files, which differ"
+        elif differs:
+            passed.replaced[name] += 1
+        if name != "image" and (name not in said or suffix in TEXTS):
+            row.values[name], said[name] = value, suffix
 
 
 def _complete(row: Row, key: str | None) -> Row:
-    row.values.setdefault("id", readable(str(key)))
+    if row.values.get("id") is None:
+        row.values["id"] = readable(str(key))
     return row

@@ -173,8 +173,13 @@ def extract_features(
     names = [name for _, name in sorted(gather_object(own))]
     stored, problems = 0, []
     for name in names:
-        with pa.memory_map(str(folder / name)) as file:
-            found = json.loads(pa.ipc.open_stream(file).schema.metadata[b"mm_orient"])
+        try:
+            with pa.memory_map(str(folder / name)) as file:
+                found = json.loads(pa.ipc.open_stream(file).schema.metadata[b"mm_orient"])
+        except (pa.ArrowException, OSError, TypeError, KeyError, ValueError) as error:
+            raise ValueError(
+                f"{folder / name} is damaged ({error}): remove it, and the same command encodes it again"
+            ) from None
         stored += found["posts"]
         problems += found["problems"]
     report = {"folder": str(folder), "rows": stored + len({p["where"] for p in problems}), "stored": stored}

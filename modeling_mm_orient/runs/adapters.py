@@ -9,11 +9,14 @@ from pathlib import Path
 
 from torch import nn
 
+from ..data.json_files import read_json, write_json
 from ..memory_file import MEMORY_FILE
 from ..names import ENCODER_MODULES
 from ..network import Member
 from ..relation_memory import RelationMemory
+from ..tasks import kind_of
 
+ADAPTER_TASKS = "adapter_tasks.json"
 ADAPTER_MEMORY = "adapter_memory"  # its folder beside the adapter: the base's own memory is of other encoders
 
 
@@ -55,18 +58,37 @@ def _whole_modules(name: str, module: nn.Module) -> list[str]:
 
 
 def save_adapter(adapted, folder) -> None:
-    """Save the adapter, and the relation memory that was made with it."""
+    """Save the adapter, its tasks, and the relation memory that was made with it."""
     adapted.save_pretrained(folder)
+    write_json(Path(folder) / ADAPTER_TASKS, {"tasks": adapted.get_base_model().config.tasks})
     memory = adapted.get_base_model().relation_memory
     if memory is not None:
         memory.save(Path(folder) / ADAPTER_MEMORY)
 
 
 def load_adapter(model, folder):
-    """A `PeftModel` of `model` and a saved adapter, in `eval()`, with the adapter's relation memory."""
+    """A `PeftModel` of `model` and a saved adapter, in `eval()`, with what the adapter's tasks decide by and its relation
+    memory.
+
+    Raises:
+        ValueError: the model's tasks are others than those that the adapter was saved with.
+    """
     from peft import PeftModel
 
+    saved = Path(folder) / ADAPTER_TASKS
+    if saved.is_file():
+        tasks = read_json(saved)["tasks"]
+        if (theirs := _described(tasks)) != (ours := _described(model.config.tasks)):
+            raise ValueError(
+                f"the adapter's tasks are {theirs}, and the model's {ours}: load the model with the adapter's"
+            )
+        model.config.update({"tasks": tasks})
     adapted = PeftModel.from_pretrained(model, folder).eval()
     if (Path(folder) / ADAPTER_MEMORY / MEMORY_FILE).is_file():
         adapted.get_base_model().set_relation_memory(RelationMemory.load(Path(folder) / ADAPTER_MEMORY))
     return adapted
+
+
+def _described(tasks: list[dict]) -> str:
+    """Tasks by name, labels and order, which are those of the heads."""
+    return "; ".join(f"{task['name']} ({', '.join(task['labels']) or kind_of(task).name})" for task in tasks)

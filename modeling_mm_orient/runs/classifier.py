@@ -6,6 +6,7 @@ classifier.fit(frame, labels=["offensive", "emotions=joy,sadness"], text="captio
 classifier.predict(new)
 """
 
+import logging
 import os
 import shutil
 import tempfile
@@ -17,7 +18,7 @@ from pathlib import Path
 import datasets
 import pandas
 
-from ..data.columns import IMAGE_NAMES
+from ..data.columns import IMAGE_NAMES, listed
 from ..data.description import DataDescription
 from ..features.cache import DEFAULT_FEATURE_CACHE
 from ..numeric_columns import numbers_of_post
@@ -33,6 +34,8 @@ from .run_folder import describe_data, folder_or_download, load_run, read_metric
 from .settings import TrainingSettings
 from .trainer_options import check_one_metric, trainer_fields
 from .training import train
+
+logger = logging.getLogger(__name__)
 
 SETTINGS = {entry.name for entry in fields(TrainingSettings)} - {"trainer"}
 
@@ -167,7 +170,7 @@ class MMOrientClassifier:
     def evaluate(self, data, *, split: str = "test", root=None, batch_size: int | None = None, **description) -> dict:
         """Metrics on posts that the model has not learned from, as `mm-orient evaluate` gives them."""
         with self._described(data, root, description) as (posts, size):
-            return evaluate(str(self.folder), posts, split=split, batch_size=batch_size or size)
+            return evaluate(str(self.folder), posts, split=split, batch_size=_checked_size(batch_size, size))
 
     @property
     def metrics(self) -> dict:
@@ -267,6 +270,8 @@ class MMOrientClassifier:
             if name not in changes and usual in there and (form or not {*_listed(before.get(name) or usual)} & there):
                 changes[name] = usual  # a post by itself is a dict of these
                 changes |= {"join_texts": False} if name == "text_column" else {}
+        if not form:
+            _say_missing(data, {"text_column": "texts", "image_column": "pictures"}, before, changes)
         pictures = changes.get("image_column") or before.get("image_column") or IMAGE_NAMES
         with write_posts(data, pictures, self._root if root is None else root) as place:
             yield describe_data(run, **changes | place), size
@@ -288,11 +293,35 @@ class MMOrientClassifier:
         model, processor = self._run()
         with self._described(data, root, description) as (said, size):
             posts, inputs, collator = unlabelled(model, processor, replace(said, labels=None), None)
-            verdicts = predict_logits(model, inputs, collator, batch_size or size)
+            verdicts = predict_logits(model, inputs, collator, _checked_size(batch_size, size))
         verdicts.say_strange()
         index = data.index if isinstance(data, pandas.DataFrame) else posts["id"]
         tasks = model.config.tasks
-        return tasks, list(index), prediction_lines(posts["id"], verdicts.logits, tasks)
+        return tasks, index, prediction_lines(posts["id"], verdicts.logits, tasks)
+
+
+def _say_missing(data, what: dict[str, str], before: dict, changes: dict) -> None:
+    """Log which of the columns that a run was told of are not among those of a frame, a data set or rows."""
+    if isinstance(data, datasets.DatasetDict):
+        there = {name for part in data.values() for name in part.column_names}
+    elif isinstance(data, datasets.Dataset):
+        there = {*data.column_names}
+    elif isinstance(data, (list, tuple)):
+        there = {name for row in data for name in row}
+    elif isinstance(data, (pandas.DataFrame, Mapping)):
+        there = {*data}
+    else:
+        return
+    for column, kind in what.items():
+        names = _listed(changes.get(column, before.get(column)))
+        if column not in changes and {*names} & {*before.get("required_columns", [])} and not {*names} & there:
+            logger.warning("the posts have no column %s, which the %s were learned from", listed(names), kind)
+
+
+def _checked_size(batch_size: int | None, usual: int) -> int:
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
+    return usual if batch_size is None else batch_size
 
 
 def _are_posts(data) -> bool:

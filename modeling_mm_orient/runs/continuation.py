@@ -125,8 +125,8 @@ def without_learned(start: Start, posts: datasets.DatasetDict) -> datasets.Datas
     Raises:
         ValueError: nothing is left of validation.
     """
-    remembered = set() if start.learned else _keys_in_memory(start.folder)
-    if not start.learned and not remembered:
+    remembered, is_all = (set(), True) if start.learned else _keys_in_memory(start.folder)
+    if not is_all:
         logger.warning(
             "what %s has learned from is not known: posts of validation and test may be among it", start.source
         )
@@ -145,12 +145,13 @@ def without_learned(start: Start, posts: datasets.DatasetDict) -> datasets.Datas
     return datasets.DatasetDict(kept)
 
 
-def _keys_in_memory(folder: str) -> set[int]:
-    """The `key_number`s of the posts in a checkpoint's relation memory."""
+def _keys_in_memory(folder: str) -> tuple[set[int], bool]:
+    """The `key_number`s of the posts in a checkpoint's relation memory, and whether all that it learned from is there."""
     for place in (Path(folder), Path(folder) / LARGE_MEMORY):
         if (place / MEMORY_FILE).is_file():
-            return set(read_memory(place)[0]["keys"].tolist()) - {0}
-    return set()
+            found = read_memory(place)[0]
+            return set(found["keys"].tolist()) - {0}, found["of_training"]
+    return set(), False
 
 
 def model_of(start: Start, tasks: list[dict], config: dict) -> MMOrientForMultiTaskClassification:

@@ -83,7 +83,10 @@ def posts_to_evaluate(
     """Load a run, and read the posts that `evaluate` scores; arguments and errors as there."""
     model, processor = load_run(run)
     tasks = model.config.tasks
-    data = replace(data, tasks=tasks, labels=data.labels or [task["name"] for task in tasks])
+    names = [task["name"] for task in tasks]
+    if unknown := [label for label in data.labels or [] if label not in names]:
+        raise ValueError(f"the run has no task {unknown[0]!r}; it has {', '.join(names)}")
+    data = replace(data, tasks=tasks, labels=data.labels or names)
     data.numeric_columns = [column["name"] for column in processor.numeric_columns]
     with_pictures = reads_pictures(model.config.encoder_names)
     if split in SPLITS:

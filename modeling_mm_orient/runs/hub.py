@@ -123,7 +123,9 @@ def save_for_hub(model, processor, folder, model_card: str | None = None, furthe
     try:
         _write(model, processor, scratch, model_card)
         if further is not None:
+            mode = scratch.stat().st_mode  # which would become that of `further`, nobody else's to enter
             shutil.copytree(further, scratch, dirs_exist_ok=True)
+            scratch.chmod(mode)
         if not inside:
             os.rename(scratch, folder)
             return folder

@@ -67,6 +67,8 @@ def _save(data, pictures: set[str], base: Path, folder: str) -> list[str]:
                 each = [place for value in values for place in (value if isinstance(value, list) else [value])]
                 outside |= {str(Path(place).parent) for place in each if place and os.path.isabs(place)}
                 part = part.remove_columns(name).add_column(name, [_placed(value, base) for value in values])
+        if ID not in part.column_names:  # else posts would be called as the places of their pictures are
+            part = part.add_column(ID, [str(number) for number in range(len(part))])
         saved[part_name] = part
     if isinstance(data, datasets.DatasetDict):
         datasets.DatasetDict(saved).save_to_disk(folder)
@@ -119,6 +121,8 @@ def _write_table(rows: list[dict], pictures: set[str], base: Path, path: Path) -
     for name, values in columns.items():
         try:
             arrays[name] = pyarrow.array(values, from_pandas=True)
+            if _has_no_fields(arrays[name].type):
+                raise TypeError("no file can hold it")
         except (pyarrow.ArrowException, TypeError, OverflowError):
             arrays[name] = pyarrow.array([_as_text(value) for value in values])
     pyarrow.parquet.write_table(pyarrow.table(arrays), path)
@@ -147,6 +151,12 @@ def _picture(value, base: Path, where: str):
 def _is_list(value) -> bool:
     """Whether it is an array of anything, which is how a frame that is read from Parquet has lists."""
     return isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype == object
+
+
+def _has_no_fields(kind: pyarrow.DataType) -> bool:
+    """Whether somewhere in a type is a record of nothing, which Parquet does not have."""
+    inner = [kind.field(number).type for number in range(kind.num_fields)]
+    return (pyarrow.types.is_struct(kind) and not inner) or any(map(_has_no_fields, inner))
 
 
 def _is_path(value) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..data.description import DataDescription
 from ..data.fields import checked
 from ..data.json_files import read_json
+from ..data.picture_files import IMAGE_SUFFIXES
 from ..data.problems import shown
 from ..data.sources import has_tables
 from .settings import TrainingSettings
@@ -40,7 +41,9 @@ def check_output_file(path: str, run: str | None, data: str | None) -> None:
     of_run = (*OF_A_MODEL, RUN_FILE, METRICS_FILE, HISTORY_FILE, BASELINES_FILE, SPLITS_FILE)
     if run and place.parent == Path(run).resolve() and place.name in of_run:
         raise ValueError(f"{path} is a file of {run}, and would be replaced; choose another output")
-    if data and place.parent == Path(data).resolve():
+    posts = Path(data or ".").resolve()
+    is_picture = place.suffix.lower() in IMAGE_SUFFIXES and place.is_relative_to(posts)
+    if data and (place.parent == posts or is_picture):
         raise ValueError(f"{path} lies among the posts of {data}, and would be replaced; choose another output")
 
 

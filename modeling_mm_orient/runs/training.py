@@ -362,6 +362,8 @@ def fit(prepared: Prepared, built: Built, resume: bool) -> MMOrientTrainer:
     trainer.train(resume_from_checkpoint=checkpoint)
     if built.refresh is not None:
         built.refresh.rebuild(built.model)  # the best epoch's weights are back, the last epoch's memory is not theirs
+    if built.model.relation_memory is not None:
+        built.model.relation_memory.of_training = prepared.start is None  # else it has learned from others before
     return trainer
 
 

@@ -161,6 +161,24 @@ def test_an_adapter_of_a_model_with_a_memory(tmp_path):
         torch.testing.assert_close(logits, expected[name], atol=1e-6, rtol=1e-5)
 
 
+def test_an_adapter_has_its_own_tasks(tmp_path):
+    base = towers()
+    adapted = adapt(copy.deepcopy(base), ["query"], r=2)
+    tasks = adapted.get_base_model().config.tasks
+    adapted.get_base_model().config.update({"tasks": [tasks[0] | {"temperature": 1.5}, *tasks[1:]]})
+    save_adapter(adapted, tmp_path)
+    again = load_adapter(copy.deepcopy(base), tmp_path)
+    assert again.get_base_model().config.tasks[0]["temperature"] == 1.5
+    other_order, fewer = [*reversed(tasks)], tasks[1:]
+    renamed = [tasks[0] | {"name": "spam"}, *tasks[1:]]
+    turned = [tasks[0] | {"labels": tasks[0]["labels"][::-1]}, *tasks[1:]]
+    for others in (other_order, fewer, renamed, turned):
+        model = copy.deepcopy(base)
+        model.config.update({"tasks": others})
+        with pytest.raises(ValueError, match="the adapter's tasks are offensive"):
+            load_adapter(model, tmp_path)
+
+
 def test_what_an_adapter_is_saved_with():
     assert modules_to_save(towers()) == ["learner", "region_hima", "relations", "task_heads", "word_hima"]
 

@@ -176,6 +176,8 @@ def _assignments(text: str, rest: str) -> dict:
                 raise ValueError(f"--methods {text}: {rest!r} is no JSON")
             value = rest.partition(",")[0]
             end = len(value)
+        if match[1] in found:
+            raise ValueError(f"--methods {text}: {match[1]!r} stands there twice")
         found[match[1]], rest = value, rest[end + 1 :]
     if not found:
         raise ValueError(f"--methods {text}: FIELD=JSON is expected after the colon")

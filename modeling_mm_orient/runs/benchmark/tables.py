@@ -43,8 +43,9 @@ PROTOCOL = f"""## Protocol
 Every method reads the same stored features and the same splits; seeds change weights, order and dropout, not the splits.
 Each baseline goes the same way:
 
-1. One hyper-parameter is chosen among three values by the mean macro-F1 on validation, with seed {SEARCH_SEED} and all
-   training posts: C of linear models, k of neighbours, the learning rate of networks. The majority class has none.
+1. One hyper-parameter is chosen among three values by the mean macro-F1 on validation (where all tasks are numbers, the mean
+   squared error), with seed {SEARCH_SEED} and all training posts: C of linear models, k of neighbours, the learning rate of
+   networks. The majority class has none.
 2. Training and validation posts fall into {FOLDS} folds by their content, so that duplicates stay together. A model is
    fitted to each {FOLDS - 1} folds; a network has at most {EPOCHS} epochs, keeps the one that is best on the fold left out,
    and stops after {PATIENCE} that are not better. A verdict on a test post is the mean of the {FOLDS} models'
