@@ -211,9 +211,9 @@ def _of_datasets(splits, description: DataDescription) -> Source:
         for name, feature in dataset.features.items():
             if (classes := _classes_of(feature)) is not None:
                 kind = SINGLE_LABEL if isinstance(feature, datasets.ClassLabel) else MULTI_LABEL
-                before = declared.get(name, {"labels": []})[
-                    "labels"
-                ]  # parts may declare other classes, or another order
+                before = (
+                    declared[name]["labels"] if name in declared else []
+                )  # parts may declare others, or another order
                 declared[name] = {"kind": kind.name, "labels": list(dict.fromkeys([*before, *classes.names]))}
     wanted = {*wanted_columns(completed), "id", SPLIT_COLUMN}
     rows = (row for split in splits for row in _rows_of_split(splits[split], split, wanted))

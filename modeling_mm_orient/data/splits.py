@@ -42,9 +42,6 @@ def assign_splits(description: DataDescription, posts: list[dict], problems: lis
     """Give every post its split, from its raw `split`; where none has any it is `"all"`.
 
     A part of a saved or published data set (`part`, its own name) that is no split keeps its name.
-
-    Raises:
-        ValueError: no post has one in the column that is named for it.
     """
     parts = {post.get("part") for post in posts}
     if None not in parts and not any(split_called(part) for part in parts):
@@ -52,13 +49,6 @@ def assign_splits(description: DataDescription, posts: list[dict], problems: lis
         for post in posts:
             post["split"] = None
     if all(is_missing(post["split"]) for post in posts):
-        # a reader knows the column of a published set, of which not every table has splits
-        asked = description.reader is None or (Path(description.data) / SPLITS_FILE).is_file()
-        if asked and description.split_column not in (None, NO_SPLITS):
-            raise ValueError(
-                f"{description.data}: no post has a split in the column {description.split_column!r}, neither in the "
-                "table nor by its picture's name in splits.csv"
-            )
         for post in posts:
             post["split"] = "all"
     else:
@@ -71,10 +61,21 @@ def assign_splits(description: DataDescription, posts: list[dict], problems: lis
 
 
 def draw_splits(description: DataDescription, posts: list[dict]) -> None:
-    """Split posts that have no split at random, where there are labels; and without validation a part of training."""
+    """Split posts that have no split at random, where there are labels; and without validation a part of training.
+
+    Raises:
+        ValueError: a column is named that says it, and it says it of nobody.
+    """
     if description.labels is None:
         return
     everyone = [post for post in posts if post["split"] == "all"]
+    # a reader knows the column of a published set, of which not every table has splits
+    asked = description.reader is None or (Path(description.data) / SPLITS_FILE).is_file()
+    if everyone and asked and description.split_column not in (None, NO_SPLITS):
+        raise ValueError(
+            f"{description.data}: no post has a split in the column {description.split_column!r}, neither in the table nor "
+            "by its picture's name in splits.csv"
+        )
     split_at_random(everyone, RANDOM_SHARES, description.labels, description.split_seed)
     if not any(post["split"] == "validation" for post in posts):
         train = [post for post in posts if post["split"] == "train"]
