@@ -2,13 +2,13 @@
 """MMOrientConfig: every choice of the paper and every one of ours as a field."""
 
 import os
+from collections.abc import Iterator
 from difflib import get_close_matches
-from numbers import Real
 
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers import AutoConfig, PreTrainedConfig
 
-from .names import BACKENDS, ENCODER_NAMES, EXPERT_NAMES, LOOKUPS, RELATION_SCOPES, STREAM_NAMES
+from .names import BACKENDS, ENCODER_NAMES, EXPERT_NAMES, LOOKUPS, RELATION_SCOPES, STREAM_NAMES, VERDICT_KEYS
 from .tasks import KINDS, SINGLE_LABEL, kind_of
 
 CHOICES = {
@@ -32,6 +32,7 @@ SWITCHES = (
     "gather_global_batch",
 )
 LEAST_TEMPERATURE = 1e-4  # of cosines: below, single precision tells no edges apart
+MOST_LABELS = 100_000  # of an encoder's configuration, which does not need them
 LARGEST = 3.4e38  # that single precision holds
 MOST = 1e4  # of what logits are divided by, raised by or weighed with: beyond, single precision has no room for them
 TASK_DEFAULTS = {
@@ -253,8 +254,10 @@ class MMOrientConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
-        for part in (config_dict, *(config_dict.get(name) or {} for name in cls.sub_configs)):
-            kernel = part.get("attn_implementation") if isinstance(part, dict) else None
+        for part in _parts_of(config_dict):
+            if _is_number(count := part.get("num_labels", 0)) and count > MOST_LABELS:  # each would get a name
+                raise ValueError(f"`num_labels` in a file is {count}, more than {MOST_LABELS}")
+            kernel = part.get("attn_implementation")
             if isinstance(kernel, str) and "/" in kernel:  # code of the Hub: for who loads to ask for, not for a file
                 raise ValueError(f"`attn_implementation` in a file must be a name of transformers' own, got {kernel!r}")
         found = super().from_dict(config_dict, **kwargs)
@@ -384,6 +387,8 @@ class MMOrientConfig(PreTrainedConfig):
         where = f"tasks[{index}]"
         if not isinstance(task, dict) or not isinstance(task.get("name"), str) or not task["name"]:
             self._refuse(where, "a dict with a non-empty string `name`", task)
+        if task["name"] in VERDICT_KEYS:
+            self._refuse(f"{where}.name", f"none of {', '.join(VERDICT_KEYS)}, which a verdict has too", task["name"])
         unknown = sorted(set(task) - set(TASK_DEFAULTS) - {"name"})
         if unknown:
             self._refuse(
@@ -514,6 +519,14 @@ class MMOrientConfig(PreTrainedConfig):
         raise ValueError(f"`{name}` must be {expected}, got {value!r}")
 
 
+def _parts_of(part) -> Iterator[dict]:
+    """A configuration as a file has it, and those inside it."""
+    if isinstance(part, dict):
+        yield part
+        for value in part.values():
+            yield from _parts_of(value)
+
+
 def _forget_folders(part) -> None:
     if isinstance(part, dict):
         if hub_id(part.get("_name_or_path")) is None:
@@ -523,8 +536,8 @@ def _forget_folders(part) -> None:
 
 
 def _is_number(value) -> bool:
-    """Whether it is one that float32 can hold."""
-    return isinstance(value, Real) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
+    """Whether it is one that float32 and JSON can hold."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
 
 
 MMOrientConfig.register_for_auto_class()  # its code goes with what it is saved in

@@ -5,7 +5,7 @@ Shapes: B posts, K neighbours, D features.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -39,7 +39,14 @@ def reference_posts(
     Args:
         encode: `MMOrientModel.encode_posts`, of inputs on the CPU. tasks: whose labels are kept.
         fingerprints: of the encoders.
+
+    Raises:
+        TypeError: posts are no list and no data set. ValueError: `batch_size` is below 1, or see `_embeds_and_presence`.
     """
+    if isinstance(posts, Mapping) or not hasattr(posts, "__len__"):
+        raise TypeError(f"reference posts are a list or a data set, not {type(posts).__name__}")
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
     posts = undecoded(posts)
     tensors, labels, ids, keys = [], [], [], []
     progress = logging.tqdm(total=len(posts), desc="encoding reference posts", unit="post", leave=False)

@@ -38,7 +38,7 @@ from .hima import BatchAttention
 from .inputs import PostInputs, takes_post_inputs
 from .memory_file import HUB_OPTIONS, LARGE_MEMORY, find_memory, remove_memory
 from .memory_upkeep import NeighbourRule, check_fit, differ, neighbours_in_memory, reference_posts
-from .names import ENCODER_MODULES, ENCODER_NAMES
+from .names import ENCODER_MODULES, ENCODER_NAMES, revisions_of
 from .network import Member, NetworkParts, Relations
 from .ngrams import BUCKETS
 from .partial_files import whole_file
@@ -202,6 +202,8 @@ class MMOrientPreTrainedModel(PreTrainedModel):
         if load_relation_memory:
             model._attach_memory(pretrained_model_name_or_path, hub_options)
         if tasks is not None:
+            if not hasattr(model, "set_tasks"):
+                raise TypeError(f"`tasks`: {type(model).__name__} has no heads, MMOrientForMultiTaskClassification has")
             model.set_tasks(tasks)
         return loaded
 
@@ -324,7 +326,7 @@ class MMOrientPreTrainedModel(PreTrainedModel):
         }
         if not given:
             raise ValueError("at least one of `joint`, `text` and `vision` must be given")
-        revisions = revision if isinstance(revision, dict) else dict.fromkeys(ENCODER_NAMES, revision)
+        revisions = revisions_of(revision)
         encoders = {
             name: value if isinstance(value, nn.Module) else load_encoder(str(value), name, revisions.get(name))
             for name, value in given.items()
@@ -532,7 +534,14 @@ class MMOrientModel(MMOrientPreTrainedModel, NetworkParts):
         """Train exactly the encoders that are not in `names`, and record it in the configuration.
 
         A frozen encoder has no gradients and stays in `eval()` mode, batch statistics included.
+
+        Raises:
+            ValueError: a name is none of an encoder's.
         """
+        if isinstance(names, str) or (unknown := [name for name in names if name not in ENCODER_NAMES]):
+            raise ValueError(
+                f"`names` are some of {ENCODER_NAMES}, got {names if isinstance(names, str) else unknown!r}"
+            )
         self.config.frozen_encoders = [name for name in ENCODER_NAMES if name in names]
         for name, encoder in self.encoders.items():
             encoder.requires_grad_(name not in names)
@@ -735,8 +744,8 @@ class MMOrientForMultiTaskClassification(MMOrientPreTrainedModel):
             labels: task name -> labels; forms and missing values as in `TaskHeads.loss`.
             output_members: see `MMOrientOutput`.
         """
-        several = self.config.members > 1 or bool(self.config.experts) or output_members
-        components = output_components or several
+        several = self.config.members > 1 or bool(self.config.experts)
+        components = output_components or several or output_members
         asked = (output_attentions, output_relations, components, without_themselves, without_neighbours)
         outputs = self.mm_orient(*vars(inputs).values(), *asked, return_dict=True)
         every = outputs.member_representations
@@ -745,8 +754,8 @@ class MMOrientForMultiTaskClassification(MMOrientPreTrainedModel):
         members = [heads(seen, votes) for heads, seen in zip(self.member_heads, representations, strict=True)]
         loss, task_losses = (None, None) if labels is None else self._loss(members, labels, inputs.post_keys)
         parts: dict[str, Any] = {"logits": members[0]}
-        if several:
-            parts = self._verdicts(members, outputs, inputs.ngram_ids)
+        if several or output_members:
+            parts = self._verdicts(members, outputs, inputs.ngram_ids) | ({} if several else parts)
         if output_members:
             parts["member_logits"] = {name: torch.stack([each[name] for each in members]) for name in members[0]}
         else:

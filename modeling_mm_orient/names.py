@@ -12,3 +12,13 @@ LOOKUPS = ("top_k", "threshold", "both")
 RELATION_SCOPES = ("batch", "memory", "batch+memory")
 CLASSIFIER_OUTPUTS = ("probabilities", "hidden_state")
 PIPELINE_TASK = "multimodal-classification"
+VERDICT_KEYS = ("neighbours", "decisions", "explanation", "error")  # of a verdict, beside those of tasks
+
+
+def revisions_of(revision: str | dict[str, str] | None) -> dict[str, str | None]:
+    """Encoder -> revision, from one for all or one for each. Raises ValueError for what is no encoder."""
+    if not isinstance(revision, dict):
+        return dict.fromkeys(ENCODER_NAMES, revision)
+    if unknown := [name for name in revision if name not in ENCODER_NAMES]:
+        raise ValueError(f"`revision` has {unknown[0]!r}, which is none of {ENCODER_NAMES}")
+    return dict(revision)

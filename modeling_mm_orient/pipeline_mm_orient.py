@@ -5,7 +5,7 @@ import os
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Pipeline
 from transformers.utils import logging
 
@@ -97,7 +97,9 @@ class MultimodalClassificationPipeline(Pipeline):
             inputs = _posts(images, text)
         elif images is not None or text is not None:
             raise ValueError("posts are given as `inputs`, or by `images` and `text`: give one of them")
-        if isinstance(inputs, (list, tuple)) and not inputs:
+        if isinstance(inputs, tuple):
+            inputs = list(inputs)
+        if isinstance(inputs, list) and not inputs:
             return []
         if hasattr(inputs, "column_names") and hasattr(inputs, "select_columns"):  # a `datasets.Dataset`
             columns = [name for name in POST_KEYS if name in inputs.column_names]
@@ -133,7 +135,8 @@ class MultimodalClassificationPipeline(Pipeline):
             verdict["top_k"] = top_k
         if answers is not None:
             verdict["answers"] = _yes_or_no("answers", answers)
-        if verdict.get("answers") and "top_k" in verdict:
+        together = getattr(self, "_postprocess_params", {}) | verdict
+        if together.get("answers") and "top_k" in together:
             raise ValueError("`top_k` and `answers` are two forms of a verdict: give one of them")
         if explain is not None:
             forward["explained"] = _yes_or_no("explain", explain)
@@ -231,7 +234,7 @@ class MultimodalClassificationPipeline(Pipeline):
                     errors[row] = found.pop("error")[0]
                 explanations = [one for row, one in zip(sound, explanations, strict=True) if errors[row] is None]
                 sound, alone = [row for row in sound if errors[row] is None], [found for found in alone if found]
-                tensors = {name: torch.cat([found[name] for found in alone]) for name in (alone or [{}])[0]}
+                tensors = {name: _together(name, [found[name] for found in alone]) for name in (alone or [{}])[0]}
         lists: dict[str, list] = {"error": errors}
         if explained:
             lists["explanation"] = [dict(zip(sound, explanations, strict=True)).get(row) for row in range(len(errors))]
@@ -242,7 +245,7 @@ class MultimodalClassificationPipeline(Pipeline):
         if not rows:
             return {}
         inputs = self._inputs(posts, rows)
-        found = self.model(**inputs, output_relations=output_relations)
+        found = self.model(**inputs, output_relations=output_relations, return_dict=True)
         if found.strange_pictures is not None and (count := int(found.strange_pictures.sum())):
             logger.warning(
                 "%d picture(s) of %d posts left out of account: unlike every reference post's; `explain=True` says which",
@@ -324,8 +327,18 @@ def _posts(images, text):
     text = text if many or text is None else [text]
     count = len(images if images is not None else text)
     images, text = images or [None] * count, text or [None] * count
+    if len(images) != len(text):
+        raise ValueError(f"`images` and `text` must have one entry per post, got {len(images)} and {len(text)}")
     posts = [{"image": image, "text": words} for image, words in zip(images, text, strict=True)]
     return posts if many else posts[0]
+
+
+def _together(name: str, parts: list[Tensor]) -> Tensor:
+    """What is said of posts one by one; of neighbours each may have another number."""
+    if name not in NEIGHBOUR_OUTPUTS:
+        return torch.cat(parts)
+    nobody = -1 if name.endswith("neighbours") else 0
+    return nn.utils.rnn.pad_sequence([row for part in parts for row in part], batch_first=True, padding_value=nobody)
 
 
 def _in_places(values: Tensor, rows: list[int], count: int) -> Tensor:

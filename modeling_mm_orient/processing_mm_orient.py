@@ -15,6 +15,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 
+from .names import revisions_of
 from .ngrams import ngram_ids, padded
 from .numeric_columns import check_columns, standardised
 from .pictures import IMAGE_SOURCES, MAX_IMAGE_PIXELS, read_image, reduced
@@ -23,6 +24,7 @@ from .text_cleaning import clean_text
 from .text_removal import INPAINTERS, READERS, joined_text, read_text, registered, remove_text
 
 MAX_TOKENS = 128
+LONGEST_PADDING, LONGEST_SIDE = 2**17, 4096  # of what a saved processor may ask for
 JOINT_FOLDER = "joint_processor"
 
 
@@ -86,9 +88,13 @@ class MMOrientProcessor(ProcessorMixin):
         if tokenizer is not None and tokenizer.pad_token_id is None:
             raise ValueError("`tokenizer` has no padding token; set `tokenizer.pad_token`")
         self.joint_processor = joint_processor
+        for part in (image_processor, getattr(joint_processor, "image_processor", None)):
+            _check_sizes(part)
         for name, value in {"max_tokens": max_tokens, "joint_max_tokens": joint_max_tokens}.items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}")
+        if joint_padding == "max_length" and joint_max_tokens > LONGEST_PADDING:
+            raise ValueError(f"`joint_max_tokens` pads every text to {joint_max_tokens}, more than {LONGEST_PADDING}")
         self.max_tokens, self.max_image_pixels = max_tokens, max_image_pixels
         self.joint_max_tokens, self.joint_padding = joint_max_tokens, joint_padding
         clean_text("", text_cleaning)
@@ -110,7 +116,7 @@ class MMOrientProcessor(ProcessorMixin):
         **kwargs,
     ):
         """The processor for a model of the same encoders. Arguments as in `MMOrientModel.from_encoders_pretrained`."""
-        revisions = revision if isinstance(revision, dict) else dict.fromkeys(("joint", "text", "vision"), revision)
+        revisions = revisions_of(revision)
         parts = {}
         if vision is not None:
             parts["image_processor"] = AutoImageProcessor.from_pretrained(
@@ -142,12 +148,13 @@ class MMOrientProcessor(ProcessorMixin):
         """Prepare a batch of posts, or one post.
 
         Args:
-            images: a picture or a list with one entry per post, None for a post without; anything `read_image` takes,
-                or arrays and tensors as image processors take them; or a list of them (ours). Or a batch of a data set,
-                with `image` and `text`.
+            images: a picture or a list with one entry per post, None for a post without; anything `read_image` takes, or
+                a list of them (ours). Or a batch of a data set, with `image` and `text`.
             text: a string or a list with one entry per post; None or a text of white space alone means no text.
             numbers: what the `numeric_columns` say of each post, see `numeric_columns.standardised`; None says nothing.
-            kwargs: `return_tensors`, and what tokenizers and image processors take (`text_kwargs`, `images_kwargs`).
+            kwargs: `return_tensors`, and what the text encoder's tokenizer and the vision encoder's image processor take
+                (`text_kwargs`, `images_kwargs`), the joint encoder's where it is alone; but its texts are padded as it was
+                trained.
 
         Returns:
             `pixel_values`, `input_ids` (B, T), `attention_mask`, ... for the encoders there are, those of the joint
@@ -168,7 +175,8 @@ class MMOrientProcessor(ProcessorMixin):
             **kwargs,
         )
         text_kwargs, images_kwargs = merged["text_kwargs"], merged["images_kwargs"]
-        if "max_length" not in kwargs | kwargs.get("text_kwargs", {}):  # else it is the tokenizer's own, of its file
+        said = "max_length" in kwargs | kwargs.get("text_kwargs", {})
+        if not said:  # else it is the tokenizer's own, of its file
             text_kwargs["max_length"] = min(text_kwargs.get("max_length") or self.max_tokens, self.max_tokens)
         return_tensors = text_kwargs.pop("return_tensors", None)
         images_kwargs.pop("return_tensors", None)
@@ -183,7 +191,9 @@ class MMOrientProcessor(ProcessorMixin):
                 prepare = self.joint_processor.image_processor
                 # both encoders may well be of one kind: then its pictures are resized once
                 prepared = data and not images_kwargs and _alike(prepare, self.image_processor)
-                data |= _joint(dict(data) if prepared else _prepared_alone(prepare, pictures, {}))
+                data |= _joint(
+                    dict(data) if prepared else _prepared_alone(prepare, pictures, {} if data else images_kwargs)
+                )
             if max(counts) > 1:
                 data = {name: _by_post(name, rows, counts) for name, rows in data.items()} | {"picture_counts": counts}
         if any(text):
@@ -191,7 +201,11 @@ class MMOrientProcessor(ProcessorMixin):
                 options: dict = {"return_attention_mask": True}
                 data |= self.tokenizer(text, **(options | text_kwargs))
             if self.joint_processor is not None:
-                options = {"padding": self.joint_padding, "truncation": True, "max_length": self.joint_max_tokens}
+                alone = self.tokenizer is None
+                longest = min(
+                    text_kwargs["max_length"] if alone and said else self.joint_max_tokens, self.joint_max_tokens
+                )
+                options = {"padding": self.joint_padding, "truncation": True, "max_length": longest}
                 if self.joint_padding == "max_length":
                     options["return_attention_mask"] = False
                 data |= _joint(self.joint_processor.tokenizer(text, **options))
@@ -334,10 +348,6 @@ class MMOrientProcessor(ProcessorMixin):
 
     def _pictures(self, images: list) -> list:
         """Every picture read; a blank one, masked later, where a post has none."""
-        arrays = all(image is None or hasattr(image, "shape") for image in images)
-        if arrays:
-            like = next(image for image in images if image is not None)
-            return [like * 0 if image is None else image for image in images]
         pictures = [None if image is None else self._picture(index, image) for index, image in enumerate(images)]
         size = next(picture.size for picture in pictures if picture is not None)
         return [Image.new("RGB", size) if picture is None else picture for picture in pictures]
@@ -416,3 +426,12 @@ def _joint(data) -> dict:
 MMOrientProcessor.register_for_auto_class()  # its code goes with what it is saved in
 
 __all__ = ["MMOrientProcessor"]
+
+
+def _check_sizes(image_processor) -> None:
+    """Raise ValueError for sides that no encoder takes: a small picture would become as large."""
+    for name in ("size", "crop_size", "pad_size"):
+        said = getattr(image_processor, name, None)
+        sides = said.values() if isinstance(said, Mapping) else getattr(said, "__dict__", {"": said}).values()
+        if any(isinstance(side, (int, float)) and side > LONGEST_SIDE for side in sides):
+            raise ValueError(f"`{name}` of the image processor is {said}, more than {LONGEST_SIDE} pixels")

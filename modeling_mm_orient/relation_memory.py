@@ -318,12 +318,12 @@ class RelationMemory:
         )
 
     def remove(self, ids) -> None:
-        """Forget the posts of these ids; an index is dropped.
+        """Forget the posts of these ids, or of one; an index is dropped.
 
         Raises:
             ValueError: an id is not there; nothing is changed then.
         """
-        gone = set(ids)
+        gone = {str(ids)} if isinstance(ids, (str, int)) else {str(name) for name in ids}
         if unknown := gone - set(self.ids):
             raise ValueError(f"the relation memory has no post {sorted(unknown)[0]!r}")
         self.to(CPU)

@@ -125,14 +125,20 @@ class TaskHeads(nn.Module):
             kind, target = kind_of(task), labels.get(task["name"])
             if target is None:
                 continue
+            if not isinstance(target, Tensor):
+                raise ValueError(f"`labels[{task['name']!r}]` must be a tensor, got {type(target).__name__}")
             shape = kind.shape_of_labels(logits[task["name"]])
             if target.shape != shape:
                 raise ValueError(
                     f"`labels[{task['name']!r}]` ({kind.name}) must have shape {tuple(shape)}, got {tuple(target.shape)}"
                 )
             wanted = kind.collate(task, []).dtype
-            if not wanted.is_floating_point and target.is_floating_point():
+            if not wanted.is_floating_point and target.dtype not in (torch.int64, torch.int32):
                 raise ValueError(f"`labels[{task['name']!r}]` ({kind.name}) must be int64, got {target.dtype}")
+            # on a GPU a look at the values would have every step wait
+            looked_at = target.device.type == "cpu" and not torch.compiler.is_compiling()
+            if looked_at and not kind.are_targets(task, target):
+                raise ValueError(f"`labels[{task['name']!r}]` ({kind.name}) must be {kind.targets}")
 
 
 def with_rules(tasks: list[dict], before: list[dict]) -> list[dict]:

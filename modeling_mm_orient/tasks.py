@@ -9,6 +9,8 @@ Shapes: B posts, M reference posts, C labels of a task.
 
 import json
 from collections import Counter
+from collections.abc import Iterable, Mapping
+from numbers import Real
 
 import numpy as np
 import torch
@@ -35,9 +37,11 @@ LEAST_DOUBT = 1e-6  # of a probability under a fractional power, whose slope at 
 
 
 class TaskKind:
-    """What all kinds answer. `least_labels` is how many label names a task must have, `most_labels` how many it may."""
+    """What all kinds answer. `least_labels` is how many label names a task must have, `most_labels` how many it may;
+    `targets` says what labels are learned from."""
 
     name: str
+    targets: str
     least_labels = 1
     most_labels: int | None = None
     is_classification = True
@@ -87,6 +91,10 @@ class TaskKind:
     def are_labels(self, task: dict, labels: Tensor) -> bool:
         """Whether all of `labels`, missing ones among them, can be labels of the task."""
         raise NotImplementedError
+
+    def are_targets(self, task: dict, labels: Tensor) -> bool:
+        """Whether a loss can be taken of `labels`."""
+        return self.are_labels(task, labels)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """What the logits say, float32, in their shape."""
@@ -179,11 +187,12 @@ class SingleLabel(TaskKind):
     """One of C classes. Labels: (B,) int64, -100 where missing."""
 
     name = "single_label"
+    targets = "class numbers below that of the labels, or -100 where missing"
     least_labels = 2
 
     def collate(self, task: dict, values: list) -> Tensor:
         values = [_class_number(task, value) if isinstance(value, str) else value for value in values]
-        numbers = [MISSING_LABEL if value is None or value < 0 else int(value) for value in values]
+        numbers = [MISSING_LABEL if _is_nothing(value) else _whole(task, value) for value in values]
         return torch.tensor(numbers, dtype=torch.long)
 
     def shape_of_labels(self, logits: Tensor) -> torch.Size:
@@ -266,10 +275,11 @@ class MultiLabel(TaskKind):
     """Any of C labels. Labels: (B, C) float in {0, 1}, NaN where missing."""
 
     name = "multi_label"
+    targets = "0 and 1, or what lies between, or NaN where missing"
 
     def collate(self, task: dict, values: list) -> Tensor:
         unknown = [float("nan")] * len(task["labels"])
-        rows = [unknown if value is None else _label_row(task, list(value)) for value in values]
+        rows = [unknown if _is_nothing(value) else _label_row(task, value) for value in values]
         return torch.tensor(rows).float().reshape(len(values), len(task["labels"]))
 
     def losses(
@@ -286,6 +296,9 @@ class MultiLabel(TaskKind):
 
     def are_labels(self, task: dict, labels: Tensor) -> bool:
         return bool((labels.isnan() | (labels == 0) | (labels == 1)).all())
+
+    def are_targets(self, task: dict, labels: Tensor) -> bool:
+        return bool((labels.isnan() | ((labels >= 0) & (labels <= 1))).all())
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.float().sigmoid()
@@ -336,11 +349,12 @@ class Regression(TaskKind):
     """A number. Labels: (B,) float, NaN where missing."""
 
     name = "regression"
+    targets = "finite, or NaN where missing"
     least_labels, most_labels = 0, 0
     is_classification = False
 
     def collate(self, task: dict, values: list) -> Tensor:
-        return torch.tensor([float("nan") if value is None else value for value in values]).float()
+        return torch.tensor([float("nan") if value is None else _number(task, value) for value in values]).float()
 
     def num_outputs(self, task: dict) -> int:
         return 1
@@ -495,8 +509,30 @@ def _class_number(task: dict, name: str) -> int:
     return task["labels"].index(name)
 
 
-def _label_row(task: dict, values: list) -> list[float]:
+def _is_nothing(value) -> bool:
+    """Whether it is None or NaN, which frames have where nothing is."""
+    return value is None or (isinstance(value, Real) and value != value)
+
+
+def _number(task: dict, value) -> float:
+    if isinstance(value, str) or not hasattr(value, "__float__"):
+        raise ValueError(f"{value!r} is no number of the task {task['name']!r}")
+    return float(value)
+
+
+def _whole(task: dict, value) -> int:
+    """A class number, or -100 for -1 and -100, which are none."""
+    number = _number(task, value)
+    if not number.is_integer() or (number < 0 and number not in (-1, MISSING_LABEL)):
+        raise ValueError(f"{value!r} is no class number of the task {task['name']!r}")
+    return MISSING_LABEL if number < 0 else int(number)
+
+
+def _label_row(task: dict, values) -> list[float]:
     """0 and 1 per label, from the same or from names."""
+    if isinstance(values, (str, Mapping)) or not isinstance(values, Iterable):
+        raise ValueError(f"{values!r} is no list of labels of the task {task['name']!r}")
+    values = list(values)
     if not any(isinstance(value, str) for value in values) and len(values) == len(task["labels"]):
         return values
     numbers = {_class_number(task, value) for value in values}

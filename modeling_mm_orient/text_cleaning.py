@@ -10,9 +10,13 @@ from collections.abc import Callable
 
 # endings that are no words: "stop.it" and "home.me" are sentences without a space
 ENDINGS = "com|net|org|co|io|tv|info|biz|uk|ru|gg|app|xyz|site|online|club|ly|cc|fm|eu|au"
-URL = re.compile(r"(?:https?|ftp)://\S+|www\.\S+|[\w.+-]+@[\w-]+(?:\.[\w-]+)+", re.IGNORECASE)
+# each is tried at one place of a run of letters, and looks ahead so far: texts come from strangers, and may be long
+URL = re.compile(r"(?:https?|ftp)://\S+|www\.\S+|(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+", re.IGNORECASE)
 HANDLE = re.compile(r"(?<![\w@])@\w+")
-SITE = re.compile(rf"(?<![\w@.])(?:via )?(?:[a-z0-9][\w-]*\.)+(?:{ENDINGS})(?![\w.-]*\w)(?:/\S*)?(?!\w)", re.IGNORECASE)
+SITE = re.compile(
+    rf"(?<![\w@.])(?:via )?(?:[a-z0-9][\w-]{{0,62}}\.){{1,9}}(?:{ENDINGS})(?![\w.-]{{0,99}}\w)(?:/\S*)?(?!\w)",
+    re.IGNORECASE,
+)
 # what meme generators print on their pictures, as optical character recognition spells it
 GENERATORS = (
     "img ?f?lip", "quick ?meme", "meme ?generator", "make ?a ?meme", "meme ?center", "mematic", "meme ?droid", "9 ?gag",

@@ -104,6 +104,7 @@ def test_no_string_of_a_user_is_opened_or_fetched(handler, tmp_path, monkeypatch
         ),
         ({"inputs": {"text": ["a"]}}, r"inputs\.text must be a text, got list"),
         ({"inputs": {"text": " "}}, "inputs has neither a text nor a picture"),
+        ({"inputs": ["a", "b" * 100_001]}, r"inputs\[1\]\.text has 100,001 characters; at most 100,000 are taken"),
         ({"inputs": ["a"] * 257}, "at most 256 posts"),
         ({"inputs": "a", "parameters": [1]}, "`parameters` must be an object"),
         ({"inputs": "a", "parameters": {"image_sources": ["path"]}}, "there is no parameter 'image_sources'"),

@@ -1,7 +1,9 @@
 """What a command writes replaces nothing that it reads, and no other run."""
 
+import html
 import json
 import shutil
+from urllib.parse import quote
 
 import pytest
 
@@ -223,3 +225,22 @@ def test_who_is_interrupted_is_told_what_makes_the_report(folder, tmp_path, monk
     assert capsys.readouterr().err.splitlines()[-1] == f"mm-orient: interrupted; {expected}"
     if not has_report:
         assert main(["report", str(tmp_path / "run"), "--data", str(posts)]) == 0
+
+
+@pytest.mark.parametrize("place", ["/home/alice/my & posts", "/home/älice/posts", '/home/a"b/posts'])
+@pytest.mark.parametrize("form", [str, html.escape, lambda place: json.dumps(place)[1:-1], quote])
+def test_a_place_on_this_machine_is_found_however_it_is_written(folder, tmp_path, capsys, place, form):
+    shutil.copytree(folder / "run", tmp_path / "run")
+    said = read_json(tmp_path / "run" / "run.json")
+    said["data"]["data"] = place
+    (tmp_path / "run" / "run.json").write_text(json.dumps(said))
+    (tmp_path / "run" / "report.html").write_text(f"<p>{form(place)}/1.png</p>", encoding="utf-8")
+    assert main(["export", str(tmp_path / "run"), "--output", str(tmp_path / "hub")]) == 1
+    assert "a place on this machine" in capsys.readouterr().err and not (tmp_path / "hub").exists()
+
+
+def test_baselines_that_are_none_are_named(folder, tmp_path, capsys):
+    shutil.copytree(folder / "run", tmp_path / "run")
+    (tmp_path / "run" / "baselines.json").write_text('{"x": 1}')
+    assert main(["report", str(tmp_path / "run"), "--data", str(folder / "posts")]) == 1
+    assert "baselines.json: 'x' is no baseline's metrics by split" in capsys.readouterr().err

@@ -180,6 +180,34 @@ def test_many_files_and_a_table_of_texts_become_a_row_each(asker, verdicts, tmp_
     assert float(found[0]["intensity"]) == direct["intensity"]
 
 
+def test_uploads_are_counted_before_they_are_read_and_read_one_by_one(asker, verdicts):
+    read = []
+    content = as_bytes(picture())
+    with pytest.raises(ValueError, match="201 posts; at most 200"):
+        verdicts.posts_of([("a.png", lambda: read.append(1))] * 201, None)
+    assert read == []
+    rows = asker.rows(
+        verdicts.posts_of([(f"{n}.png", lambda: read.append(1) or content) for n in range(3)], None), verdicts.Visit()
+    )
+    next(rows)
+    assert read == [1]
+
+
+def test_a_text_of_several_pictures_of_one_name_is_nobodys(asker, verdicts):
+    files = [("a.png", as_bytes(picture())), ("a.png", as_bytes(picture(colour=99))), ("b.png", as_bytes(picture()))]
+    posts = verdicts.posts_of(files, b"file,text\na.png,of the first\nb.png,fine\n")
+    assert [bool(post["error"]) for post in posts] == [True, True, False]
+    assert not any(post["error"] for post in verdicts.posts_of(files, None))
+
+
+@pytest.mark.parametrize(
+    "labels", [["offensive"], "offensive", {"emotions": "joy"}, {"intensity": "high"}, {"offensive": {"a": 1}}]
+)
+def test_labels_of_another_form_are_told(asker, verdicts, labels):
+    with pytest.raises(ValueError, match=r"must be an object|is no "):
+        asker.add(None, "x", labels, verdicts.Visit())
+
+
 @pytest.mark.parametrize(
     ("table", "said"),
     [

@@ -75,3 +75,14 @@ def test_a_text_that_nothing_is_left_of_is_missing_unless_it_is_all_there_is():
     processor = make_processor(text_cleaning=PAPER_STEPS)
     inputs = processor(images=[picture(), None], text=["imgflip.com", "imgflip.com"], return_tensors="pt")
     assert inputs["has_text"].tolist() == [False, True]
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("piece", ["a", "a.", "-a", "-a.com", "a@", "com.", "x.com ", "@a", "9 gag", "made with "])
+def test_a_long_text_takes_no_longer_per_letter(piece, step):
+    clean_text(piece * 100_000, [step])  # in squares of that it would take hours
+
+
+def test_addresses_go_and_words_stay():
+    text = "see http://a.b/c or me@home.de, 9gag.com/gag/1 via quickmeme.com a.b.c.com but stop.it x.com.de"
+    assert clean_text(text, ["urls", "watermarks"]) == "see or , but stop.it x.com.de"

@@ -7,6 +7,7 @@ import math
 import tempfile
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import gradio as gr
@@ -238,7 +239,7 @@ def _short_columns(asker: Asker) -> set[int]:
 
 
 def _posts(files: list | None, table: dict | None) -> list[dict]:
-    uploads = [(Path(file["orig_name"] or file["path"]).name, _content(file)) for file in files or ()]
+    uploads = [(Path(file["orig_name"] or file["path"]).name, partial(_content, file)) for file in files or ()]
     return posts_of(uploads, _content(table))
 
 
@@ -262,7 +263,7 @@ def _api(asker: Asker, picture: gr.Image, text: gr.Textbox, visit: gr.State) -> 
     def add_reference(picture, text, labels, visit):
         """Add a post to this session's memory. `labels` is an object of task and label; returns the post's id."""
         with _gradio_errors():
-            visit = asker.add(asker.read(_content(picture)), text, labels or {}, visit)
+            visit = asker.add(asker.read(_content(picture)), text, {} if labels is None else labels, visit)
             return {"id": list(visit.named)[-1]}, visit
 
     def forget_references(visit):
@@ -304,6 +305,8 @@ def _content(file: dict | None) -> bytes | None:
     path, uploads = Path(file.get("path") or "").resolve(), Path(gr.utils.get_upload_folder()).resolve()
     if not path.is_relative_to(uploads) or not path.is_file():
         raise ValueError("The file is not here (any more): upload it again.")
+    if path.stat().st_size > MOST_BYTES:
+        raise ValueError(f"The file has more than {MOST_BYTES // 2**20} MB.")
     return path.read_bytes()
 
 

@@ -5,7 +5,8 @@ import copy
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -113,6 +114,8 @@ class Asker:
         text = checked_text(text)
         if picture is None and not (text and text.strip()):
             raise ValueError("A reference post needs a picture, a text, or both.")
+        if not isinstance(labels, Mapping):
+            raise ValueError(f"The labels must be an object of task and label, not {type(labels).__name__}.")
         if unknown := set(labels) - {task["name"] for task in self.tasks}:
             raise ValueError(f"The model has no task {sorted(unknown)[0]!r}.")
         taken = set(memory.ids) | set(visit.named)
@@ -157,7 +160,8 @@ class Asker:
             cells, error = [""] * (len(self.columns) - 3), post["error"]
             try:
                 if not error:
-                    cells = self._cells(self.verdict(self.read(post["content"]), post["text"], visit))
+                    content = post["content"]() if callable(post["content"]) else post["content"]
+                    cells = self._cells(self.verdict(self.read(content), post["text"], visit))
             except (ValueError, RuntimeError) as told:
                 error = str(told)
             yield [post["file"], post["text"] or "", *cells, error]
@@ -187,18 +191,24 @@ def checked_text(text: str | None) -> str | None:
     return text
 
 
-def posts_of(files: list[tuple[str, bytes]], table: bytes | None) -> list[dict]:
+def posts_of(files: list[tuple[str, bytes | Callable[[], bytes]]], table: bytes | None) -> list[dict]:
     """Posts of pictures and of a table of their texts: one per file, then one per row without a file of its own.
 
     Args:
-        files: names and contents. table: a CSV with a header, `file` and `text`; a row without a name is a text alone.
+        files: names, and contents or what reads them. table: a CSV with a header, `file` and `text`; a row without a name is
+            a text alone.
 
     Raises:
         ValueError: there is nothing, too much, or the table is none.
     """
     texts, alone = read_texts(table) if table is not None else ({}, [])
-    posts = [{"file": name, "content": content, "text": texts.get(name), "error": ""} for name, content in files]
-    there = {name for name, _ in files}
+    there = Counter(name for name, _ in files)
+    unclear = {name for name in texts if there[name] > 1}
+    several = "Several pictures have this name, and the table says one text of it."
+    posts = [
+        {"file": name, "content": content, "text": texts.get(name), "error": several if name in unclear else ""}
+        for name, content in files
+    ]
     missing = [name for name in texts if name not in there]
     posts += [
         {

@@ -15,6 +15,7 @@ from decimal import Decimal
 import datasets
 import numpy as np
 
+from ..names import VERDICT_KEYS
 from ..numeric_columns import LARGEST
 from ..tasks import LABEL_PREFIX, MULTI_LABEL, REGRESSION, SINGLE_LABEL, kind_of
 from .description import DataDescription
@@ -32,13 +33,10 @@ RESERVED_TASK_NAMES = (
     "row",
     "post_key",
     "mean_macro_f1",
-    "neighbours",
+    *VERDICT_KEYS,
     "problem",
     "strange_picture",
-    "decisions",
-    "explanation",
     "abstained",
-    "error",
     "mean of tasks",
     "mean AUROC of tasks",
 )

@@ -27,7 +27,7 @@ from ..pictures import pictures_of, undecoded
 from ..pipeline_mm_orient import POST_KEYS
 from ..tasks import kind_of
 from .evaluation import evaluate
-from .posts_in_memory import write_posts
+from .posts_in_memory import placed, write_posts
 from .predictions import predict_logits, prediction_columns, prediction_lines, prediction_row, unlabelled
 from .preset_files import is_from_scratch, load_preset, with_architecture, with_encoders, with_tiny_encoders
 from .run_folder import describe_data, folder_or_download, load_run, read_metrics, read_run
@@ -193,7 +193,7 @@ class MMOrientClassifier:
 
         Args:
             post: `image`, `text` and `numbers`, or a row of the columns that were learned from. neighbours: reference posts
-                per modality. root, description: of a row, as in `predict`.
+                per modality. root: as in `predict`. description: of a row, likewise.
 
         Raises:
             ValueError: it is neither, or a part of it cannot be read.
@@ -207,6 +207,9 @@ class MMOrientClassifier:
                 numbers = row["numbers"] if processor.numeric_columns else None
                 whole = {"image": pictures_of(row), "text": row["text"], "numbers": numbers}
                 return explain_post(model, processor, whole, neighbours, self._references)
+        if isinstance(post, Mapping) and post.get("image") is not None:
+            base = Path((self._root if root is None else root) or ".").absolute()
+            post = {**post, "image": placed(post["image"], base)}
         return explain_post(model, processor, post, neighbours, self._references)
 
     def _references(self, ids: list[str]) -> dict[str, dict]:

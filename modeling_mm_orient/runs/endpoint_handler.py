@@ -13,7 +13,7 @@ from transformers import pipeline
 
 POST = {"image", "text", "numbers", "id"}
 PARAMETERS = {"neighbours", "decisions", "abstain", "batch_size"}
-MOST_POSTS = 256  # of a request
+MOST_POSTS, MOST_CHARACTERS = 256, 100_000  # of a request, of a text
 FORM = (
     '{"inputs": {"text": "...", "image": "BASE64"}}, where inputs may be a list of posts, and parameters may be given'
 )
@@ -96,6 +96,8 @@ def _post(post: Any, where: str) -> dict:
     text, image, numbers = post.get("text"), post.get("image"), post.get("numbers")
     if text is not None and not isinstance(text, str):
         raise ValueError(f"{where}.text must be a text, got {type(text).__name__}")
+    if text and len(text) > MOST_CHARACTERS:
+        raise ValueError(f"{where}.text has {len(text):,} characters; at most {MOST_CHARACTERS:,} are taken")
     if image is None and not (text and text.strip()):
         raise ValueError(f"{where} has neither a text nor a picture")
     if numbers is not None and not isinstance(numbers, dict):

@@ -1,11 +1,14 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """Export: a checkpoint that carries its own code, for `from_pretrained(..., trust_remote_code=True)`."""
 
+import html
+import json
 import os
 import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 from ..configuration_mm_orient import MMOrientConfig, hub_id
 from ..data.json_files import read_json
@@ -190,6 +193,13 @@ def _check_publishable(model, processor, run: str) -> None:
         )
 
 
+def _written(place: str) -> set[bytes]:
+    """A place as it stands in a text, a page, JSON or a URL."""
+    forms = {place, json.dumps(place)[1:-1], json.dumps(place, ensure_ascii=False)[1:-1]}
+    forms |= {html.escape(form) for form in forms} | {quote(place)}
+    return {form.encode("utf-8", "surrogatepass") for form in forms}
+
+
 def _check_names_no_folder(file: Path, run: dict) -> None:
     """Refuse a run's file that says where its data lie; names that are no whole paths are anybody's words."""
     data = run.get("data", {})
@@ -203,5 +213,5 @@ def _check_names_no_folder(file: Path, run: dict) -> None:
     ]
     content = file.read_bytes()
     for place in places:
-        if place and os.path.isabs(place) and place.strip(os.sep) and place.encode() in content:
+        if place and os.path.isabs(place) and place.strip(os.sep) and any(form in content for form in _written(place)):
             raise ValueError(f"{file} names {place}, a place on this machine: take it out of there, or remove the file")

@@ -66,7 +66,7 @@ def _save(data, pictures: set[str], base: Path, folder: str) -> list[str]:
                 values = list(part[name])
                 each = [place for value in values for place in (value if isinstance(value, list) else [value])]
                 outside |= {str(Path(place).parent) for place in each if place and os.path.isabs(place)}
-                part = part.remove_columns(name).add_column(name, [_placed(value, base) for value in values])
+                part = part.remove_columns(name).add_column(name, [placed(value, base) for value in values])
         if ID not in part.column_names:  # else posts would be called as the places of their pictures are
             part = part.add_column(ID, [str(number) for number in range(len(part))])
         saved[part_name] = part
@@ -77,11 +77,11 @@ def _save(data, pictures: set[str], base: Path, folder: str) -> list[str]:
     return sorted(outside)
 
 
-def _placed(value, base: Path):
-    """The path of a picture, or those of a list, as it is from anywhere."""
-    if isinstance(value, list):
-        return [_placed(part, base) for part in value]
-    return value if not value or URL.match(value) else str(base / value)
+def placed(value, base: Path):
+    """The path of a picture, or those of a list, as it is from anywhere; what is no path stays what it is."""
+    if isinstance(value, (list, tuple)):
+        return [placed(part, base) for part in value]
+    return str(base / value) if _is_path(value) and str(value) and not URL.match(str(value)) else value
 
 
 def _rows(data) -> list[dict]:

@@ -204,7 +204,7 @@ def _run(
     files = _files(posts)
     description = replace(description, allow_outside=[os.path.abspath(place) for place in description.allow_outside])
     description, columns, count = _columns_and_rows(files, posts, description)
-    counts = _modalities(files, description)
+    counts, whole = _modalities(files, description), _schema(files)
     logger.info("%d posts: %d with a picture, %d with a text", count, counts["with_picture"], counts["with_text"])
     output = output.absolute()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -219,7 +219,9 @@ def _run(
     }
 
     def job() -> None:
-        read = ray.data.read_parquet(files, columns=columns).repartition(target_num_rows_per_block=POSTS_PER_TASK)
+        read = ray.data.read_parquet(files, columns=columns, schema=whole).repartition(
+            target_num_rows_per_block=POSTS_PER_TASK
+        )
         read.map_batches(
             Worker,
             fn_constructor_kwargs=arguments,
@@ -298,12 +300,27 @@ def _files(posts: str) -> list[str]:
     return [str(file) for file in files]
 
 
+def _schema(files: list[str]) -> pa.Schema:
+    """The columns of all files: each may lack some. Raises ValueError for a damaged one, or one of other types."""
+    whole = None
+    for file in files:
+        try:
+            found = pyarrow.parquet.read_schema(file)
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{file}: damaged or no Parquet file: {error}") from None
+        try:
+            whole = found if whole is None else pa.unify_schemas([whole, found], promote_options="permissive")
+        except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
+            raise ValueError(f"{file} has columns of other types than the files before it: {error}") from None
+    return whole.remove_metadata()
+
+
 def _columns_and_rows(
     files: list[str], posts: str, description: DataDescription
 ) -> tuple[DataDescription, list[str], int]:
     """The description with what the columns are called, those to read, and the number of rows."""
     try:
-        found = pyarrow.dataset.dataset(files, format="parquet")
+        found = pyarrow.dataset.dataset(files, schema=_schema(files), format="parquet")
         there, count = found.schema.names, found.count_rows()
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{posts}: damaged or no Parquet file: {error}") from None
@@ -322,7 +339,7 @@ def _columns_and_rows(
 
 def _modalities(files: list[str], description: DataDescription) -> dict[str, int]:
     """How many rows name a picture, and how many have a text; pictures' bytes are not read where the files count them."""
-    found = pyarrow.dataset.dataset(files, format="parquet")
+    found = pyarrow.dataset.dataset(files, schema=_schema(files), format="parquet")
     texts = [name for name in description.text_columns if name in found.schema.names]
     filled = [_says_something(name, found.schema.field(name).type) for name in texts]
     with_text = found.count_rows(filter=functools.reduce(operator.or_, filled)) if filled else 0

@@ -17,7 +17,12 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil
 
-from modeling_mm_orient import MMOrientForMultiTaskClassification, MMOrientProcessor, MultimodalClassificationPipeline
+from modeling_mm_orient import (
+    MMOrientConfig,
+    MMOrientForMultiTaskClassification,
+    MMOrientProcessor,
+    MultimodalClassificationPipeline,
+)
 from modeling_mm_orient.pictures import FORMATS, MOST_ELONGATED, fetched, post_key, read_image, reduced
 from modeling_mm_orient.runs.memory import add_to_memory, remove_from_memory
 from modeling_mm_orient.text_removal import read_text
@@ -49,6 +54,37 @@ def test_a_name_in_a_file_is_looked_up_and_never_imported(tmp_path, field, name)
     path = tmp_path / "processor_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {field: name, "read_missing_text": True}))
     with pytest.raises(ValueError, match=f"`{field}` must be one of"):
+        MMOrientProcessor.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["", "text_config", "vision_config"])
+def test_a_number_of_labels_is_not_counted_out(tmp_path, part):
+    small_towers(joint_config=None).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    said = json.loads(path.read_text())
+    (said[part] if part else said)["num_labels"] = 10**9
+    path.write_text(json.dumps(said))
+    with pytest.raises(ValueError, match="`num_labels` in a file is 1000000000, more than 100000"):
+        MMOrientConfig.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"image_processor": {"size": {"height": 60_000, "width": 16}}}, "`size` of the image processor is"),
+        (
+            {"joint_padding": "max_length", "joint_max_tokens": 10**9},
+            "`joint_max_tokens` pads every text to 1000000000",
+        ),
+    ],
+)
+def test_a_processor_asks_for_no_more_than_an_encoder_takes(tmp_path, change, said):
+    make_processor().save_pretrained(tmp_path)
+    path = tmp_path / "processor_config.json"
+    before = json.loads(path.read_text())
+    after = {name: before[name] | value if isinstance(value, dict) else value for name, value in change.items()}
+    path.write_text(json.dumps(before | after))
+    with pytest.raises(ValueError, match=said):
         MMOrientProcessor.from_pretrained(tmp_path)
 
 

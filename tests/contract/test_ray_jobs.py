@@ -174,3 +174,29 @@ def test_what_cannot_work_is_said_before_ray_starts(tmp_path, capsys, monkeypatc
     assert main(["ray", "predict", str(run), "--data", str(posts), "--output", str(output), *options]) == 1
     assert message in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.slow
+def test_columns_are_those_of_all_files(tmp_path, capsys):
+    run, folder = save_run(tmp_path / "run"), tmp_path / "d"
+    folder.mkdir()
+    rows = some_posts(12)
+    pq.write_table(pa.Table.from_pylist([{"id": r["id"], "image": r["image"]} for r in rows[:6]]), folder / "a.parquet")
+    pq.write_table(pa.Table.from_pylist(rows[6:]), folder / "b.parquet")
+    assert (
+        main(["ray", "predict", str(run), "--data", str(folder), "--output", str(tmp_path / "out"), "--workers", "1"])
+        == 0
+    )
+    alone = tmp_path / "alone.parquet"
+    assert main(["predict", str(run), "--data", str(folder), "--output", str(alone)]) == 0
+    expected, found = by_id(pq.read_table(alone)), by_id(pq.read_table(tmp_path / "out"))
+    for one, other in zip(found, expected, strict=True):
+        for name, value in other.items():
+            assert one[name] == (pytest.approx(value, abs=1e-5) if isinstance(value, float) else value)
+    capsys.readouterr()
+    pq.write_table(pa.Table.from_pylist([{"id": "x", "text": 1.5}]), folder / "c.parquet")
+    assert (
+        main(["ray", "predict", str(run), "--data", str(folder), "--output", str(tmp_path / "no"), "--workers", "1"])
+        == 1
+    )
+    assert "c.parquet has columns of other types than the files before it" in capsys.readouterr().err

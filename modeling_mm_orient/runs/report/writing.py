@@ -44,7 +44,12 @@ class RunRecord:
         """Of a finished run."""
         files = {name: Path(folder) / name for name in (HISTORY_FILE, BASELINES_FILE)}
         found = {name: read_json(path) for name, path in files.items() if path.is_file()}
-        return cls(read_run(folder), found.get(HISTORY_FILE, {}).get("log", []), found.get(BASELINES_FILE, {}))
+        baselines = found.get(BASELINES_FILE, {})
+        if wrong := [
+            name for name, said in baselines.items() if not isinstance(said, dict) or "validation" not in said
+        ]:
+            raise ValueError(f"{files[BASELINES_FILE]}: {wrong[0]!r} is no baseline's metrics by split")
+        return cls(read_run(folder), found.get(HISTORY_FILE, {}).get("log", []), baselines)
 
     def training_counts(self) -> dict[str, dict[str, int]]:
         """Task -> label -> training posts."""
