@@ -19,7 +19,7 @@ from transformers.utils import logging
 from .memory_file import MOST_BYTES_IN_CHECKPOINT, in_one_state, memory_path, read_memory, save_memory
 from .names import MODALITIES
 from .optional_dependencies import FAISS_AVAILABLE
-from .similarity_search import MOST_EXACT, ExactSearch, IndexSearch, in_order, index_kind, require_faiss
+from .similarity_search import DECIMALS, MOST_EXACT, ExactSearch, IndexSearch, in_order, index_kind, require_faiss
 from .tasks import kind_of
 
 logger = logging.get_logger(__name__)
@@ -178,8 +178,10 @@ class RelationMemory:
             if top_k is not None and top_k <= wanted:
                 least = torch.maximum(least, near.topk(top_k).values[:, -1:] - TIE)
             chosen = allowed & (near > least)
-            # whoever comes next in this order is too far, or there is room for no more
-            enough = (cosines[:, -1:] <= least) | ~has_modality[:, None] | (chosen.sum(-1, keepdim=True) > most)
+            # whoever comes next is too far, or there is room for no more; of those that follow in this order some may be
+            # nearer than the last, though equal to so many decimals
+            too_far = cosines[:, -1:] + 10.0**-DECIMALS <= least
+            enough = too_far | ~has_modality[:, None] | (chosen.sum(-1, keepdim=True) > most)
             if wanted == size or enough.all():
                 return _compact(entries, near, chosen, most)
             wanted = min(size, 4 * wanted)

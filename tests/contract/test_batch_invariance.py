@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from transformers import (
@@ -71,6 +71,7 @@ def crowded_memory(count: int, seed: int, templates: int) -> RelationMemory:
     at_a_cosine=st.booleans(),
     seed=st.integers(0, 999),
 )
+@example(lookup="top_k", count=42, templates=3, top_k=2, at_a_cosine=False, seed=114)
 def test_with_copies_templates_and_thresholds_at_cosines(lookup, count, templates, top_k, at_a_cosine, seed):
     model = tiny_model(**MEMORY, memory_lookup=lookup, memory_top_k=top_k).eval()
     memory = crowded_memory(count, seed, templates)
