@@ -1,5 +1,6 @@
 """Going on from a checkpoint: what is kept, what begins anew, what is refused."""
 
+import shutil
 from contextlib import suppress
 
 import pytest
@@ -172,11 +173,10 @@ def test_what_an_export_learned_from_is_not_judged_by(tmp_path, caplog, scope):
 
 
 @pytest.mark.parametrize("change", ["build", "add", "remove"])
-def test_a_memory_that_was_changed_says_so(tmp_path, caplog, change):
-    folder, run = write_folder(tmp_path / "posts", ROWS), tmp_path / "run"
-    fields = ("--set", "relation_scope=memory", "memory_top_k=3")
-    assert train_on(folder, run, "--labels", "mood", "--epochs", 1, *fields) == 0
-    rows = [{"image": "", "text": f"new {i}", "id": f"n{i}", "mood": "ab"[i % 2]} for i in range(6)]
+def test_a_memory_that_was_changed_says_so(before, tmp_path, caplog, change):
+    run = tmp_path / "run"
+    shutil.copytree(before[1], run)
+    rows = [{"image": "", "caption": f"new {i}", "id": f"n{i}", "mood": "ab"[i % 2], "likes": i} for i in range(6)]
     others = write_folder(tmp_path / "others", rows)
     what = ["--ids", RelationMemory.load(run).ids[0]] if change == "remove" else ["--data", str(others)]
     assert main(["memory", change, str(run), *what]) == 0

@@ -227,9 +227,9 @@ def test_who_is_interrupted_is_told_what_makes_the_report(folder, tmp_path, monk
         assert main(["report", str(tmp_path / "run"), "--data", str(posts)]) == 0
 
 
-@pytest.mark.parametrize("place", ["/home/alice/my & posts", "/home/älice/posts", '/home/a"b/posts'])
 @pytest.mark.parametrize("form", [str, html.escape, lambda place: json.dumps(place)[1:-1], quote])
-def test_a_place_on_this_machine_is_found_however_it_is_written(folder, tmp_path, capsys, place, form):
+def test_a_place_on_this_machine_is_found_however_it_is_written(folder, tmp_path, capsys, form):
+    place = '/home/älice/my & "posts"'
     shutil.copytree(folder / "run", tmp_path / "run")
     said = read_json(tmp_path / "run" / "run.json")
     said["data"]["data"] = place
