@@ -149,7 +149,8 @@ class MMOrientProcessor(ProcessorMixin):
 
         Args:
             images: a picture or a list with one entry per post, None for a post without; anything `read_image` takes, or
-                a list of them (ours). Or a batch of a data set, with `image` and `text`.
+                a list of them (ours); with `do_rescale=False` arrays alone, as the image processor takes them. Or a batch of
+                a data set, with `image` and `text`.
             text: a string or a list with one entry per post; None or a text of white space alone means no text.
             numbers: what the `numeric_columns` say of each post, see `numeric_columns.standardised`; None says nothing.
             kwargs: `return_tensors`, and what the text encoder's tokenizer and the vision encoder's image processor take
@@ -184,7 +185,9 @@ class MMOrientProcessor(ProcessorMixin):
         reads_pictures = self.image_processor is not None or self.joint_processor is not None
         if reads_pictures and any(image is not None for image in images):
             counts = [len(image) if isinstance(image, list) else int(image is not None) for image in images]
-            pictures = self._pictures(_flat(images))
+            prepares = self.image_processor or self.joint_processor.image_processor
+            rescales = images_kwargs.get("do_rescale", getattr(prepares, "do_rescale", True))
+            pictures = self._pictures(_flat(images), as_they_are=not rescales)
             if self.image_processor is not None:
                 data |= _prepared_alone(self.image_processor, pictures, images_kwargs)
             if self.joint_processor is not None:
@@ -202,9 +205,8 @@ class MMOrientProcessor(ProcessorMixin):
                 data |= self.tokenizer(text, **(options | text_kwargs))
             if self.joint_processor is not None:
                 alone = self.tokenizer is None
-                longest = min(
-                    text_kwargs["max_length"] if alone and said else self.joint_max_tokens, self.joint_max_tokens
-                )
+                longest = (text_kwargs.get("max_length") if alone and said else None) or self.joint_max_tokens
+                longest = min(longest, self.joint_max_tokens)
                 options = {"padding": self.joint_padding, "truncation": True, "max_length": longest}
                 if self.joint_padding == "max_length":
                     options["return_attention_mask"] = False
@@ -346,8 +348,11 @@ class MMOrientProcessor(ProcessorMixin):
         except ValueError as error:
             raise ValueError(f"`images[{index}]`: {error}") from error
 
-    def _pictures(self, images: list) -> list:
-        """Every picture read; a blank one, masked later, where a post has none."""
+    def _pictures(self, images: list, as_they_are: bool) -> list:
+        """Every picture read, but arrays `as_they_are` if so asked; a blank one, masked later, where a post has none."""
+        if as_they_are and all(image is None or hasattr(image, "shape") for image in images):
+            like = next(image for image in images if image is not None)
+            return [like * 0 if image is None else image for image in images]
         pictures = [None if image is None else self._picture(index, image) for index, image in enumerate(images)]
         size = next(picture.size for picture in pictures if picture is not None)
         return [Image.new("RGB", size) if picture is None else picture for picture in pictures]

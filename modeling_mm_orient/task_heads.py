@@ -133,7 +133,7 @@ class TaskHeads(nn.Module):
                     f"`labels[{task['name']!r}]` ({kind.name}) must have shape {tuple(shape)}, got {tuple(target.shape)}"
                 )
             wanted = kind.collate(task, []).dtype
-            if not wanted.is_floating_point and target.dtype not in (torch.int64, torch.int32):
+            if not wanted.is_floating_point and target.dtype not in (torch.int64, torch.int32, torch.bool):
                 raise ValueError(f"`labels[{task['name']!r}]` ({kind.name}) must be int64, got {target.dtype}")
             # on a GPU a look at the values would have every step wait
             looked_at = target.device.type == "cpu" and not torch.compiler.is_compiling()

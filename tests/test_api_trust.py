@@ -74,6 +74,21 @@ def test_an_array_is_the_same_picture_beside_any_other():
             assert torch.equal(alone, beside)
 
 
+def test_arrays_that_are_not_rescaled_are_taken_as_they_are():
+    array = torch.full((3, 20, 30), 0.5)
+    for given in (array, array.numpy()):
+        found = make_processor()(images=[given], do_rescale=False, return_tensors="pt")["pixel_values"]
+        assert found.abs().max() < 0.1  # (0.5 - 0.5) / 0.5, and not 255 of it
+
+
+def test_two_classes_may_be_true_and_false():
+    labels = torch.tensor([True, False, True] * 3)
+    losses = [
+        tiny_model().eval()(**feature_batch(), labels={"offensive": kind}).loss for kind in (labels, labels.long())
+    ]
+    torch.testing.assert_close(*losses)
+
+
 @pytest.mark.parametrize(
     ("labels", "said"),
     [
@@ -138,7 +153,9 @@ def test_a_joint_encoder_alone_is_prepared_as_is_said():
     assert not torch.equal(plain["joint_pixel_values"], raw["joint_pixel_values"])
     short = processor(text=["a cat on a mat when it compiles"], max_length=3, return_tensors="pt")
     assert short["joint_input_ids"].shape[1] == 3
-    assert processor(text=["a cat on a mat when it compiles"], return_tensors="pt")["joint_input_ids"].shape[1] > 3
+    for said in ({}, {"max_length": None}):
+        found = processor(text=["a cat on a mat when it compiles"], return_tensors="pt", **said)
+        assert found["joint_input_ids"].shape[1] > 3
 
 
 def test_a_batch_loses_no_more_than_the_post_that_fails(pipe):

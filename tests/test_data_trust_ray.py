@@ -43,6 +43,18 @@ def test_another_column_of_pictures_than_the_runs_is_refused(tmp_path):
     assert columns(posts, image_column=None)[1:] == (["id", "text"], 1)
 
 
+def test_columns_are_those_of_all_files_and_types_count_where_they_are_read(tmp_path):
+    parquet(tmp_path / "d", [{"id": "1", "image": as_bytes(picture()), "other": 1}], "a.parquet")
+    table = pa.table({"id": ["2"], "text": pa.array(["words"]).dictionary_encode(), "other": ["x"]})
+    pa.parquet.write_table(table, tmp_path / "d" / "b.parquet")
+    posts = parquet(tmp_path / "d", [{"id": "3", "text": "more", "image": None}], "c.parquet")
+    description, read, count = columns(posts)
+    assert (read, count) == (["id", "text", "image"], 3)
+    assert _modalities(_files(posts), description) == {"with_picture": 1, "with_text": 2}
+    with pytest.raises(ValueError, match=r"b\.parquet has another type in the column 'other' than the files before it"):
+        columns(posts, text_column="other")
+
+
 def test_usual_names_and_types_are_found(tmp_path):
     posts = parquet(tmp_path / "d", [{"id": "1", "foto": as_bytes(picture()), "caption": "a"}])
     description, read, _ = columns(posts)

@@ -209,6 +209,23 @@ def test_an_export_can_be_entered_by_whoever_may(folder, tmp_path):
     assert (tmp_path / "hub").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
+def test_ones_own_figures_and_long_texts_are_no_hindrance(folder, tmp_path):
+    figures = folder / "posts" / "figures"
+    figures.mkdir()
+    command = [
+        "inspect-graph",
+        str(folder / "run"),
+        "--data",
+        str(folder / "posts"),
+        "--picture",
+        str(figures / "graph.png"),
+    ]
+    assert main(command) == main(command) == 0
+    explained = ["explain", str(folder / "run"), "--post", "none", "word " * 80, "--output", str(tmp_path / "why.html")]
+    assert main(explained) == main(explained) == 0
+    shutil.rmtree(figures)
+
+
 @pytest.mark.parametrize("has_report", [True, False])
 def test_who_is_interrupted_is_told_what_makes_the_report(folder, tmp_path, monkeypatch, capsys, has_report):
     def stop(*arguments, **named):

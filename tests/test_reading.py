@@ -215,6 +215,15 @@ def test_a_splits_csv_has_the_encoding_of_the_table(tmp_path):
     assert {split: len(rows) for split, rows in posts.items()} == {"train": 6, "validation": 2, "test": 2}
 
 
+def test_a_splits_csv_may_be_utf_8_beside_another_table(tmp_path):
+    rows = [row | {"image": f"é{row['image']}"} for row in ROWS]
+    folder = write_folder(tmp_path / "d", [{k: v for k, v in row.items() if k != "split"} for row in rows])
+    write_folder(folder, [{"image": row["image"], "split": row["split"]} for row in rows], "splits.csv", pictures=False)
+    (folder / "labels.csv").write_bytes((folder / "labels.csv").read_text(encoding="utf-8").encode("cp1252"))
+    posts, _, _ = read_posts(describe(folder, encoding="cp1252"))
+    assert {split: len(rows) for split, rows in posts.items()} == {"train": 6, "validation": 2, "test": 2}
+
+
 def test_posts_that_are_left_out_take_nobodys_place_in_a_random_split(tmp_path):
     rows = [{"image": f"{i}.png", "text": f"t{i}", "mood": ["sad", "happy"][i % 2]} for i in range(20)]
     folder = write_folder(tmp_path / "d", rows)

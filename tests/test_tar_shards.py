@@ -266,3 +266,27 @@ def test_what_files_of_one_post_say_differently(tmp_path, caplog):
         ("0.tar:3", "text stands in several .txt files, which differ"),
         ("0.tar:4", "mood stands in several .json files, which differ"),
     ]
+
+
+def test_an_archive_beside_pictures_is_no_data(tmp_path, caplog):
+    content = write_shard(tmp_path / "old.tar", posts(0, 4)).read_bytes()
+    (tmp_path / "old.tar").unlink()
+    for name in ("cat", "dog"):
+        (tmp_path / "d" / name).mkdir(parents=True)
+        for i in range(6):
+            picture(colour=i).save(tmp_path / "d" / name / f"{i}.png")
+    (tmp_path / "d" / "backup.tgz").write_bytes(gzip.compress(content))
+    found = read_posts(DataDescription(str(tmp_path / "d"), labels=["label"]), training=False, split_at_random=False)[0]
+    assert len(found["all"]) == 12 and "not read: backup.tgz lies beside pictures" in caplog.text
+
+
+def test_processes_name_posts_of_parts_alike(tmp_path):
+    parts = {
+        part: datasets.Dataset.from_list([{"id": f"{part} {i}", "text": "x"} for i in range(4)])
+        for part in ("train", "test")
+    }
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "d")
+    description = DataDescription(str(tmp_path / "d"))
+    whole = [post["id"] for _, post, _ in stream_posts(description)]
+    shares = [[post["id"] for _, post, _ in stream_posts(description, lambda i, n=n: i // 2 % 2 == n)] for n in (0, 1)]
+    assert sorted(whole) == sorted(shares[0] + shares[1]) and whole[4] == "test/test 0"

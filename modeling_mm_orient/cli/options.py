@@ -209,8 +209,9 @@ def check_outputs(options: argparse.Namespace) -> None:
     """Raise ValueError where a file that a command writes is one of those that it reads."""
     targets = [path for name in ("json", "output", "picture") for path in _listed(getattr(options, name, None))]
     there = [path for path in targets if Path(path).is_file()]
+    picture = (getattr(options, "post", None) or [None])[0]
     for path in there:
-        if any(Path(part).is_file() and os.path.samefile(path, part) for part in getattr(options, "post", None) or []):
+        if picture and os.path.isfile(picture) and os.path.samefile(path, picture):
             raise ValueError(f"{path} is the post's picture, and would be replaced; choose another output")
     if not there or options.interrupted:  # who goes on with an output reads it
         return

@@ -219,13 +219,13 @@ def stream_posts(
     find_image = image_finder(Path(description.data), [*description.allow_outside, *source.inside])
     repaired, count, first_part = [], 0, None
     for index, row in enumerate(source.rows):
+        first_part = row.part if index == 0 else first_part
         if not wanted(index):
             continue
         count += row.repair is not None
         if row.repair is not None and len(repaired) < REPAIRS_SHOWN:
             repaired += repairs_of([row])
         post, problems = read_post(source.description, find_image, index, row, source.has_ids)
-        first_part = row.part if index == 0 else first_part
         if row.part != first_part:  # which ids stand in several parts would be known at their end
             post["id"] = f"{row.part}/{post['id']}"
         content = {name: post[name] for name in ("id", "image", "more_images", "text", "numbers")}

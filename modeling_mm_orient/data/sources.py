@@ -337,7 +337,7 @@ def _columns_with_splits(folder: Path, table: Path, description: DataDescription
     if not description.split_column or description.split_column in columns or splits is None:
         return columns
     key = _first_picture(description)
-    found = table_columns(splits, description.encoding) if key in columns else []
+    found = table_columns(splits, _splits_encoding(splits, description)) if key in columns else []
     return [*columns, description.split_column] if {key, description.split_column} <= set(found) else columns
 
 
@@ -358,9 +358,18 @@ def _join_splits(folder: Path, description: DataDescription, rows: Iterable[Row]
     for row in rows:
         if column and column not in row.values and splits is not None:
             if known is None:
-                known = _splits_by_picture(splits, key, column, description.encoding)
+                known = _splits_by_picture(splits, key, column, _splits_encoding(splits, description))
             row.values[column] = known.get(row.values.get(key))
         yield row
+
+
+def _splits_encoding(splits: Path, description: DataDescription) -> str:
+    """UTF-8 where splits.csv is that, else the table's."""
+    try:
+        splits.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return description.encoding
+    return "utf-8"
 
 
 def _splits_by_picture(table: Path, key: str, column: str, encoding: str) -> dict:

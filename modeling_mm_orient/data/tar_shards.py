@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from .json_files import once
-from .picture_files import IMAGE_SUFFIXES, Places, is_regular
+from .picture_files import IMAGE_SUFFIXES, Places, any_picture_below, is_regular
 from .problems import readable
 from .splits import split_called
 from .tables import Row
@@ -31,7 +31,8 @@ COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.op
 
 
 def tar_shards(folder: Path, allow_outside: list[str]) -> list[Path]:
-    """The shards in a folder and in the folders of splits in it; links that lead elsewhere are not followed."""
+    """The shards in a folder and in the folders of splits in it; links that lead elsewhere are not followed, and compressed
+    ones not read beside pictures, which they may be an archive of."""
     places, found = Places(folder, allow_outside), []
     for path in sorted(path for path in [*folder.glob("*"), *folder.glob("*/*")] if SHARD.fullmatch(path.name)):
         if path.name.startswith("."):
@@ -42,6 +43,9 @@ def tar_shards(folder: Path, allow_outside: list[str]) -> list[Path]:
             logger.warning("not read: %s is no regular file in the folder", _place(folder, path))
         else:
             found.append(path)
+    if (packed := [path for path in found if path.suffix.lower() != ".tar"]) and any_picture_below(folder):
+        logger.warning("not read: %s lies beside pictures, and may be an archive of them", _place(folder, packed[0]))
+        found = [path for path in found if path not in packed]
     return found
 
 

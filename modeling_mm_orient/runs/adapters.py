@@ -78,11 +78,13 @@ def load_adapter(model, folder):
     saved = Path(folder) / ADAPTER_TASKS
     if saved.is_file():
         tasks = read_json(saved)["tasks"]
-        if (theirs := _described(tasks)) != (ours := _described(model.config.tasks)):
+        if (named := _described(tasks)) != (here := _described(model.config.tasks)):
             raise ValueError(
-                f"the adapter's tasks are {theirs}, and the model's {ours}: load the model with the adapter's"
+                f"the adapter's tasks are {named}, and the model's {here}: load the model with the adapter's"
             )
-        model.config.update({"tasks": tasks})
+        for ours, theirs in zip(model.config.tasks, tasks, strict=True):  # the heads have the same dicts
+            ours.clear()
+            ours.update(theirs)
     adapted = PeftModel.from_pretrained(model, folder).eval()
     if (Path(folder) / ADAPTER_MEMORY / MEMORY_FILE).is_file():
         adapted.get_base_model().set_relation_memory(RelationMemory.load(Path(folder) / ADAPTER_MEMORY))
@@ -90,5 +92,5 @@ def load_adapter(model, folder):
 
 
 def _described(tasks: list[dict]) -> str:
-    """Tasks by name, labels and order, which are those of the heads."""
-    return "; ".join(f"{task['name']} ({', '.join(task['labels']) or kind_of(task).name})" for task in tasks)
+    """Tasks by name, kind, labels and order, which are those of the heads."""
+    return "; ".join(" ".join([task["name"], f"({kind_of(task).name})", *task["labels"]]) for task in tasks)

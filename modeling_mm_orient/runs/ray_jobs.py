@@ -204,7 +204,7 @@ def _run(
     files = _files(posts)
     description = replace(description, allow_outside=[os.path.abspath(place) for place in description.allow_outside])
     description, columns, count = _columns_and_rows(files, posts, description)
-    counts, whole = _modalities(files, description), _schema(files)
+    counts, (whole, _) = _modalities(files, description), _schema(files)
     logger.info("%d posts: %d with a picture, %d with a text", count, counts["with_picture"], counts["with_text"])
     output = output.absolute()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -300,19 +300,32 @@ def _files(posts: str) -> list[str]:
     return [str(file) for file in files]
 
 
-def _schema(files: list[str]) -> pa.Schema:
-    """The columns of all files: each may lack some. Raises ValueError for a damaged one, or one of other types."""
-    whole = None
+def _schema(files: list[str]) -> tuple[pa.Schema, dict[str, str]]:
+    """The columns of all files, each of which may lack some, and column -> a file that has another type of it than those
+    before, which is no column then. Raises ValueError for a damaged file."""
+    whole: dict[str, pa.Field] = {}
+    mixed: dict[str, str] = {}
     for file in files:
         try:
             found = pyarrow.parquet.read_schema(file)
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{file}: damaged or no Parquet file: {error}") from None
-        try:
-            whole = found if whole is None else pa.unify_schemas([whole, found], promote_options="permissive")
-        except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
-            raise ValueError(f"{file} has columns of other types than the files before it: {error}") from None
-    return whole.remove_metadata()
+        for entry in found:
+            before = whole.setdefault(entry.name, entry)
+            if before.type != entry.type:
+                one, other = (pa.schema([pa.field(entry.name, _plain(each.type))]) for each in (before, entry))
+                try:
+                    whole[entry.name] = pa.unify_schemas([one, other], promote_options="permissive").field(0)
+                except (pa.ArrowTypeError, pa.ArrowInvalid):
+                    mixed.setdefault(entry.name, file)
+    return pa.schema([entry for name, entry in whole.items() if name not in mixed]), mixed
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """A type without the way it is stored."""
+    if pa.types.is_dictionary(kind):
+        return kind.value_type
+    return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)
 
 
 def _columns_and_rows(
@@ -320,8 +333,9 @@ def _columns_and_rows(
 ) -> tuple[DataDescription, list[str], int]:
     """The description with what the columns are called, those to read, and the number of rows."""
     try:
-        found = pyarrow.dataset.dataset(files, schema=_schema(files), format="parquet")
-        there, count = found.schema.names, found.count_rows()
+        whole, mixed = _schema(files)
+        found = pyarrow.dataset.dataset(files, schema=whole, format="parquet")
+        there, count = [*found.schema.names, *mixed], found.count_rows()
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{posts}: damaged or no Parquet file: {error}") from None
     if not count:
@@ -334,12 +348,14 @@ def _columns_and_rows(
     description = complete_columns(description, there, posts, pictures, lambda: beside and any_picture_below(folder))
     wanted = (*description.text_columns, *description.image_columns, *description.numeric_columns)
     read = [name for name in wanted if name in there]
+    if unclear := [column for column in (name, *read) if column in mixed]:
+        raise ValueError(f"{mixed[unclear[0]]} has another type in the column {unclear[0]!r} than the files before it")
     return description, list(dict.fromkeys([name, *read])), count
 
 
 def _modalities(files: list[str], description: DataDescription) -> dict[str, int]:
     """How many rows name a picture, and how many have a text; pictures' bytes are not read where the files count them."""
-    found = pyarrow.dataset.dataset(files, schema=_schema(files), format="parquet")
+    found = pyarrow.dataset.dataset(files, schema=_schema(files)[0], format="parquet")
     texts = [name for name in description.text_columns if name in found.schema.names]
     filled = [_says_something(name, found.schema.field(name).type) for name in texts]
     with_text = found.count_rows(filter=functools.reduce(operator.or_, filled)) if filled else 0

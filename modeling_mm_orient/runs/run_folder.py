@@ -11,6 +11,7 @@ from ..data.json_files import read_json
 from ..data.picture_files import IMAGE_SUFFIXES
 from ..data.problems import shown
 from ..data.sources import has_tables
+from ..data.tables import TABLE_SUFFIXES
 from .settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
@@ -42,9 +43,17 @@ def check_output_file(path: str, run: str | None, data: str | None) -> None:
     if run and place.parent == Path(run).resolve() and place.name in of_run:
         raise ValueError(f"{path} is a file of {run}, and would be replaced; choose another output")
     posts = Path(data or ".").resolve()
-    is_picture = place.suffix.lower() in IMAGE_SUFFIXES and place.is_relative_to(posts)
-    if data and (place.parent == posts or is_picture):
+    if data and (place.parent == posts or (place.is_relative_to(posts) and _may_be_a_posts(place, posts))):
         raise ValueError(f"{path} lies among the posts of {data}, and would be replaced; choose another output")
+
+
+def _may_be_a_posts(picture: Path, posts: Path) -> bool:
+    """Whether a post may name a picture somewhere in the folder, by the names that its tables have."""
+    if picture.suffix.lower() not in IMAGE_SUFFIXES:
+        return False
+    tables = [path for path in posts.iterdir() if path.suffix.lower() in TABLE_SUFFIXES and path.is_file()]
+    texts = [path for path in tables if path.suffix.lower() != ".parquet"]  # which is no text
+    return not tables or len(texts) < len(tables) or any(picture.name.encode() in path.read_bytes() for path in texts)
 
 
 def read_run(folder: str) -> dict:

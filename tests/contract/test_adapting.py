@@ -163,12 +163,16 @@ def test_an_adapter_of_a_model_with_a_memory(tmp_path):
 
 def test_an_adapter_has_its_own_tasks(tmp_path):
     base = towers()
-    adapted = adapt(copy.deepcopy(base), ["query"], r=2)
-    tasks = adapted.get_base_model().config.tasks
-    adapted.get_base_model().config.update({"tasks": [tasks[0] | {"temperature": 1.5}, *tasks[1:]]})
+    fitted = copy.deepcopy(base)
+    tasks = fitted.config.tasks
+    number = next(task for task in tasks if task["kind"] == "regression")
+    tasks[0]["temperature"], number["mean"], number["std"] = 1.5, 50.0, 10.0
+    adapted = adapt(fitted, ["query"], r=2)
     save_adapter(adapted, tmp_path)
     again = load_adapter(copy.deepcopy(base), tmp_path)
     assert again.get_base_model().config.tasks[0]["temperature"] == 1.5
+    for name, logits in adapted.eval()(**tower_batch()).logits.items():
+        torch.testing.assert_close(again(**tower_batch()).logits[name], logits, atol=1e-5, rtol=1e-5)
     other_order, fewer = [*reversed(tasks)], tasks[1:]
     renamed = [tasks[0] | {"name": "spam"}, *tasks[1:]]
     turned = [tasks[0] | {"labels": tasks[0]["labels"][::-1]}, *tasks[1:]]

@@ -199,4 +199,4 @@ def test_columns_are_those_of_all_files(tmp_path, capsys):
         main(["ray", "predict", str(run), "--data", str(folder), "--output", str(tmp_path / "no"), "--workers", "1"])
         == 1
     )
-    assert "c.parquet has columns of other types than the files before it" in capsys.readouterr().err
+    assert "c.parquet has another type in the column 'text' than the files before it" in capsys.readouterr().err
