@@ -233,6 +233,8 @@ def test_a_picture_is_explained_where_it_is_judged(tmp_path, monkeypatch):
     for options in ({}, {"root": "pictures"}):
         assert made.explain(post, **options).found["verdict"]["mood"]["a"] == pytest.approx(expected, abs=1e-4)
     assert made.explain(post, root=".").found["verdict"]["mood"]["a"] != pytest.approx(expected, abs=1e-6)
+    elsewhere = post | {"image": "pictures/3.png"}  # below the folder that is worked in, and not below root
+    assert made.explain(elsewhere).found["verdict"]["mood"]["a"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_data_set_is_reference_posts(pipe):

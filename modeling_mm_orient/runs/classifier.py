@@ -209,7 +209,9 @@ class MMOrientClassifier:
                 return explain_post(model, processor, whole, neighbours, self._references)
         if isinstance(post, Mapping) and post.get("image") is not None:
             base = Path((self._root if root is None else root) or ".").absolute()
-            post = {**post, "image": placed(post["image"], base)}
+            several = isinstance(post["image"], (list, tuple))
+            pictures = [_where(each, base) for each in (post["image"] if several else [post["image"]])]
+            post = {**post, "image": pictures if several else pictures[0]}
         return explain_post(model, processor, post, neighbours, self._references)
 
     def _references(self, ids: list[str]) -> dict[str, dict]:
@@ -319,6 +321,12 @@ def _say_missing(data, what: dict[str, str], before: dict, changes: dict) -> Non
         names = _listed(changes.get(column, before.get(column)))
         if column not in changes and {*names} & {*before.get("required_columns", [])} and not {*names} & there:
             logger.warning("the posts have no column %s, which the %s were learned from", listed(names), kind)
+
+
+def _where(picture, base: Path):
+    """A picture's path below `base`, where `predict` has it from, if it is there; else the picture as it is given."""
+    there = placed(picture, base)
+    return there if there is not picture and os.path.exists(there) else picture
 
 
 def _checked_size(batch_size: int | None, usual: int) -> int:
