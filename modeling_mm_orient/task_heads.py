@@ -138,7 +138,7 @@ class TaskHeads(nn.Module):
             # on a GPU a look at the values would have every step wait
             looked_at = target.device.type == "cpu" and not torch.compiler.is_compiling()
             if looked_at and not kind.are_targets(task, target):
-                raise ValueError(f"`labels[{task['name']!r}]` ({kind.name}) must be {kind.targets}")
+                raise ValueError(f"`labels[{task['name']!r}]` ({kind.name}) must be {kind.target_form}")
 
 
 def with_rules(tasks: list[dict], before: list[dict]) -> list[dict]:

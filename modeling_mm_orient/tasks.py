@@ -38,10 +38,10 @@ LEAST_DOUBT = 1e-6  # of a probability under a fractional power, whose slope at 
 
 class TaskKind:
     """What all kinds answer. `least_labels` is how many label names a task must have, `most_labels` how many it may;
-    `targets` says what labels are learned from."""
+    `target_form` says in words which labels a loss is taken of."""
 
     name: str
-    targets: str
+    target_form: str
     least_labels = 1
     most_labels: int | None = None
     is_classification = True
@@ -187,7 +187,7 @@ class SingleLabel(TaskKind):
     """One of C classes. Labels: (B,) int64, -100 where missing."""
 
     name = "single_label"
-    targets = "class numbers below that of the labels, or -100 where missing"
+    target_form = "class numbers below that of the labels, or -100 where missing"
     least_labels = 2
 
     def collate(self, task: dict, values: list) -> Tensor:
@@ -275,7 +275,7 @@ class MultiLabel(TaskKind):
     """Any of C labels. Labels: (B, C) float in {0, 1}, NaN where missing."""
 
     name = "multi_label"
-    targets = "0 and 1, or what lies between, or NaN where missing"
+    target_form = "0 and 1, or what lies between, or NaN where missing"
 
     def collate(self, task: dict, values: list) -> Tensor:
         unknown = [float("nan")] * len(task["labels"])
@@ -349,7 +349,7 @@ class Regression(TaskKind):
     """A number. Labels: (B,) float, NaN where missing."""
 
     name = "regression"
-    targets = "finite, or NaN where missing"
+    target_form = "finite, or NaN where missing"
     least_labels, most_labels = 0, 0
     is_classification = False
 

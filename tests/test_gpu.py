@@ -111,7 +111,7 @@ def test_message_passing(backend):
     torch.testing.assert_close(found.cpu(), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_processors_optimised_for_a_cpu_go_back(tmp_path):
+def test_a_model_that_was_made_fast_for_a_cpu_goes_to_a_gpu():
     here = with_memory(**FORMS["memory"])
     there = copy.deepcopy(here).for_cpu().for_any_device().cuda()
     assert_same(there(**on_gpu(feature_batch())).logits, here(**feature_batch()).logits)

@@ -43,10 +43,12 @@ def tar_shards(folder: Path, allow_outside: list[str]) -> list[Path]:
             logger.warning("not read: %s is no regular file in the folder", _place(folder, path))
         else:
             found.append(path)
-    if (packed := [path for path in found if path.suffix.lower() != ".tar"]) and any_picture_below(folder):
-        logger.warning("not read: %s lies beside pictures, and may be an archive of them", _place(folder, packed[0]))
-        found = [path for path in found if path not in packed]
-    return found
+    packed = {path for path in found if path.suffix.lower() != ".tar"}
+    if not packed or not any_picture_below(folder):
+        return found
+    for path in sorted(packed):
+        logger.warning("not read: %s lies beside pictures, and may be an archive of them", _place(folder, path))
+    return [path for path in found if path not in packed]
 
 
 @dataclass

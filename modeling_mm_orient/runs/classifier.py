@@ -268,15 +268,17 @@ class MMOrientClassifier:
         size = run.get("training", {}).get("batch_size", 32)
         changes = _columns(description.pop("text", None), description.pop("image", None)) | description
         before = run.get("data", {})
-        there = {*data} if isinstance(data, (pandas.DataFrame, Mapping)) else set()
-        if isinstance(data, (list, tuple)):
-            there = {name for row in data if isinstance(row, Mapping) for name in row}
+        there = _columns_in(data)
         for name, usual in (("text_column", "text"), ("image_column", "image")):
             if name not in changes and usual in there and (form or not {*_listed(before.get(name) or usual)} & there):
                 changes[name] = usual  # a post by itself is a dict of these
                 changes |= {"join_texts": False} if name == "text_column" else {}
-        if not form:
-            _say_missing(data, {"text_column": "texts", "image_column": "pictures"}, before, changes)
+        for name, what in (("text_column", "texts"), ("image_column", "pictures")) if there and not form else ():
+            names = {*_listed(before.get(name))}
+            if name not in changes and names & {*before.get("required_columns", [])} and not names & there:
+                logger.warning(
+                    "the posts have no column %s, which the %s were learned from", listed(sorted(names)), what
+                )
         pictures = changes.get("image_column") or before.get("image_column") or IMAGE_NAMES
         with write_posts(data, pictures, self._root if root is None else root) as place:
             yield describe_data(run, **changes | place), size
@@ -305,22 +307,14 @@ class MMOrientClassifier:
         return tasks, index, prediction_lines(posts["id"], verdicts.logits, tasks)
 
 
-def _say_missing(data, what: dict[str, str], before: dict, changes: dict) -> None:
-    """Log which of the columns that a run was told of are not among those of a frame, a data set or rows."""
-    if isinstance(data, datasets.DatasetDict):
-        there = {name for part in data.values() for name in part.column_names}
-    elif isinstance(data, datasets.Dataset):
-        there = {*data.column_names}
-    elif isinstance(data, (list, tuple)):
-        there = {name for row in data for name in row}
-    elif isinstance(data, (pandas.DataFrame, Mapping)):
-        there = {*data}
-    else:
-        return
-    for column, kind in what.items():
-        names = _listed(changes.get(column, before.get(column)))
-        if column not in changes and {*names} & {*before.get("required_columns", [])} and not {*names} & there:
-            logger.warning("the posts have no column %s, which the %s were learned from", listed(names), kind)
+def _columns_in(data) -> set[str]:
+    """Those of a frame, a data set, rows or a row; none of a folder."""
+    if isinstance(data, (datasets.Dataset, datasets.DatasetDict)):
+        parts = data.values() if isinstance(data, datasets.DatasetDict) else [data]
+        return {name for part in parts for name in part.column_names}
+    if isinstance(data, (list, tuple)):
+        return {name for row in data if isinstance(row, Mapping) for name in row}
+    return {*data} if isinstance(data, (pandas.DataFrame, Mapping)) else set()
 
 
 def _where(picture, base: Path):

@@ -102,21 +102,10 @@ def _check_exportable(model, processor) -> None:
         raise ValueError("the model has encoders and no processor: nobody could make its inputs")
 
 
-def _forget_places(model) -> None:
-    """Take out of a graph where the code lies that it was traced from, which is a place on this machine."""
-    from onnx_ir.traversal import RecursiveGraphIterator
-
-    for part in (model.graph, *model.functions.values()):
-        part.metadata_props.clear()
-        for node in RecursiveGraphIterator(part):
-            node.metadata_props.clear()
-            node.doc_string = None
-            for value in node.outputs:
-                value.metadata_props.clear()
-
-
 def _export(model, processor, batches: list[dict[str, Tensor]], path: Path) -> dict:
     """One graph, compared on every batch; what it takes, and the largest deviation that was seen."""
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
     sample, names = batches[0], list(batches[0])
     if "pixel_mask" in sample:
         raise ValueError(
@@ -136,7 +125,7 @@ def _export(model, processor, batches: list[dict[str, Tensor]], path: Path) -> d
             output_names=[task["name"] for task in model.config.tasks],
             verbose=False,
         )
-        _forget_places(graph.model)
+        ClearMetadataAndDocStringPass()(graph.model)  # of which code it was traced from, and where that lies
         graph.save(path)
     farthest = max(_deviation(module, batch, path) for batch in batches)
     if not farthest <= TOLERANCE:

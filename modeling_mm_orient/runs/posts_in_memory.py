@@ -136,8 +136,7 @@ def _picture(value, base: Path, where: str):
     if isinstance(value, (bytes, bytearray)):
         return {"path": None, "bytes": bytes(value)}
     if _is_path(value):
-        path = str(value) if URL.match(str(value)) else str(base / value)
-        return {"path": path, "bytes": None} if str(value).strip() else None
+        return {"path": str(placed(value, base)), "bytes": None} if str(value).strip() else None
     if isinstance(value, dict) or value is None or (pandas.api.types.is_scalar(value) and pandas.isna(value)):
         return value if isinstance(value, dict) else None
     buffer = io.BytesIO()

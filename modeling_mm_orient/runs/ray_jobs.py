@@ -11,7 +11,7 @@ import operator
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -204,7 +204,7 @@ def _run(
     files = _files(posts)
     description = replace(description, allow_outside=[os.path.abspath(place) for place in description.allow_outside])
     description, columns, count = _columns_and_rows(files, posts, description)
-    counts, (whole, _) = _modalities(files, description), _schema(files)
+    counts = _modalities(files, description)
     logger.info("%d posts: %d with a picture, %d with a text", count, counts["with_picture"], counts["with_text"])
     output = output.absolute()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -219,7 +219,7 @@ def _run(
     }
 
     def job() -> None:
-        read = ray.data.read_parquet(files, columns=columns, schema=whole).repartition(
+        read = ray.data.read_parquet(files.paths, columns=columns, schema=files.schema).repartition(
             target_num_rows_per_block=POSTS_PER_TASK
         )
         read.map_batches(
@@ -292,20 +292,28 @@ def _folder(posts: str) -> str:
     return str(path.parent if path.is_file() else path)
 
 
-def _files(posts: str) -> list[str]:
+@dataclass(frozen=True)
+class Files:
+    """Parquet files that are read as one table: each may lack some of the columns of `schema`. `mixed` has columns that
+    are none of the table, as a file, which stands there, has another type of them than those before."""
+
+    paths: list[str]
+    schema: pa.Schema
+    mixed: dict[str, str]
+
+    @property
+    def table(self) -> pyarrow.dataset.Dataset:
+        return pyarrow.dataset.dataset(self.paths, schema=self.schema, format="parquet")
+
+
+def _files(posts: str) -> Files:
     path = Path(posts).absolute()
-    files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
-    if not files:
+    paths = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+    if not paths:
         raise FileNotFoundError(f"{posts}: no Parquet file, and no folder with any")
-    return [str(file) for file in files]
-
-
-def _schema(files: list[str]) -> tuple[pa.Schema, dict[str, str]]:
-    """The columns of all files, each of which may lack some, and column -> a file that has another type of it than those
-    before, which is no column then. Raises ValueError for a damaged file."""
     whole: dict[str, pa.Field] = {}
     mixed: dict[str, str] = {}
-    for file in files:
+    for file in map(str, paths):
         try:
             found = pyarrow.parquet.read_schema(file)
         except (pa.ArrowException, OSError) as error:
@@ -318,7 +326,8 @@ def _schema(files: list[str]) -> tuple[pa.Schema, dict[str, str]]:
                     whole[entry.name] = pa.unify_schemas([one, other], promote_options="permissive").field(0)
                 except (pa.ArrowTypeError, pa.ArrowInvalid):
                     mixed.setdefault(entry.name, file)
-    return pa.schema([entry for name, entry in whole.items() if name not in mixed]), mixed
+    schema = pa.schema([entry for name, entry in whole.items() if name not in mixed])
+    return Files([str(path) for path in paths], schema, mixed)
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
@@ -328,14 +337,10 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)
 
 
-def _columns_and_rows(
-    files: list[str], posts: str, description: DataDescription
-) -> tuple[DataDescription, list[str], int]:
+def _columns_and_rows(files: Files, posts: str, description: DataDescription) -> tuple[DataDescription, list[str], int]:
     """The description with what the columns are called, those to read, and the number of rows."""
     try:
-        whole, mixed = _schema(files)
-        found = pyarrow.dataset.dataset(files, schema=whole, format="parquet")
-        there, count = [*found.schema.names, *mixed], found.count_rows()
+        there, count = [*files.schema.names, *files.mixed], files.table.count_rows()
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{posts}: damaged or no Parquet file: {error}") from None
     if not count:
@@ -343,24 +348,26 @@ def _columns_and_rows(
     name, folder = description.id_column or "id", Path(description.data)
     if name not in there:
         raise ValueError(f"{posts} has no column {name!r}; --id-column names the one that tells posts apart")
-    pictures = picture_columns(found.schema)
+    pictures = picture_columns(files.schema)
     beside = Path(posts).is_dir()  # a lone file may lie anywhere
     description = complete_columns(description, there, posts, pictures, lambda: beside and any_picture_below(folder))
     wanted = (*description.text_columns, *description.image_columns, *description.numeric_columns)
     read = [name for name in wanted if name in there]
-    if unclear := [column for column in (name, *read) if column in mixed]:
-        raise ValueError(f"{mixed[unclear[0]]} has another type in the column {unclear[0]!r} than the files before it")
+    if unclear := [column for column in (name, *read) if column in files.mixed]:
+        raise ValueError(
+            f"{files.mixed[unclear[0]]} has another type in the column {unclear[0]!r} than the files before it"
+        )
     return description, list(dict.fromkeys([name, *read])), count
 
 
-def _modalities(files: list[str], description: DataDescription) -> dict[str, int]:
+def _modalities(files: Files, description: DataDescription) -> dict[str, int]:
     """How many rows name a picture, and how many have a text; pictures' bytes are not read where the files count them."""
-    found = pyarrow.dataset.dataset(files, schema=_schema(files)[0], format="parquet")
+    found = files.table
     texts = [name for name in description.text_columns if name in found.schema.names]
     filled = [_says_something(name, found.schema.field(name).type) for name in texts]
     with_text = found.count_rows(filter=functools.reduce(operator.or_, filled)) if filled else 0
     pictures = [name for name in description.image_columns if name in found.schema.names]
-    with_picture = sum(_rows_with_any(file, pictures) for file in files) if pictures else 0
+    with_picture = sum(_rows_with_any(file, pictures) for file in files.paths) if pictures else 0
     return {"with_picture": with_picture, "with_text": with_text}
 
 

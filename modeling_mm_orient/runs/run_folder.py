@@ -42,18 +42,19 @@ def check_output_file(path: str, run: str | None, data: str | None) -> None:
     of_run = (*OF_A_MODEL, RUN_FILE, METRICS_FILE, HISTORY_FILE, BASELINES_FILE, SPLITS_FILE)
     if run and place.parent == Path(run).resolve() and place.name in of_run:
         raise ValueError(f"{path} is a file of {run}, and would be replaced; choose another output")
-    posts = Path(data or ".").resolve()
-    if data and (place.parent == posts or (place.is_relative_to(posts) and _may_be_a_posts(place, posts))):
+    if data and _lies_among(place, Path(data).resolve()):
         raise ValueError(f"{path} lies among the posts of {data}, and would be replaced; choose another output")
 
 
-def _may_be_a_posts(picture: Path, posts: Path) -> bool:
-    """Whether a post may name a picture somewhere in the folder, by the names that its tables have."""
-    if picture.suffix.lower() not in IMAGE_SUFFIXES:
+def _lies_among(file: Path, posts: Path) -> bool:
+    """Whether a file lies in a folder of posts, or further below is a picture that a post may name."""
+    if file.parent == posts:
+        return True
+    if not file.is_relative_to(posts) or file.suffix.lower() not in IMAGE_SUFFIXES:
         return False
     tables = [path for path in posts.iterdir() if path.suffix.lower() in TABLE_SUFFIXES and path.is_file()]
     texts = [path for path in tables if path.suffix.lower() != ".parquet"]  # which is no text
-    return not tables or len(texts) < len(tables) or any(picture.name.encode() in path.read_bytes() for path in texts)
+    return not tables or len(texts) < len(tables) or any(file.name.encode() in path.read_bytes() for path in texts)
 
 
 def read_run(folder: str) -> dict:
