@@ -3,7 +3,7 @@
 import json
 import threading
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -16,8 +16,8 @@ GOOD = json.dumps(["one wording", "another wording", "One wording!", "a third"])
 
 
 class Endpoint(ThreadingHTTPServer):
-    """`faults` says per request, from 0, what goes wrong: a status, "hang", "cut", "html", an answer to give instead, parts
-    of the response (a dict), or the whole of it (bytes)."""
+    """`faults` says per request, from 0, what goes wrong: a status, "hang", "trickle", "flood", "cut", "html", an
+    answer to give instead, parts of the response (a dict), or the whole of it (bytes)."""
 
     daemon_threads = True
 
@@ -45,6 +45,14 @@ class Handler(BaseHTTPRequestHandler):
         fault = server.faults(number)
         if fault == "hang":
             server.closing.wait(5)
+            return
+        if fault in ("trickle", "flood"):
+            self.send_response(200)
+            self.end_headers()
+            part, seconds = (b" ", 0.05) if fault == "trickle" else (b" " * 2**20, 0)
+            with suppress(OSError):  # the client has gone
+                while not server.closing.wait(seconds):
+                    self.wfile.write(part)
             return
         if fault == "cut":
             self.send_response(200)

@@ -45,7 +45,8 @@ class Repository:
 
 
 class LocalHub(ThreadingHTTPServer):
-    """`faults(method, path)` says with which status a request fails, None for none; `requests` are those that came."""
+    """`faults(method, path)` says with which status a request fails, None for none, `instead(method, path)` what is answered
+    in its place; `requests` are those that came."""
 
     daemon_threads = True
 
@@ -54,6 +55,7 @@ class LocalHub(ThreadingHTTPServer):
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.objects: dict[str, bytes] = {}  # of LFS, by SHA-256
         self.faults = lambda method, path: None
+        self.instead = lambda method, path: None
         self.requests: list[tuple[str, str]] = []
         self.lock = threading.RLock()
 
@@ -99,6 +101,8 @@ class Handler(BaseHTTPRequestHandler):
             try:
                 if (status := self.server.faults(self.command, path)) is not None:
                     raise Refused(status, "a fault of the test's")
+                if (answer := self.server.instead(self.command, path)) is not None:
+                    return self._answer(answer)
                 for pattern, method, action in ROUTES:
                     if (self.command in method) and (found := re.fullmatch(pattern, path)):
                         return action(self, body, *found.groups())

@@ -2,10 +2,12 @@
 
 import csv
 import json
+import random
 import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 
 import numpy as np
 import psutil
@@ -16,7 +18,7 @@ import torch
 from modeling_mm_orient.cli import main
 from modeling_mm_orient.data.degradation import DEGRADATIONS
 from modeling_mm_orient.data.json_files import read_json, write_json
-from modeling_mm_orient.runs.benchmark.cell_files import read_cells
+from modeling_mm_orient.runs.benchmark.cell_files import read_cell, read_cells
 from modeling_mm_orient.runs.benchmark.cross_fitting import BASELINES, FOLDS, cross_fitted, folds_of, search
 from modeling_mm_orient.runs.benchmark.features import PostArrays
 from modeling_mm_orient.runs.benchmark.methods import (
@@ -417,3 +419,33 @@ def test_a_damaged_cell_is_named(bench, tmp_path, capsys):
     path.write_bytes(path.read_bytes()[:100])
     assert main(["benchmark", "--output", str(copy), "--no-plots"]) == 1
     assert f"{path}: no sound cell" in capsys.readouterr().err
+
+
+def test_every_damage_of_a_cell_is_a_line_with_its_path(bench, tmp_path):
+    sound = (bench.output / "cells" / "memes" / "majority" / "0.npz").read_bytes()
+    path = tmp_path / "memes" / "majority" / "0.npz"
+    path.parent.mkdir(parents=True)
+    for draw in range(300):
+        flips = random.Random(draw)
+        content = bytearray(sound)
+        for _ in range(flips.randint(1, 4)):
+            content[flips.randrange(len(content))] ^= 1 << flips.randrange(8)
+        path.write_bytes(content)
+        with suppress(ValueError):  # or the damage is harmless
+            read_cell(path)
+
+
+@pytest.mark.parametrize("change", [
+    lambda said: [], lambda said: "x", lambda said: said | {"rows": []}, lambda said: said | {"seed": 1},
+    lambda said: said | {"method": "knn"}, lambda said: said | {"method": "no such"}, lambda said: said | {"set": "other"},
+    lambda said: said | {"rows": [{name: row[name] for name in row if name != "commit"} for row in said["rows"]]},
+    lambda said: said | {"rows": [row | {"macro_f1": "x"} for row in said["rows"]]},
+])  # fmt: skip
+def test_a_cell_that_says_something_else_is_named(bench, tmp_path, change):
+    path = tmp_path / "memes" / "majority" / "0.npz"
+    path.parent.mkdir(parents=True)
+    with np.load(bench.output / "cells" / "memes" / "majority" / "0.npz") as file:
+        arrays = dict(file)
+    np.savez(path, **arrays | {"said": np.array(json.dumps(change(json.loads(str(arrays["said"])))))})
+    with pytest.raises(ValueError, match=f"{path}: no sound cell of a benchmark"):
+        read_cell(path)

@@ -86,8 +86,11 @@ def test_any_task_is_in_its_own_column_and_one_without_test_labels_in_none(folde
     ("name", "content", "message"),
     [
         ("sets/lego.json", '{"hello": 1}', "lego.json: no set of a benchmark"),
+        ("sets/lego.json", '{"facts": {"tasks": []}, "methods": []}', "lego.json: no set of a benchmark"),
+        ("sets/lego.json", '{"facts": {"posts": {"train": 1}}, "methods": []}', "lego.json: no set of a benchmark"),
         ("cells/x/y/0.npz", "mine", "0.npz: no sound cell of a benchmark"),
         ("cells/x/y/0.noise.json", '{"rows": [{"set": "x"}]}', "0.noise.json: no sound rows under noise"),
+        ("cells/x/y/0.noise.json", '{"rows": [{"set": "x", "method": "y", "seed": 0}]}', "no sound rows under noise"),
         ("results.md", "my notes", "results.md is of no benchmark, and would be replaced"),
         ("", "my notes", "is no folder"),
     ],

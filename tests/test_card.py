@@ -132,6 +132,11 @@ def test_the_encoders_licences_are_those_that_the_hub_says(monkeypatch):
         assert encoder_licenses(configuration()) == {}  # there is no such model
         hub.create("somebody/text-encoder", {"README.md": b"---\nlicense: mit\n---\n"})
         assert encoder_licenses(configuration()) == {"somebody/text-encoder": "mit"}
+        hub.create("somebody/text-encoder", {"README.md": b'---\nlicense: "mit)\\n\\n# Moved to https://evil"\n---\n'})
+        assert encoder_licenses(configuration()) == {}  # what stands there would stand in our card
+        hub.instead = lambda method, path: b"<html>log in</html>"
+        assert encoder_licenses(configuration()) == {}
+        hub.instead = lambda method, path: None
         hub.faults = lambda method, path: 503
         assert encoder_licenses(configuration()) == {}
         assert all("vision" not in path for _, path in hub.requests)  # nobody is told of a folder

@@ -1,6 +1,7 @@
 import csv
 import json
 import logging
+import shutil
 
 import datasets
 import numpy as np
@@ -221,6 +222,35 @@ def test_a_benchmark_takes_it_for_a_method(chat_model, tmp_path, capsys):
     assert rival.name == cells[method].method and json.loads(cells[method].rows[0]["setting"]) == {}
     assert main([*map(str, command), "--methods", "decision:"]) == 1
     assert "decision:MODEL names a chat model" in capsys.readouterr().err
+
+
+def test_another_chat_model_at_the_same_place_is_not_taken_for_it(chat_model, tmp_path, capsys):
+    memes, place = make_memes(tmp_path / "memes", 30), shutil.copytree(chat_model, tmp_path / "chat")
+    command = ["benchmark", "--data", memes, "--labels", "humour", *save_encoders(tmp_path), "--output", tmp_path / "b"]
+    command += [
+        "--feature-cache",
+        tmp_path / "cache",
+        "--no-plots",
+        "--bootstrap",
+        100,
+        "--methods",
+        f"decision:{place}",
+    ]
+    command = [*map(str, command), "--seeds"]
+    assert main([*command, "0"]) == 0
+    assert main([*command, "0", "1"]) == 0  # the same model, whose answers are those of any seed
+    (place / "chat_template.jinja").write_text(TEMPLATE.replace("[user]", "[model]"))
+    assert main([*command, "0", "1", "2"]) == 1
+    folder = tmp_path / "b" / "cells" / "memes"
+    assert f"remove {next(folder.iterdir())} to ask it anew" in (said := capsys.readouterr().err)
+    assert f"decision:{place} is another model than in" in said and len(read_cells(tmp_path / "b")) == 2
+
+
+def test_probabilities_that_are_no_numbers_are_told(chat_model):
+    rival = DecisionRival(chat_model, [MOOD])
+    torch.nn.init.constant_(rival.pipeline.model.get_output_embeddings().weight, float("nan"))
+    with pytest.raises(ValueError, match="its probabilities of 'mood' are no numbers, of the post 'p1'"):
+        rival.predict([{"id": "p1", "text": "a cat", "image": None}])
 
 
 def test_a_benchmark_asks_it_for_labels_and_others_for_numbers_too(chat_model, tmp_path, capsys):

@@ -18,7 +18,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils.import_utils import is_serve_available
 
 from modeling_mm_orient.cli import main
-from modeling_mm_orient.data.paraphrases import Paraphraser, add_paraphrases, choose_variants, paraphrase, read_lines
+from modeling_mm_orient.data.paraphrases import (
+    Paraphraser,
+    add_paraphrases,
+    chat_url,
+    choose_variants,
+    paraphrase,
+    read_lines,
+)
 from modeling_mm_orient.data.reading import read_posts
 
 from .chat_server import TEXTS, asking, online, serving  # noqa: F401
@@ -44,14 +51,33 @@ def test_answers_are_kept_and_not_asked_for_again(tmp_path):
     assert lines[0]["dropped"] == [{"text": "One wording!", "why": "duplicate"}]
 
 
-@pytest.mark.parametrize("fault", [429, 500, 503, "cut", "html", "hang"])
+@pytest.mark.parametrize("fault", [429, 500, 503, "cut", "html", "hang", "trickle"])
 def test_failures_lose_nothing_and_nothing_is_paid_twice(tmp_path, fault):
     with serving(lambda number: fault if number % 3 == 0 else None) as server:
-        options = {"timeout": 0.3} if fault == "hang" else {}
+        options = {"timeout": 0.3} if fault in ("hang", "trickle") else {}
         report = paraphrase(TEXTS, asking(server, **options), tmp_path / "p.jsonl")
         assert report.answered_now == 12 and not report.unanswered
         assert sorted(server.paid) == sorted(TEXTS)
     assert sorted(line["text"] for line in read_lines(tmp_path / "p.jsonl")) == sorted(TEXTS)
+
+
+def test_an_answer_without_end_is_not_read_for_ever(tmp_path):
+    with serving(lambda number: "flood") as server:
+        report = paraphrase(TEXTS[:1], asking(server, retries=0, timeout=60.0), tmp_path / "p.jsonl")
+        assert "the answer is longer than 4,194,304 bytes" in report.unanswered[TEXTS[0]]
+
+
+@pytest.mark.parametrize(
+    "endpoint, path",
+    [
+        ("http://x", "http://x/v1/chat/completions"),
+        ("http://x/v1/", "http://x/v1/chat/completions"),
+        ("http://x/openai?version=2", "http://x/openai/v1/chat/completions?version=2"),
+        ("http://x/a/chat/completions", "http://x/a/chat/completions"),
+    ],
+)
+def test_an_endpoint_is_a_server_its_version_or_the_place_itself(endpoint, path):
+    assert chat_url(endpoint) == path
 
 
 def test_an_endpoint_that_is_down_is_not_asked_forever(tmp_path):
@@ -102,6 +128,9 @@ def test_the_rate_limit_spaces_requests(monkeypatch):
         ('["The ORIGINAL text.", "", "new", "As an AI, I cannot"]', ["new"]),
         ('["ok", 3, null]', ["ok"]),
         ('["broken', []),
+        ("1.\n- \n  2. second\n3 third", ["second"]),
+        ("\n" * 200_000, []),
+        ("- a" + " " * 200_000 + "b", ["a" + " " * 200_000 + "b"]),
     ],
 )
 def test_variants_of_an_answer(answer, kept):
@@ -130,6 +159,29 @@ def test_a_line_that_a_crash_cut_short_is_asked_for_again(tmp_path):
     output.write_text("{}\n")
     with pytest.raises(ValueError, match=r"p.jsonl:1: no line of mm-orient paraphrase"):
         paraphrase(TEXTS, asking(server), output)
+
+
+@pytest.mark.parametrize(
+    "content", ['{"my": "only copy"}', "a,b\n1,2\n3,the last row", '{"key": 1}\n{"key": "torn', "", "{", '{"key": "ab']
+)
+def test_a_file_of_something_else_is_left_as_it_is(tmp_path, content):
+    output = tmp_path / "p.jsonl"
+    output.write_text(content)
+    with serving(lambda number: 403) as server, pytest.raises((ValueError, HfHubHTTPError)) as error:
+        paraphrase(TEXTS, asking(server), output)
+    is_ours = content in ("", "{", '{"key": "ab')
+    assert ("no line of mm-orient paraphrase" in str(error.value)) != is_ours
+    assert output.read_text() == ("" if is_ours else content)
+
+
+def test_a_whole_last_line_without_its_end_is_kept(tmp_path):
+    output = tmp_path / "p.jsonl"
+    with serving() as server:
+        paraphrase(TEXTS[:2], asking(server), output)
+        output.write_bytes(output.read_bytes()[:-1])
+        assert paraphrase(TEXTS[:3], asking(server), output).answered_now == 1
+        assert len(server.paid) == 3
+    assert output.read_bytes().endswith(b"\n") and len(read_lines(output)) == 3
 
 
 def test_augmented_posts_never_cross_splits(tmp_path):

@@ -22,8 +22,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import datasets
-from huggingface_hub import InferenceClient, constants
+from huggingface_hub import constants, get_session
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import hf_raise_for_status
 from tqdm.auto import tqdm
 
 from ..pictures import post_key
@@ -61,7 +62,9 @@ REFUSAL = re.compile(
     r"|i am (?:not able|unable)|as an ai)(?!\w)",
     re.IGNORECASE,
 )
-LINE = re.compile(r"^\s*(?:\d+[.):]|[-*•])\s*(.+?)\s*$", re.MULTILINE)
+BULLET = re.compile(r"(?:\d+[.):]|[-*•])\s*(?=\S)")
+LINE_START = b'{"key": "'
+MOST_BYTES = 4 * 2**20  # of a server's answer
 WORST_STATUS = (408, 409, 425, 429)  # of the refusals of a server, those that another try may change
 LONGEST_WAIT = 120.0  # seconds that a server may ask for
 MOST_FAILURES = 5  # texts in a row without an answer, then the endpoint counts as down
@@ -115,11 +118,8 @@ class Paraphraser(ChatModel):
             if stop.is_set():
                 raise NoAnswer("stopped")
             try:
-                # a client per request: none of its connections outlives a time-out
-                client = {"api_key": self.api_key or "none", "timeout": self.timeout, "headers": self._headers}
-                with InferenceClient(base_url=self.endpoint, **client) as c:
-                    answer = c.chat_completion(**self.request(text))
-                content, usage = answer.choices[0].message.content or "", answer.usage
+                answer = self._answer(self.request(text))
+                content, usage = answer["choices"][0]["message"]["content"] or "", answer.get("usage")
                 if not isinstance(content, str):
                     raise TypeError(f"the answer's content is {shown(content)}, no text")
             except HfHubHTTPError as error:
@@ -137,6 +137,24 @@ class Paraphraser(ChatModel):
                 stop.wait(self._seconds_before(attempt, told))
         raise NoAnswer(problem)
 
+    def _answer(self, request: dict) -> dict:
+        """What the endpoint answers. Its client bounds the seconds between two bytes alone, so the whole is bounded here."""
+        headers = {"Authorization": f"Bearer {self.api_key or 'none'}"} | self._headers
+        ends, content = time.monotonic() + self.timeout, bytearray()
+        call = {"json": request, "headers": headers, "timeout": self.timeout}
+        with get_session().stream("POST", chat_url(self.endpoint), **call) as response:
+            for part in response.iter_bytes():
+                content += part
+                if time.monotonic() > ends:
+                    raise TimeoutError(f"no whole answer within {self.timeout:g} s")
+                if len(content) > MOST_BYTES:
+                    raise ValueError(f"the answer is longer than {MOST_BYTES:,} bytes")
+            if response.is_error:  # it was read in parts, so as one that was read whole
+                retry = {name: value for name, value in response.headers.items() if name.lower() == "retry-after"}
+                read = {"headers": retry, "content": bytes(content), "request": response.request}
+                hf_raise_for_status(type(response)(response.status_code, **read))
+        return json.loads(content)
+
     def _seconds_before(self, attempt: int, told: str) -> float:
         """How long to wait before the try after `attempt`: as the server has `told`, within bounds."""
         if not told.isdecimal():
@@ -149,7 +167,8 @@ class Paraphraser(ChatModel):
 
     def _line(self, text: str, content: str, usage) -> dict:
         kept, dropped = choose_variants(text, content, self.variants)
-        tokens = {name: _count(getattr(usage, name, None)) for name in ("prompt_tokens", "completion_tokens")}
+        said = usage if isinstance(usage, dict) else {}
+        tokens = {name: _count(said.get(name)) for name in ("prompt_tokens", "completion_tokens")}
         line = {"key": self.key(text), "model": self.model, "text": text, "paraphrases": kept, "dropped": dropped}
         return line | tokens | ({} if kept else {"answer": readable(content[:500])})
 
@@ -245,6 +264,15 @@ def without_password(url: str) -> tuple[str, dict[str, str]]:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])), header
 
 
+def chat_url(endpoint: str) -> str:
+    """Where chats are completed below an endpoint, which may be a server, its `/v1`, or the place itself."""
+    parts = urlsplit(endpoint)
+    path = parts.path.rstrip("/")
+    if not path.endswith("/chat/completions"):
+        path += "/chat/completions" if path.endswith("/v1") else "/v1/chat/completions"
+    return urlunsplit(parts._replace(path=path))
+
+
 def _answers(todo: list[str], paraphraser: Paraphraser) -> Iterator[tuple[str, dict | NoAnswer]]:
     """Answers as they come. When it is stopped or something is wrong, those under way are still waited for and given."""
     stop, waiting, left = threading.Event(), {}, iter(todo)
@@ -321,7 +349,8 @@ def same_text(text: str) -> str:
 
 
 def read_lines(path, mend: bool = False) -> list[dict]:
-    """Lines of a file of paraphrases. With `mend` a last line that a crash cut short is taken off the file.
+    """Lines of a file of paraphrases. With `mend` a last line that a crash cut short is taken off the file, once the rest is
+    known to be one.
 
     Raises:
         ValueError: a line is of another form; the message has its number.
@@ -330,17 +359,21 @@ def read_lines(path, mend: bool = False) -> list[dict]:
     if not path.exists():
         return []
     *whole, rest = path.read_bytes().split(b"\n")  # texts may hold other line ends
-    if rest and mend:
-        with path.open("r+b") as file:
-            file.truncate(sum(len(line) + 1 for line in whole))
-    elif rest and _line_of(rest) is not None:
-        whole.append(rest)
-    elif rest:
-        logger.warning("%s: its last line is cut short, and left out", path)
-    lines = [_line_of(line) for line in whole]
+    lines, last = [_line_of(line) for line in whole], _line_of(rest)
+    is_cut = rest.startswith(LINE_START) or LINE_START.startswith(rest)
+    if last is None and not is_cut:
+        lines.append(None)
     if None in lines:
         raise ValueError(f"{path}:{lines.index(None) + 1}: no line of mm-orient paraphrase")
-    return [line for line in lines if line is not None]
+    if rest and mend:
+        with path.open("r+b") as file:
+            file.truncate(sum(len(line) + 1 for line in whole) + (0 if last is None else len(rest)))
+            if last is not None:
+                file.seek(0, os.SEEK_END)
+                file.write(b"\n")
+    elif rest and last is None:
+        logger.warning("%s: its last line is cut short, and left out", path)
+    return [line for line in (*lines, last) if line is not None]
 
 
 def _line_of(content: bytes) -> dict | None:
@@ -411,7 +444,8 @@ def _listed(answer: str) -> list[str]:
             return [value for value in values if isinstance(value, str)]
         except (ValueError, RecursionError):
             pass
-    return [found.strip("\"'") for found in LINE.findall(answer)]
+    lines = (line.strip() for line in answer.split("\n"))
+    return [line[bullet.end() :].strip("\"'") for line in lines if (bullet := BULLET.match(line))]
 
 
 def _count(value) -> int:

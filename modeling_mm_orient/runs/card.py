@@ -12,7 +12,7 @@ from ..configuration_mm_orient import hub_id
 from ..data.json_files import read_json
 from ..names import PIPELINE_TASK as TASK_NAME
 from ..tasks import kind_of
-from .card_facts import DATASET, CardFacts
+from .card_facts import DATASET, LICENSE, CardFacts
 from .card_header import base_models, card_header
 from .markdown import plain
 from .run_folder import CARD_FILE, NOISE_FILE
@@ -88,10 +88,11 @@ def encoder_licenses(config) -> dict[str, str]:
             card = HfApi().model_info(source, timeout=HUB_TIMEOUT).card_data
         except HfHubHTTPError:  # gated, or gone
             continue
-        except (HTTPError, OSError) as error:
+        except (HTTPError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # or no Hub's answer
             logger.info("the encoders' licences were not looked up: %s", error)
             return found
-        if card is not None and isinstance(license := card.get("license"), str):
+        # what stands in somebody's card is text of theirs in this one
+        if card is not None and isinstance(license := card.get("license"), str) and LICENSE.fullmatch(license):
             found[source] = license
     return found
 

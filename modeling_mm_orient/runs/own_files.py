@@ -33,12 +33,6 @@ OF_A_PROCESSOR = (
     *("vocab.txt", "merges.txt", "spiece.model", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
     *("chat_template.jinja", "chat_template.json"),
 )
-# what an export writes beside code, and what no other export wrote: where a new one has it not, it is out of date
-EXPORTED = (
-    *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
-    *(MEMORY_FILE, *INDEX_FILES.values(), f"{LARGE_MEMORY}/*", f"{JOINT_FOLDER}/*", f"{ONNX_FOLDER}/*"),
-    *(*OF_A_PROCESSOR, *OF_A_RUN),
-)
 CODE = ("*.py", "requirements.txt")  # ours where their first line says so
 KEPT_OF_A_RUN = (RUN_FILE, SPLITS_FILE, HISTORY_FILE, BASELINES_FILE, HELD_OUT_FILE)
 OF_A_CHECKPOINT = (MARKER, CARD_FILE, RESPONSIBLE_USE.name)
@@ -49,6 +43,12 @@ IN_FOLDERS = {
     JOINT_FOLDER: OF_A_PROCESSOR,
     ONNX_FOLDER: tuple(f"{name}*" for name in (END_TO_END, FEATURES, DESCRIPTION)),
 }
+# what an export writes beside code, and what no other export wrote: where a new one has it not, it is out of date
+EXPORTED = (
+    *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
+    *(MEMORY_FILE, *INDEX_FILES.values(), *OF_A_PROCESSOR, *OF_A_RUN),
+    *(f"{folder}/{name}" for folder in (LARGE_MEMORY, JOINT_FOLDER, ONNX_FOLDER) for name in IN_FOLDERS[folder]),
+)
 LEFTOVER = re.compile(r"\.partial-[0-9]+")  # of an export that was killed
 MOST_NAMED = 5
 
@@ -59,7 +59,12 @@ def is_exported(name: str, first_bytes: Callable[[int], bytes]) -> bool:
     Args:
         first_bytes: gives so many bytes from its start; only code is looked into.
     """
-    return _is_one_of(name, EXPORTED) or (_is_one_of(name, CODE) and first_bytes(len(HEADER)) == HEADER)
+    return _is_one_of(name, EXPORTED) or (is_code(name) and first_bytes(len(HEADER)) == HEADER)
+
+
+def is_code(name: str) -> bool:
+    """Whether a path is one that an export's code may have."""
+    return _is_one_of(name, CODE)
 
 
 def remove_run(folder: Path, stays: tuple[str, ...] = ()) -> None:

@@ -1,6 +1,7 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """A finished run onto the Hub, in one commit; and a Space that shows it."""
 
+import json
 import logging
 import shutil
 import tempfile
@@ -14,13 +15,16 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, Sp
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
+from ..configuration_mm_orient import MMOrientConfig
 from ..data.json_files import write_json
 from .card_facts import CardFacts
-from .hub import export_run
-from .own_files import is_exported
+from .hub import MARKER, ONNX_FOLDER, export_run
+from .onnx_export import DESCRIPTION
+from .own_files import HEADER, is_code, is_exported
 
 logger = logging.getLogger(__name__)
 
+SPACE_APP_FILE = "app.py"
 SPACE_MODEL_FILE = "model.json"  # what a Space's app reads: the model, and the commit that it shows
 
 
@@ -41,6 +45,10 @@ class Pushed:
     space_url: str | None = None
 
 
+class OfAnotherKind(ValueError):
+    """A repository that is there is not what would be pushed."""
+
+
 def push(
     run: str,
     repo_id: str,
@@ -55,7 +63,8 @@ def push(
     """Send a finished run to the Hub, into a new or an existing repository, in one commit.
 
     The token is the one that `hf auth login` or `HF_TOKEN` gave. Everything that can be refused is refused before anything
-    is sent. A push that fails leaves the repository as it was; one that it made is removed again.
+    is sent. A push that fails leaves the repository as it was; one that it made is removed again, unless somebody else has
+    committed to it. Where the Hub does not say whether a commit has arrived, the error does.
 
     Args:
         run: the run's folder. repo_id: `YOU/MODEL`. facts, endpoint, onnx: see `export_run`.
@@ -64,7 +73,8 @@ def push(
         dry_run: send nothing, and ask nothing.
 
     Raises:
-        ValueError: it cannot be published. OSError: the Hub refuses, or cannot be reached.
+        ValueError: it cannot be published, or would replace a model or a Space of another kind. OSError: the Hub refuses, or
+            cannot be reached.
     """
     _check_id(repo_id)
     if space is not None and not (space / "README.md").is_file():
@@ -85,10 +95,12 @@ def push(
         api = HfApi()
         try:
             commit, deleted = _send(api, repo_id, folder, shown, private)
-        except HfHubHTTPError:
+        except (HfHubHTTPError, OfAnotherKind):
             raise
         except HTTPError as error:  # the HTTP library's own, which is no OSError
             raise OSError(f"the Hub at {api.endpoint} does not answer: {error}") from error
+        except (ValueError, LookupError, TypeError, AttributeError) as error:  # of reading an answer
+            raise OSError(f"what {api.endpoint} answers is not what a Hub does: {error!r}") from error
         url, space_url = f"{api.endpoint}/{repo_id}", f"{api.endpoint}/spaces/{repo_id}"
         return Pushed(sizes, deleted, commit, url, space_sizes, None if shown is None else space_url)
 
@@ -149,25 +161,46 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _is_there(api: HfApi, repo_id: str, kind: str, private: bool) -> bool:
-    """Whether there is such a repository. Raises ValueError where it is public and was to be private."""
+    """Whether there is such a repository. Raises OfAnotherKind where it is public and was to be private, or is
+    somebody's other model or Space."""
     try:
         found = api.repo_info(repo_id, repo_type=kind)
     except RepositoryNotFoundError:
         return False
     if private and not found.private:
-        raise ValueError(f"the {kind} {repo_id} is there and public: make it private there, or leave out --private")
+        raise OfAnotherKind(f"the {kind} {repo_id} is there and public: make it private there, or leave out --private")
+    there = api.list_repo_files(repo_id, repo_type=kind, revision=found.sha)
+    if kind == "space" and SPACE_APP_FILE in there and SPACE_MODEL_FILE not in there:
+        told = f"the Space {repo_id} has an {SPACE_APP_FILE} of something else"
+        raise OfAnotherKind(f"{told}, which would be replaced: push elsewhere")
+    if kind == "model" and MARKER in there and not _is_ours(_content(api, repo_id, found.sha, MARKER)):
+        told = f"the model {repo_id} has a {MARKER} of something else"
+        raise OfAnotherKind(f"{told}, which would be replaced: push elsewhere")
     return True
+
+
+def _is_ours(config: bytes) -> bool:
+    try:
+        found = json.loads(config)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.get("model_type") == MMOrientConfig.model_type
 
 
 @contextmanager
 def _made(api: HfApi, repo_id: str, kind: str, private: bool) -> Iterator[None]:
-    """Make a repository, and remove it where the block fails."""
+    """Make a repository, and remove it where the block fails and nothing was committed to it."""
     api.create_repo(repo_id, repo_type=kind, private=private, space_sdk="gradio" if kind == "space" else None)
+    made = None
     try:
+        made = api.repo_info(repo_id, repo_type=kind).sha
         yield
     except BaseException:
         try:
-            api.delete_repo(repo_id, repo_type=kind)
+            if made is not None and api.repo_info(repo_id, repo_type=kind).sha != made:
+                logger.warning("the %s %s was made, and has a commit by now: it is left there", kind, repo_id)
+            else:
+                api.delete_repo(repo_id, repo_type=kind)
         except Exception as error:
             logger.warning("the empty %s %s was made and could not be removed: %s", kind, repo_id, error)
         raise
@@ -178,27 +211,58 @@ def _commit(api: HfApi, repo_id: str, kind: str, folder: Path) -> tuple[str, tup
     head = api.repo_info(repo_id, repo_type=kind).sha
     there = api.list_repo_files(repo_id, repo_type=kind, revision=head)
     paths = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
-    gone = tuple(_out_of_date(api, repo_id, head, sorted(set(there) - set(paths)))) if kind == "model" else ()
+    gone = tuple(_out_of_date(api, repo_id, head, set(there), set(paths))) if kind == "model" else ()
     operations = [CommitOperationAdd(name, path) for name, path in paths.items()]
-    commit = api.create_commit(
-        repo_id,
-        [*operations, *(CommitOperationDelete(name) for name in gone)],
-        commit_message=f"Push {'a trained MM-ORIENT model' if kind == 'model' else 'a Space for it'} (mm-orient push)",
-        repo_type=kind,
-        parent_commit=head,  # somebody else's push meanwhile is an error, and is not undone
-    )
+    try:
+        commit = api.create_commit(
+            repo_id,
+            [*operations, *(CommitOperationDelete(name) for name in gone)],
+            commit_message=f"Push {'a trained MM-ORIENT model' if kind == 'model' else 'a Space for it'} (mm-orient push)",
+            repo_type=kind,
+            parent_commit=head,  # somebody else's push meanwhile is an error, and is not undone
+        )
+    except HTTPError as error:
+        answer = getattr(error, "response", None)
+        if answer is not None and answer.status_code < 500:  # a refusal, after which nothing has arrived
+            raise
+        if (now := _head(api, repo_id, kind)) == head:
+            raise
+        told = "and cannot be asked" if now is None else f"and its head is {now} by now"
+        message = (
+            f"the Hub does not say whether the commit to the {kind} {repo_id} has arrived, {told}: look there: {error}"
+        )
+        raise OSError(message) from error
     return commit.oid, gone
 
 
-def _out_of_date(api: HfApi, repo_id: str, revision: str, names: list[str]) -> Iterator[str]:
+def _head(api: HfApi, repo_id: str, kind: str) -> str | None:
+    """The commit that a repository is at, None where the Hub does not say."""
+    try:
+        return api.repo_info(repo_id, repo_type=kind).sha
+    except Exception as error:
+        logger.info("the head of %s is not known: %s", repo_id, error)
+        return None
+
+
+def _content(api: HfApi, repo_id: str, revision: str, name: str, size: int = -1) -> bytes:
+    """A file of a model, or its first bytes."""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = api.hf_hub_download(repo_id, name, revision=revision, local_dir=scratch)
+        with open(path, "rb") as file:
+            return file.read(size)
+
+
+def _out_of_date(api: HfApi, repo_id: str, revision: str, there: set[str], new: set[str]) -> Iterator[str]:
     """Of files that the new export has not, those that an earlier one wrote; whatever else somebody keeps there stays."""
 
     def start(name: str, size: int) -> bytes:
-        with tempfile.TemporaryDirectory() as scratch:
-            path = api.hf_hub_download(repo_id, name, revision=revision, local_dir=scratch)
-            with open(path, "rb") as file:
-                return file.read(size)
+        return _content(api, repo_id, revision, name, size)
 
-    for name in names:
+    code = [name for name in sorted(there) if is_code(name)]
+    if MARKER not in there and not any(start(name, len(HEADER)) == HEADER for name in code):
+        return  # no export is there
+    for name in sorted(there - new):
+        if name.startswith(f"{ONNX_FOLDER}/") and f"{ONNX_FOLDER}/{DESCRIPTION}" not in there:
+            continue  # others may call a folder so
         if is_exported(name, partial(start, name)):
             yield name

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from ..data.fields import described
 
+LARGEST_SEED = 2**32 - 1  # of NumPy's
+
 
 @dataclass
 class TrainingSettings:
@@ -59,6 +61,8 @@ class TrainingSettings:
         for name in ("patience", "learning_rate", "encoder_learning_rate", "weight_decay", "warmup", "seed"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"`{name}` must be a number and not negative, got {getattr(self, name)}")
+        if self.seed > LARGEST_SEED:
+            raise ValueError(f"`seed` must be at most {LARGEST_SEED}, got {self.seed}")
         for name, value in self.trainer.items():
             if isinstance(value, float) and math.isnan(value):
                 raise ValueError(f"`{name}` must be a number, got {value}")

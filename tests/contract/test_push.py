@@ -119,6 +119,85 @@ def test_somebody_elses_push_meanwhile_is_not_undone(hub, run, capsys):
     assert "a commit has happened since" in capsys.readouterr().err
 
 
+def test_a_repository_that_somebody_has_committed_to_is_not_removed_again(hub, run, capsys, caplog):
+    def meanwhile(method, path):
+        repository = hub.model(NAME)
+        if "/preupload/" in path and len(repository.commits) == 1:
+            repository.commit({"theirs.txt": b"theirs"})
+
+    hub.faults = meanwhile
+    assert command(run, NAME) == 1
+    assert set(hub.model(NAME).files) == {"theirs.txt"}
+    assert "a commit has happened since" in capsys.readouterr().err and "it is left there" in caplog.text
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+@pytest.mark.parametrize("goes_silent", [True, False])
+def test_a_commit_whose_answer_is_lost_is_said_to_be_unknown(hub, run, capsys, is_there, goes_silent):
+    if is_there:
+        hub.create(NAME, {})
+    arrived = []
+
+    def lost(method, path):
+        if "/commit/" in path:
+            arrived.append(hub.model(NAME).commit({"config.json": b"{}"}))
+            return 504
+        return 503 if arrived and goes_silent and path.startswith(f"/api/models/{NAME}") else None
+
+    hub.faults = lost
+    assert command(run, NAME) == 1
+    said = capsys.readouterr().err
+    assert "does not say whether the commit to the model" in said and "504" in said
+    assert (f"its head is {arrived[0]} by now" in said) != goes_silent
+    assert hub.model(NAME) is not None and len(hub.model(NAME).commits) == 2
+
+
+def test_a_commit_that_has_not_arrived_is_a_failed_push(hub, run, capsys):
+    hub.faults = lambda method, path: 504 if "/commit/" in path else None
+    assert command(run, NAME) == 1
+    assert hub.model(NAME) is None and "whether the commit" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("config", [b'{"model_type": "bert"}', b"[]", b"old", b"{}"])
+def test_a_model_of_another_kind_is_not_replaced(hub, run, capsys, config):
+    files = {"config.json": config, "vocab.txt": b"theirs", "onnx/model.onnx": b"theirs"}
+    repository = hub.create(NAME, files)
+    assert command(run, NAME) == 1
+    assert f"the model {NAME} has a config.json of something else" in capsys.readouterr().err
+    assert {method for method, _ in hub.requests} == {"GET", "HEAD"} and len(repository.commits) == 1
+
+
+def test_what_no_export_wrote_stays(hub, run, tmp_path):
+    theirs = {"vocab.txt": b"theirs", "noise.json": b"{}", "onnx/model.onnx": b"theirs", "onnx/notes.txt": b"theirs"}
+    theirs |= {"joint_processor/notes.txt": b"theirs", "relation_memory/notes.txt": b"theirs"}
+    repository = hub.create(NAME, theirs)
+    assert command(run, NAME) == 0
+    assert theirs.items() <= repository.files.items()
+    assert command(run, NAME) == 0  # over an export, whose names are ours
+    assert set(theirs) - set(repository.files) == {"vocab.txt", "noise.json"}
+    repository.commit(repository.files | {"onnx/model.json": b"{}", "onnx/features.onnx.data": b"ours"})
+    assert command(run, NAME) == 0
+    assert {name for name in repository.files if name.startswith("onnx/")} == {"onnx/notes.txt"}
+
+
+@pytest.mark.parametrize(
+    "where, answer",
+    [
+        ("/api/repos/create", b"<html>log in</html>"),
+        (f"/api/models/{NAME}", b"[1]"),
+        ("/preupload/", b"{}"),
+        ("/batch", b"{}"),
+        ("/commit/", b"{}"),
+        ("/commit/", b"\xff\xfe"),
+    ],
+)
+def test_what_is_no_answer_of_a_hub_is_told_with_its_address(hub, run, capsys, where, answer):
+    hub.instead = lambda method, path: answer if where in path and method != "DELETE" else None
+    assert command(run, NAME) == 1
+    said = capsys.readouterr().err
+    assert hub.url in said and "unexpected" not in said and "Traceback" not in said
+
+
 def test_what_an_earlier_export_left_is_deleted_in_the_same_commit(hub, run, tmp_path, capsys):
     ours = b"# Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.\n"
     old = {"cpu_linear.py": ours, "handler.py": ours, "requirements.txt": ours, "joint_processor/tokenizer.json": b"{}"}
@@ -217,6 +296,15 @@ def test_a_space_shows_the_commit_that_was_pushed(hub, run, tmp_path):
     assert pushed.revision == hub.model(NAME).head and files["app.py"] == b"print('hello')\n"
     assert b"sdk: gradio" in files["README.md"] and f"- {NAME}".encode() in files["README.md"]
     assert set(pushed.space_files) <= set(files)
+
+
+def test_a_space_of_another_kind_is_not_replaced(hub, run, tmp_path):
+    repository = hub.create(NAME, {"app.py": b"theirs"}, kind="spaces")
+    with pytest.raises(ValueError, match=f"the Space {NAME} has an app.py of something else"):
+        push(str(run), NAME, space=space(tmp_path / "space"))
+    assert {method for method, _ in hub.requests} == {"GET"} and hub.model(NAME) is None
+    repository.commit({"app.py": b"ours", "model.json": b"{}"})
+    assert push(str(run), NAME, space=tmp_path / "space").space_url
 
 
 def test_a_dry_run_lists_the_space_too(hub, run, tmp_path, capsys, monkeypatch):

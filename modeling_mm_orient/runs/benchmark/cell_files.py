@@ -7,22 +7,45 @@ Shapes: P test posts, C labels of a task.
 
 import json
 import re
+import tokenize
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
+import pyarrow
 
 from ...data.fields import completed
 from ...data.json_files import read_json, write_json
 from ...partial_files import whole_file
 from ..settings import TrainingSettings
+from .methods import method_called
+from .noise import NoiseRow
 
 NOISE = ".noise.json"
 RESULTS = ("results.md", "results.parquet", "noise.parquet", "macro_f1.png", "differences.png", "noise.png")
 NAMED = ("set", "method", "seed")  # what every row says of where it is from
+NUMBERS = (
+    "macro_f1", "plain_macro_f1", "weighted_f1", "accuracy", "auroc", "calibration_error", "mse", "mae", "pearson",
+)  # fmt: skip
+SCHEMA = pyarrow.schema(
+    [(name, pyarrow.string()) for name in ("set", "method")]
+    + [("seed", pyarrow.int64()), ("task", pyarrow.string()), ("split", pyarrow.string())]
+    + [(name, pyarrow.float64()) for name in NUMBERS]
+    + [("posts", pyarrow.int64()), ("setting", pyarrow.string()), ("seconds", pyarrow.float64())]
+    + [("commit", pyarrow.string())]
+)
+NEEDED = (*NAMED, "task", "split", "setting", "seconds", "commit")  # of a row; scores may be missing
 SET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+# what reading an array file raises, by where the damage is
+DAMAGED = (
+    *(ValueError, LookupError, TypeError, AttributeError, OSError, EOFError, BadZipFile, zlib.error),
+    *(NotImplementedError, tokenize.TokenError, pyarrow.ArrowException, RuntimeError, SyntaxError, OverflowError),
+)
 
 
 @dataclass
@@ -32,6 +55,7 @@ class Cell:
     Args:
         rows: what `results.parquet` says of it, a row per task and split. keys, ids: of the test posts.
         labels, decided, probabilities: task name -> (P,) or (P, C); of a regression all are (P,).
+        source: of a method that is somebody's model, its digest.
     """
 
     set: str
@@ -43,6 +67,7 @@ class Cell:
     labels: dict[str, np.ndarray]
     decided: dict[str, np.ndarray]
     probabilities: dict[str, np.ndarray]
+    source: str = ""
 
 
 def check_set_name(name: str) -> None:
@@ -66,7 +91,9 @@ def read_noise(bench: Path) -> list[dict]:
     rows = []
     for path in sorted((bench / "cells").glob(f"*/*/*{NOISE}")):
         found = read_json(path).get("rows")
-        if not isinstance(found, list) or not all(isinstance(row, dict) and {*NAMED} <= {*row} for row in found):
+        needed = {*NoiseRow._fields} - {*NoiseRow._field_defaults}
+        of_form = isinstance(found, list) and all(isinstance(row, dict) for row in found)
+        if not of_form or not all(needed <= {*row} <= {*NoiseRow._fields} for row in found):
             raise ValueError(f"{path}: no sound rows under noise; remove it to make it again")
         rows += found
     return sorted(rows, key=lambda row: [row[name] for name in NAMED])
@@ -76,6 +103,7 @@ def write_cell(path: Path, cell: Cell) -> None:
     """Write a cell whole; folders on the way are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     said = {"set": cell.set, "method": cell.method, "seed": cell.seed, "rows": cell.rows, "tasks": list(cell.labels)}
+    said |= {"source": cell.source} if cell.source else {}
     arrays = {
         f"{kind}.{number}": values
         for kind in ("labels", "decided", "probabilities")
@@ -88,7 +116,7 @@ def write_cell(path: Path, cell: Cell) -> None:
 
 
 def read_cell(path: Path) -> Cell:
-    """A cell's file. Raises ValueError, with its path, where it is none."""
+    """A cell's file. Raises ValueError, with its path, where it is none, or one of another place."""
     try:
         with np.load(path, allow_pickle=False) as file:
             said = json.loads(str(file["said"]))
@@ -97,8 +125,17 @@ def read_cell(path: Path) -> Cell:
                 for kind in ("labels", "decided", "probabilities")
             ]
             keys, ids = file["keys"].tolist(), file["ids"].tolist()
-        return Cell(said["set"], said["method"], said["seed"], said["rows"], keys, ids, *parts)
-    except (ValueError, KeyError, OSError, EOFError, BadZipFile) as error:
+        named = [said[name] for name in NAMED]
+        rows = pyarrow.Table.from_pylist(said["rows"], SCHEMA)
+        if not rows.num_rows or any(rows[name].null_count for name in NEEDED):
+            raise ValueError(f"a row must have {', '.join(NEEDED)}")
+        place = [path.parents[1].name, path.parent.name, path.stem]
+        if [named[0], method_called(named[1]).folder, str(named[2])] != place:
+            raise ValueError(f"it is of the set {named[0]!r}, the method {named[1]!r} and the seed {named[2]!r}")
+        if any([row[name] for name in NAMED[1:]] != named[1:] for row in said["rows"]):
+            raise ValueError("its rows are of another")
+        return Cell(*named, said["rows"], keys, ids, *parts, said.get("source", ""))
+    except DAMAGED as error:
         raise ValueError(f"{path}: no sound cell of a benchmark ({error}); remove it to make it again") from None
 
 
@@ -143,7 +180,15 @@ def check_folder(bench: Path) -> None:
 
 def _read_set(path: Path) -> dict:
     said = read_json(path)
-    if not isinstance(said.get("facts"), dict) or not isinstance(said.get("methods"), list):
+    facts, methods = said.get("facts"), said.get("methods")
+    of_form = isinstance(facts, dict) and isinstance(methods, list) and bool(methods)
+    of_form = of_form and all(isinstance(facts.get(name, {}), dict) for name in ("posts", "tasks", "training"))
+    counts = facts.get("posts", {}).values() if of_form else []
+    if (
+        not counts
+        or not all(isinstance(count, int) for count in counts)
+        or not all(isinstance(m, str) for m in methods)
+    ):
         raise ValueError(f"{path}: no set of a benchmark; choose another --output, or remove it")
     return said
 

@@ -81,9 +81,8 @@ def benchmark(
     check_set_name(name)
     check_folder(bench)
     check_fields(methods, config_of(preset))
-    for method in methods:
-        if method.base == RIVAL:
-            check_rival(method.model)
+    rivals = {method.model: check_rival(method.model) for method in methods if method.base == RIVAL}
+    check_rivals(bench, name, methods, rivals)
     data = read_benchmark_data(description, preset, training, feature_cache, skip_bad_posts)
     check_rules(training, data.tasks)
     for method in methods:
@@ -100,15 +99,33 @@ def benchmark(
     (bench / "sets").mkdir(parents=True, exist_ok=True)
     with only_one(bench / "sets" / f".{name}.lock", f"another process makes the cells of {name!r} in {bench}"):
         enter_set(bench, name, facts_of(data), [method.name for method in methods])
-        _make_cells(data, bench, name, methods, settings)
+        _make_cells(data, bench, name, methods, settings, rivals)
     return write_results(bench, settings.bootstrap, plots=settings.plots)
 
 
+def check_rivals(bench: Path, name: str, methods: list[Method], rivals: dict[str, str]) -> None:
+    """Raise ValueError where a set's cells of a chat model are of another one, at the same place.
+
+    Args:
+        rivals: model -> the digest of `check_rival`.
+    """
+    for method in methods:
+        folder = cell_file(bench, name, method.folder, 0).parent
+        for path in folder.glob("*.npz") if method.base == RIVAL else ():
+            if read_cell(path).source not in ("", rivals[method.model]):  # cells of before do not say
+                raise ValueError(f"{method.name} is another model than in {path}: remove {folder} to ask it anew")
+
+
 def _make_cells(
-    data: BenchmarkData, bench: Path, name: str, methods: list[Method], settings: BenchmarkSettings
+    data: BenchmarkData,
+    bench: Path,
+    name: str,
+    methods: list[Method],
+    settings: BenchmarkSettings,
+    rivals: dict[str, str],
 ) -> None:
     """Seed by seed, so that an interrupted benchmark has all methods of some."""
-    work = _Work(data, bench, name, methods, settings)
+    work = _Work(data, bench, name, methods, settings, rivals)
     wanted = [(seed, method) for seed in settings.seeds for method in methods]
     todo = [(s, m) for s, m in wanted if not all(path.exists() for path in work.files(m, s))]
     logger.info("%s: %d cells, %d of them finished before", name, len(wanted), len(wanted) - len(todo))
@@ -126,7 +143,7 @@ def _make_side_by_side(work: "_Work", methods: list[Method], todo: list[tuple[in
     data, name, workers = work.data, work.name, min(work.settings.workers, len(todo))
     PostReader(data, with_sequences=False)  # what is not stored is encoded here, not by each of them
     turns = {method.folder: CONTEXT.RLock() for method in methods}
-    start = _start_worker, (data, work.bench, name, methods, work.settings, turns)
+    start = _start_worker, (data, work.bench, name, methods, work.settings, work.rivals, turns)
     with worker_pool(workers, max(1, torch.get_num_threads() // workers), *start) as pool:
         waiting = {pool.submit(_make_in_worker, method, seed): (seed, method) for seed, method in todo}
         for number, made in enumerate(as_completed(waiting), 1):
@@ -170,7 +187,8 @@ class _Work:
     """Cells of one set; its features are read when the first baseline needs them.
 
     Args:
-        turns: method folder -> the lock under which what all seeds share is made, where other processes make cells too.
+        rivals: chat model -> its digest. turns: method folder -> the lock under which what all seeds share is made, where
+            other processes make cells too.
     """
 
     of_worker: ClassVar["_Work"]  # in a process of a pool
@@ -182,9 +200,10 @@ class _Work:
         name: str,
         methods: list[Method],
         settings: BenchmarkSettings,
+        rivals: dict[str, str],
         turns=None,
     ):
-        self.data, self.bench, self.name, self.settings = data, bench, name, settings
+        self.data, self.bench, self.name, self.settings, self.rivals = data, bench, name, settings, rivals
         self.turns = turns or {method.folder: nullcontext() for method in methods}
         baselines = [BASELINES[method.base] for method in methods if method.base in BASELINES]
         self.with_sequences = any(baseline.reads_sequences for baseline in baselines)
@@ -237,7 +256,8 @@ class _Work:
                 return replace(cell, seed=seed, rows=[row | {"seed": seed} for row in cell.rows]), rows
         if method.base == RIVAL:
             start = time.monotonic()
-            return self._scored(method, seed, self._rival(method), start), None
+            cell = self._scored(method, seed, self._rival(method), start)
+            return replace(cell, source=self.rivals[method.model]), None
         baseline, setting = BASELINES[method.base], self._search(method)
         self.posts  # noqa: B018 - read before the clock starts
         start = time.monotonic()

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, pipeline
 from transformers.pipelines import get_supported_tasks
 
+from ...features.pretrained_sources import digest_of_source
 from ...pictures import read_image, reduced, undecoded
 from ...tasks import MULTI_LABEL, kind_of
 
@@ -26,14 +27,19 @@ PIPELINE = "decision"
 NO_TEXT = "(no text)"
 
 
-def check_rival(model: str) -> None:
-    """Raise ValueError unless there is a pipeline, and a model of this name."""
+def check_rival(model: str) -> str:
+    """A digest of what the model is: of a folder's files, of the Hub its commit.
+
+    Raises:
+        ValueError: there is no such pipeline, or no model of this name.
+    """
     if PIPELINE not in get_supported_tasks():
         raise ValueError(f"decision:{model}: this version of transformers has no {PIPELINE!r} pipeline; 5.24 has")
     try:
-        AutoConfig.from_pretrained(model)
-    except (OSError, ValueError) as error:
+        config = AutoConfig.from_pretrained(model)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise ValueError(f"decision:{model}: {error}") from error
+    return digest_of_source(model, getattr(config, "_commit_hash", None))
 
 
 def choices_of(tasks: list[dict], model: str) -> list[dict]:
@@ -93,7 +99,7 @@ class DecisionRival:
         """Task name -> probabilities (N, C) of posts in the schema of `data.reading`; of several labels each its own.
 
         Raises:
-            ValueError: a picture cannot be read.
+            ValueError: a picture cannot be read, or the model gives no probabilities.
         """
         posts = undecoded(posts)
         rows = [self._answers(posts[row]) for row in tqdm(range(len(posts)), self.name, leave=False)]
@@ -112,10 +118,16 @@ class DecisionRival:
     def _answers(self, post: dict) -> dict[str, list[float]]:
         """Task name -> probabilities (C,) of one post."""
         request = self._request(post)
-        return {
+        found = {
             task["name"]: _probabilities(task, self.pipeline(request | {"questions": self.questions[task["name"]]}))
             for task in self.tasks
         }
+        for name, values in found.items():
+            if not np.isfinite(values).all():
+                raise ValueError(
+                    f"{self.name}: its probabilities of {name!r} are no numbers, of the post {post.get('id')!r}"
+                )
+        return found
 
     def _request(self, post: dict) -> dict:
         """What the model is told of a post: its text, and if it reads pictures the picture, at a place named there."""

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 
 from ...data.fields import described
 from ...names import EXPERT_NAMES, STREAM_NAMES
+from ..settings import LARGEST_SEED
 
 MM_ORIENT, PAPER, RIVAL = "mm_orient", "paper", "decision"
 # own method -> fields of `MMOrientConfig` beside the preset's, or for the paper's form beside the defaults
@@ -68,6 +69,8 @@ class BenchmarkSettings:
     def __post_init__(self):
         if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"`seeds` must be different numbers from 0 on, got {self.seeds}")
+        if max(self.seeds) > LARGEST_SEED:
+            raise ValueError(f"`seeds` must be at most {LARGEST_SEED}, got {max(self.seeds)}")
         if self.workers < 1:
             raise ValueError(f"`workers` must be at least 1, got {self.workers}")
         if self.bootstrap < 100:

@@ -10,7 +10,7 @@ import pyarrow.parquet
 
 from ...partial_files import whole_file
 from ..markdown import plain, table
-from .cell_files import check_cells, read_cells, read_noise, read_sets
+from .cell_files import SCHEMA, check_cells, read_cells, read_noise, read_sets
 from .comparisons import Comparison, Results, compare
 from .cross_fitting import FOLDS, SEARCH_SEED
 from .features import MOST_REGIONS, MOST_TOKENS, REDUCED_WIDTH
@@ -21,16 +21,6 @@ from .noise_tables import noise_report, plot_noise
 from .plots import draw
 from .statistics import AVERAGE, AVERAGE_AUROC, LEVEL, Difference
 
-NUMBERS = (
-    "macro_f1", "plain_macro_f1", "weighted_f1", "accuracy", "auroc", "calibration_error", "mse", "mae", "pearson",
-)  # fmt: skip
-SCHEMA = pyarrow.schema(
-    [(name, pyarrow.string()) for name in ("set", "method")]
-    + [("seed", pyarrow.int64()), ("task", pyarrow.string()), ("split", pyarrow.string())]
-    + [(name, pyarrow.float64()) for name in NUMBERS]
-    + [("posts", pyarrow.int64()), ("setting", pyarrow.string()), ("seconds", pyarrow.float64())]
-    + [("commit", pyarrow.string())]
-)
 OTHER_MEASURES = {
     "macro-F1 without rule": "plain_macro_f1",
     "weighted F1": "weighted_f1",
