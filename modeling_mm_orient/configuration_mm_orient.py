@@ -40,6 +40,7 @@ TASK_DEFAULTS = {
     "temperature": 1.0, "decision_offsets": None, "expert_weights": None, "doubts": None, "mean": 0.0, "std": 1.0,
 }  # fmt: skip
 
+LARGEST_SIZE, MOST_PARTS = 2**20, {"members": 100, "relation_layers": 100}  # that a file may ask for
 PAPER_SIZES = {
     "image_embed_dim": 512,
     "text_embed_dim": 512,
@@ -475,15 +476,17 @@ class MMOrientConfig(PreTrainedConfig):
             "memory_top_k",
             "members",
         ):
-            least = 0 if name == "task_feature_dim" else 1
+            least, most = 0 if name == "task_feature_dim" else 1, MOST_PARTS.get(name, LARGEST_SIZE)
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 self._refuse(name, f"a whole number of at least {least}")
+            if value > most:
+                self._refuse(name, f"at most {most}")
         if not self.attention_context_vector and self.attention_hidden_size != 1:
             self._refuse("attention_hidden_size", "1 where `attention_context_vector` is False")
         for size in self.learner_hidden_sizes:
-            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-                self._refuse("learner_hidden_sizes", "whole numbers of at least 1")
+            if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= LARGEST_SIZE:
+                self._refuse("learner_hidden_sizes", f"whole numbers from 1 to {LARGEST_SIZE}")
         for name, (low, high) in {
             "image_threshold": (-1, 1),
             "text_threshold": (-1, 1),

@@ -5,7 +5,7 @@ Shapes: B posts, T tokens, N n-grams.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -18,13 +18,14 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from .names import revisions_of
 from .ngrams import ngram_ids, padded
 from .numeric_columns import check_columns, standardised
-from .pictures import IMAGE_SOURCES, MAX_IMAGE_PIXELS, read_image, reduced
+from .pictures import IMAGE_SOURCES, MAX_IMAGE_PIXELS, MOST_ELONGATED, read_image, reduced
 from .task_features import check_sources, task_features
 from .text_cleaning import clean_text
 from .text_removal import INPAINTERS, READERS, joined_text, read_text, registered, remove_text
 
 MAX_TOKENS = 128
 LONGEST_PADDING, LONGEST_SIDE = 2**17, 4096  # of what a saved processor may ask for
+LONGEST_TEXT = 2**31 - 1  # that tokenizers count to
 JOINT_FOLDER = "joint_processor"
 
 
@@ -91,8 +92,12 @@ class MMOrientProcessor(ProcessorMixin):
         for part in (image_processor, getattr(joint_processor, "image_processor", None)):
             _check_sizes(part)
         for name, value in {"max_tokens": max_tokens, "joint_max_tokens": joint_max_tokens}.items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}")
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LONGEST_TEXT:
+                raise ValueError(f"`{name}` must be a whole number from 1 to {LONGEST_TEXT}, got {value!r}")
+        lists = {"text_cleaning": text_cleaning, "task_features": task_features, "numeric_columns": numeric_columns}
+        for name, values in lists.items():
+            if not isinstance(values, (list, tuple)):
+                raise ValueError(f"`{name}` must be a list, got {values!r}")
         if joint_padding == "max_length" and joint_max_tokens > LONGEST_PADDING:
             raise ValueError(f"`joint_max_tokens` pads every text to {joint_max_tokens}, more than {LONGEST_PADDING}")
         self.max_tokens, self.max_image_pixels = max_tokens, max_image_pixels
@@ -434,9 +439,24 @@ __all__ = ["MMOrientProcessor"]
 
 
 def _check_sizes(image_processor) -> None:
-    """Raise ValueError for sides that no encoder takes: a small picture would become as large."""
-    for name in ("size", "crop_size", "pad_size"):
-        said = getattr(image_processor, name, None)
-        sides = said.values() if isinstance(said, Mapping) else getattr(said, "__dict__", {"": said}).values()
-        if any(isinstance(side, (int, float)) and side > LONGEST_SIDE for side in sides):
-            raise ValueError(f"`{name}` of the image processor is {said}, more than {LONGEST_SIDE} pixels")
+    """Raise ValueError for sides that no encoder takes, under whatever name: a small picture would become as large."""
+    said = {} if image_processor is None else image_processor.to_dict()
+    for name, value in said.items():
+        most = LONGEST_SIDE**2 if name in ("min_pixels", "max_pixels") else LONGEST_SIDE
+        if any(number > most for number in _numbers_in(value)):
+            raise ValueError(f"`{name}` of the image processor is {str(value)[:99]}, more than {most} pixels")
+    size = said.get("size")
+    shortest = size.get("shortest_edge") if isinstance(size, Mapping) and not size.get("longest_edge") else None
+    if isinstance(shortest, (int, float)) and shortest * MOST_ELONGATED > 4 * LONGEST_SIDE:  # as long as a picture is
+        most = 4 * LONGEST_SIDE // MOST_ELONGATED
+        raise ValueError(f"`size` of the image processor is {size}: a shortest edge alone may be {most} pixels")
+
+
+def _numbers_in(value) -> Iterator[float]:
+    """All numbers in a value of a configuration."""
+    if isinstance(value, (int, float)):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (number for inside in value.values() for number in _numbers_in(inside))
+    elif isinstance(value, (list, tuple)):
+        yield from (number for inside in value for number in _numbers_in(inside))

@@ -35,6 +35,8 @@ def check_sources(sources: Sequence[dict]) -> list[dict]:
     """
     complete = []
     for index, entry in enumerate(sources):
+        if not isinstance(entry, dict):
+            raise ValueError(f"`task_features[{index}]` must be a dict with `name` and `source`, got {entry!r}")
         entry = {"output": "probabilities", "revision": None} | entry
         where = f"`task_features[{index}]`"
         if unknown := sorted(set(entry) - {"name", "source", "output", "revision"}):

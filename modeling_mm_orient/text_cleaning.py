@@ -7,6 +7,7 @@ Letters, marks and digits of every script survive, and so do emoji: they carry t
 import re
 import unicodedata
 from collections.abc import Callable
+from typing import Literal
 
 # endings that are no words: "stop.it" and "home.me" are sentences without a space
 ENDINGS = "com|net|org|co|io|tv|info|biz|uk|ru|gg|app|xyz|site|online|club|ly|cc|fm|eu|au"
@@ -27,6 +28,7 @@ WATERMARKS = re.compile(
     re.IGNORECASE,
 )
 KEPT_PUNCTUATION = set(".,!?'’\"-:;%&/…。，！？、：；¿¡।؟،")  # noqa: RUF001 (other scripts' own)
+MOST_MARKS = 30  # in a row that are put in order together, as Unicode's stream-safe texts have them at most
 EMOJI_JOINERS = {"\u200d", "\ufe0f"}
 
 
@@ -75,11 +77,23 @@ def clean_text(text: str, steps) -> str:
         raise ValueError(f"`text_cleaning` has {unknown[0]!r}; the steps are {', '.join(STEPS)}")
     if not steps:
         return text
-    text = unicodedata.normalize("NFC", text)
+    text = normalized(text, "NFC")
     for name, step in STEPS.items():
         if name in steps:
             text = step(text)
     return " ".join(text.split())
+
+
+def normalized(text: str, form: Literal["NFC", "NFKC"]) -> str:
+    """A text in a normal form of Unicode (`"NFC"`, ...). Of marks that stand in a row each `MOST_MARKS` are put in order by
+    themselves: all of them would take time with the square of their number."""
+    parts, start, marks = [], 0, 0
+    for place, character in enumerate(text):
+        marks = marks + 1 if unicodedata.combining(character) else 0
+        if marks > MOST_MARKS:
+            parts.append(text[start:place])
+            start, marks = place, 1
+    return "".join(unicodedata.normalize(form, part) for part in (*parts, text[start:]))
 
 
 def _is_kept(character: str) -> bool:

@@ -49,8 +49,11 @@ def content(place) -> dict:
         "memory build {run} --data {posts} --output {other}",
         "inspect-graph {run} --data {posts} --picture {posts}/images/1.png",
         "explain {run} --post {posts}/images/1.png hi --output {posts}/images/1.png",
+        *(f"evaluate {{run}} --data {{posts}} --json {{run}}/{name}" for name in (
+            "model.safetensors", "relation_memory.safetensors", "README.md", "modeling_mm_orient.py", "history.json",
+        )),
     ],
-)
+)  # fmt: skip
 def test_what_is_read_or_is_another_runs_is_not_replaced(folder, capsys, command):
     before, places = content(folder), {name: folder / name for name in ("run", "other", "posts")}
     assert main([word.format(**places) for word in command.split()]) == 1
@@ -62,6 +65,14 @@ def test_what_is_read_or_is_another_runs_is_not_replaced(folder, capsys, command
     [
         ("metrics.json", "metrics by task", {"test": 5}),
         ("metrics.json", "metrics by name", {"test": {"mood": [1]}}),
+        ("metrics.json", "'accuracy' of 'mood' in 'test' must be a number", {"test": {"mood": {"accuracy": "x"}}}),
+        ("metrics.json", "'mae' of 'mood' in 'test' must be a number", {"test": {"mood": {"mae": []}}}),
+        ("metrics.json", "'support' of 'mood'", {"test": {"mood": {"support": [1, "x"]}}}),
+        ("metrics.json", "'mean_macro_f1' of", {"test": {"mean_macro_f1": "x"}}),
+        ("run.json", "`labels` must be counts by task, split and label", {"labels": {"mood": {"train": True}}}),
+        ("run.json", "`splits` must be counts by split", {"splits": {"train": "many"}}),
+        ("run.json", "`left_out` must be a list of objects", {"left_out": [1]}),
+        ("run.json", "`feature_cache` must be a folder or null", {"feature_cache": 1e308}),
         ("run.json", "`training.batch_size` must be at least 1, got 0", {"training": {"batch_size": 0}}),
         ("splits.json", "is in no split but", {"a": [1]}),
         ("config.json", "no sound JSON", "[" * 100_000),
@@ -79,6 +90,53 @@ def test_a_file_of_a_run_that_makes_no_sense_is_named(folder, tmp_path, capsys, 
     assert main([str(part) for part in command]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith(f"mm-orient: {run / name}: ") and said in error and not (tmp_path / "hub").exists()
+
+
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("config.json", {"dtype": 5}),
+        ("config.json", {"dtype": "x"}),
+        ("config.json", {"model_type": {}}),
+        ("config.json", {"custom_pipelines": [None]}),
+        ("config.json", {"task_feature_dim": 5}),
+        ("processor_config.json", {"parts": 5}),
+        ("processor_config.json", {"image_processor": "x"}),
+        ("processor_config.json", {"text_cleaning": True}),
+        ("processor_config.json", {"task_features": ["x"]}),
+        ("processor_config.json", {"max_tokens": 10**30}),
+        ("processor_config.json", {"auto_map": 5}),
+    ],
+)
+def test_a_value_of_another_type_is_no_surprise(folder, tmp_path, capsys, name, change):
+    run = tmp_path / "run"
+    shutil.copytree(folder / "run", run)
+    (run / name).write_text(json.dumps(read_json(run / name) | change))
+    picture = folder / "posts" / "images" / "1.png"
+    status = main(["explain", str(run), "--post", str(picture), "some words", "--output", str(tmp_path / "e.html")])
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert status == 0 or (error.startswith("mm-orient: ") and "unexpected" not in error)
+    (field,) = change
+    assert status == 0 or field in error or str(run) in error, error
+
+
+@pytest.mark.parametrize("table", ["json", "utf-16", "stem"])
+def test_a_picture_that_a_table_names_in_another_way_is_not_replaced(folder, tmp_path, capsys, table):
+    posts = write_folder(tmp_path / "posts", [row | {"image": f"café{row['image']}"} for row in ROWS])
+    rows = (posts / "labels.csv").read_text(encoding="utf-8")
+    if table == "utf-16":
+        (posts / "labels.csv").write_text(rows, encoding="utf-16")
+    else:
+        (posts / "labels.csv").unlink()
+        rows = [dict(zip(ROWS[0], line.split(","), strict=True)) for line in rows.splitlines()[1:]]
+        cut = -4 if table == "stem" else None
+        lines = [json.dumps(row | {"image": row["image"][:cut]}) for row in rows]
+        (posts / "labels.jsonl").write_text("\n".join(lines))
+    picture = posts / "images" / "café1.png"
+    before = picture.read_bytes()
+    command = ["inspect-graph", folder / "run", "--data", posts, "--picture", picture]
+    assert main([*map(str, command)]) == 1
+    assert "lies among the posts" in capsys.readouterr().err and picture.read_bytes() == before
 
 
 def test_a_run_knows_all_its_files(folder, tmp_path, caplog):

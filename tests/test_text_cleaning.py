@@ -1,9 +1,12 @@
 # ruff: noqa: RUF001 (texts in many scripts)
+import re
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_mm_orient.text_cleaning import PAPER_STEPS, STEPS, clean_text
+from modeling_mm_orient.text_cleaning import PAPER_STEPS, STEPS, clean_text, normalized
 
 from .helpers import make_processor, picture
 
@@ -51,6 +54,22 @@ def test_no_steps_change_nothing_and_unknown_ones_are_refused():
     assert clean_text("  A  @b ", ()) == "  A  @b "
     with pytest.raises(ValueError, match="'emoji'; the steps are urls, handles"):
         clean_text("x", ["emoji"])
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFKC"])
+def test_marks_in_a_row_are_put_in_order_in_parts(form):
+    few = "a" + "\u0301\u0316" * 15 + "é\u0316\u0301"
+    assert normalized(few, form) == unicodedata.normalize(form, few) != few
+    many = "a" + "\u0301\u0316" * 100
+    parts = [many[place : place + 30] for place in range(1, 201, 30)]
+    expected = unicodedata.normalize(form, "a" + parts[0]) + "".join(unicodedata.normalize(form, p) for p in parts[1:])
+    assert normalized(many + "b", form) == expected + "b"
+
+
+@given(st.text())
+def test_texts_of_few_marks_are_as_unicode_has_them(text):
+    if not re.search(r"[\u0300-\u036f]{30}", text):
+        assert normalized(text, "NFC") == unicodedata.normalize("NFC", text)
 
 
 @given(st.text(), st.lists(st.sampled_from(sorted(STEPS)), unique=True))

@@ -215,7 +215,7 @@ def check_outputs(options: argparse.Namespace) -> None:
             raise ValueError(f"{path} is the post's picture, and would be replaced; choose another output")
     if not there or options.interrupted:  # who goes on with an output reads it
         return
-    from ..runs.run_folder import check_output_file
+    from ..runs.own_files import check_output_file
 
     for path in there:
         check_output_file(path, getattr(options, "model", None), getattr(options, "data", None))

@@ -8,7 +8,6 @@ import json
 import logging
 import math
 import re
-import unicodedata
 from collections.abc import Callable
 from decimal import Decimal
 
@@ -18,6 +17,7 @@ import numpy as np
 from ..names import VERDICT_KEYS
 from ..numeric_columns import LARGEST
 from ..tasks import LABEL_PREFIX, MULTI_LABEL, REGRESSION, SINGLE_LABEL, kind_of
+from ..text_cleaning import normalized
 from .description import DataDescription
 from .problems import Problem, shown
 
@@ -248,7 +248,7 @@ def _alike(labels: set[str]) -> list[str]:
     """Class names that a reader takes for one, those of a group shown together."""
     groups: dict[str, list[str]] = {}
     for label in sorted(labels):
-        form = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", label).casefold())
+        form = normalized(normalized(label, "NFKC").casefold(), "NFKC")
         groups.setdefault(" ".join(form.split()), []).append(label)
     return [", ".join(map(ascii, names)) for names in groups.values() if len(names) > 1]
 

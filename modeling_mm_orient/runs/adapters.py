@@ -9,12 +9,13 @@ from pathlib import Path
 
 from torch import nn
 
+from ..configuration_mm_orient import MMOrientConfig
 from ..data.json_files import read_json, write_json
 from ..memory_file import MEMORY_FILE
 from ..names import ENCODER_MODULES
 from ..network import Member
 from ..relation_memory import RelationMemory
-from ..tasks import kind_of
+from ..tasks import are_tasks, kind_of
 
 ADAPTER_TASKS = "adapter_tasks.json"
 ADAPTER_MEMORY = "adapter_memory"  # its folder beside the adapter: the base's own memory is of other encoders
@@ -71,13 +72,19 @@ def load_adapter(model, folder):
     memory.
 
     Raises:
-        ValueError: the model's tasks are others than those that the adapter was saved with.
+        ValueError: the model's tasks are others than those that the adapter was saved with, or the file of these is wrong.
     """
     from peft import PeftModel
 
     saved = Path(folder) / ADAPTER_TASKS
     if saved.is_file():
-        tasks = read_json(saved)["tasks"]
+        tasks = read_json(saved).get("tasks")
+        if not are_tasks(tasks):
+            raise ValueError(f"{saved}: `tasks` is no list of tasks")
+        try:
+            tasks = MMOrientConfig(tasks=tasks).tasks
+        except ValueError as error:
+            raise ValueError(f"{saved}: {error}") from None
         if (named := _described(tasks)) != (here := _described(model.config.tasks)):
             raise ValueError(
                 f"the adapter's tasks are {named}, and the model's {here}: load the model with the adapter's"

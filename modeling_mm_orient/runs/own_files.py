@@ -1,6 +1,7 @@
 # Copyright 2026 The MM-ORIENT authors. Licensed under the Apache License, Version 2.0.
 """Which files are ours: what a run and its exports write. Whatever else somebody keeps beside them stays."""
 
+import json
 import logging
 import re
 import shutil
@@ -9,6 +10,8 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+from ..data.picture_files import IMAGE_SUFFIXES
+from ..data.tables import TABLE_SUFFIXES
 from ..memory_file import INDEX_FILES, LARGE_MEMORY, MEMORY_FILE
 from ..processing_mm_orient import JOINT_FOLDER
 from .card import RESPONSIBLE_USE
@@ -21,6 +24,7 @@ from .run_folder import (
     EVENTS,
     HELD_OUT_FILE,
     HISTORY_FILE,
+    REPORT_FILE,
     RUN_FILE,
     SPLITS_FILE,
 )
@@ -51,6 +55,40 @@ EXPORTED = (
 )
 LEFTOVER = re.compile(r"\.partial-[0-9]+")  # of an export that was killed
 MOST_NAMED = 5
+
+
+def check_output_file(path: str, run: str | None, data: str | None) -> None:
+    """Raise ValueError where a file that is to be written is a file of the run, or one of the data, that are read; a report
+    is made anew."""
+    place = Path(path).resolve()
+    if not place.is_file():
+        return
+    inside = place.relative_to(root).as_posix() if run and place.is_relative_to(root := Path(run).resolve()) else None
+    if inside not in (None, REPORT_FILE) and _is_of_a_run(inside, place):
+        raise ValueError(f"{path} is a file of {run}, and would be replaced; choose another output")
+    if data and _lies_among(place, Path(data).resolve()):
+        raise ValueError(f"{path} lies among the posts of {data}, and would be replaced; choose another output")
+
+
+def _is_of_a_run(name: str, path: Path) -> bool:
+    """Whether a run wrote the file of this path, relative to its folder."""
+    if name in (*KEPT_OF_A_RUN, *OF_A_CHECKPOINT) or name.split("/")[0] in (CHECKPOINTS, EVENTS):
+        return True
+    return is_exported(name, partial(_start, path))
+
+
+def _lies_among(file: Path, posts: Path) -> bool:
+    """Whether a file lies in a folder of posts, or further below is a picture that a post may name."""
+    if file.parent == posts:
+        return True
+    if not file.is_relative_to(posts) or file.suffix.lower() not in IMAGE_SUFFIXES:
+        return False
+    tables = [path for path in posts.iterdir() if path.suffix.lower() in TABLE_SUFFIXES and path.is_file()]
+    texts = [path for path in tables if path.suffix.lower() != ".parquet"]  # which is no text
+    names = [file.stem, json.dumps(file.stem)[1:-1]]  # a table may leave endings out
+    forms = {name.encode(code, "ignore") for name in names for code in ("utf-8", "utf-16-le", "utf-16-be", "cp1252")}
+    named = (form in path.read_bytes() for path in texts for form in forms if form)
+    return not tables or len(texts) < len(tables) or any(named)
 
 
 def is_exported(name: str, first_bytes: Callable[[int], bytes]) -> bool:

@@ -2,16 +2,16 @@
 """The folder of a run: what lies in it, and a finished one read back."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from ..data.description import DataDescription
 from ..data.fields import checked
 from ..data.json_files import read_json
-from ..data.picture_files import IMAGE_SUFFIXES
 from ..data.problems import shown
 from ..data.sources import has_tables
-from ..data.tables import TABLE_SUFFIXES
 from .settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
@@ -30,31 +30,9 @@ SPLITS_FILE = "splits.json"  # post key -> the split that a post was in
 OF_A_MODEL = (
     "config.json", "processor_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json",
 )  # fmt: skip
+LISTS_OF_METRICS = ("precision", "recall", "support", "reliability", "coverage")
 CHECKPOINTS = "checkpoints"
 EVENTS = "logs"  # of TensorBoard, where it is reported to
-
-
-def check_output_file(path: str, run: str | None, data: str | None) -> None:
-    """Raise ValueError where a file that is to be written is a file of the run or a table of the data that are read."""
-    place = Path(path).resolve()
-    if not place.is_file():
-        return
-    of_run = (*OF_A_MODEL, RUN_FILE, METRICS_FILE, HISTORY_FILE, BASELINES_FILE, SPLITS_FILE)
-    if run and place.parent == Path(run).resolve() and place.name in of_run:
-        raise ValueError(f"{path} is a file of {run}, and would be replaced; choose another output")
-    if data and _lies_among(place, Path(data).resolve()):
-        raise ValueError(f"{path} lies among the posts of {data}, and would be replaced; choose another output")
-
-
-def _lies_among(file: Path, posts: Path) -> bool:
-    """Whether a file lies in a folder of posts, or further below is a picture that a post may name."""
-    if file.parent == posts:
-        return True
-    if not file.is_relative_to(posts) or file.suffix.lower() not in IMAGE_SUFFIXES:
-        return False
-    tables = [path for path in posts.iterdir() if path.suffix.lower() in TABLE_SUFFIXES and path.is_file()]
-    texts = [path for path in tables if path.suffix.lower() != ".parquet"]  # which is no text
-    return not tables or len(texts) < len(tables) or any(file.name.encode() in path.read_bytes() for path in texts)
 
 
 def read_run(folder: str) -> dict:
@@ -71,7 +49,32 @@ def read_run(folder: str) -> dict:
                 f"{run_file}: `training.batch_size` must be at least 1, got {run['training']['batch_size']}"
             )
         checked(DataDescription, run.get("data", {}), f"{run_file}: `data`")
+        _check_facts(run, run_file)
     return run
+
+
+def _check_facts(run: dict, file: Path) -> None:
+    """Raise ValueError where what a run says of its posts has another form."""
+    for name, expected, is_sound in (
+        ("labels", "counts by task, split and label", lambda value: _are_counts(value, 3)),
+        ("splits", "counts by split", lambda value: _are_counts(value, 1)),
+        (
+            "left_out",
+            "a list of objects",
+            lambda value: isinstance(value, list) and all(isinstance(v, dict) for v in value),
+        ),
+        ("feature_cache", "a folder or null", lambda value: value is None or isinstance(value, str)),
+        ("own_splits", "true or false", lambda value: isinstance(value, bool)),
+    ):
+        if name in run and not is_sound(run[name]):
+            raise ValueError(f"{file}: `{name}` must be {expected}, got {shown(run[name])}")
+
+
+def _are_counts(value, depth: int) -> bool:
+    """Whether a value is a whole number under so many names."""
+    if depth == 0:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, dict) and all(_are_counts(inside, depth - 1) for inside in value.values())
 
 
 def read_splits(folder: str) -> dict[str, str]:
@@ -93,7 +96,18 @@ def read_metrics(folder) -> dict[str, dict]:
         for task, values in found.items():
             if not isinstance(values, dict) and task != "mean_macro_f1":
                 raise ValueError(f"{path}: {task!r} of {split!r} must have metrics by name, found {shown(values)}")
+            for name, value in (values if isinstance(values, dict) else {"mean_macro_f1": values}).items():
+                if not _is_metric(value, is_list=name.removesuffix("_before") in LISTS_OF_METRICS):
+                    raise ValueError(
+                        f"{path}: {name!r} of {task!r} in {split!r} must be a number, found {shown(value)}"
+                    )
     return metrics
+
+
+def _is_metric(value, is_list: bool) -> bool:
+    if is_list:
+        return isinstance(value, list) and all(_is_metric(inside, isinstance(inside, list)) for inside in value)
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
 
 
 def read_own_splits(folder: str) -> dict[str, str]:
@@ -120,7 +134,7 @@ def load_run(folder: str, *, load_relation_memory: bool = True):
     """Model and processor of a finished run; on a machine without an accelerator with `for_cpu`'s layers.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is none. ValueError: a file of it has not the form that it should have.
     """
     import torch
 
@@ -131,13 +145,29 @@ def load_run(folder: str, *, load_relation_memory: bool = True):
     for name in OF_A_MODEL:
         if (path := Path(folder) / name).is_file():
             read_json(path)  # what is no JSON at all is told with its path
-    model = MMOrientForMultiTaskClassification.from_pretrained(folder, load_relation_memory=load_relation_memory)
+    with _naming(f"{folder}: the model"):
+        model = MMOrientForMultiTaskClassification.from_pretrained(folder, load_relation_memory=load_relation_memory)
     if not torch.accelerator.is_available():
         model.for_cpu()
-    processor = MMOrientProcessor.from_pretrained(folder)
+    with _naming(f"{folder}: the processor"):
+        processor = MMOrientProcessor.from_pretrained(folder)
     if "words" in model.config.experts and model.config.encoder_names and not processor.ngrams:
         logger.warning("%s: the expert `words` is not heard, since the processor gives no n-grams (`ngrams`)", folder)
     return model, processor
+
+
+@contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """What libraries raise over files of another form, as a ValueError that says what was loaded."""
+    try:
+        yield
+    except (TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{what} cannot be loaded from its files ({said})") from error
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise ValueError(f"{what} cannot be loaded: its weights have other shapes than its config.json says") from error
 
 
 def describe_data(run: dict, data: str, **changes) -> DataDescription:

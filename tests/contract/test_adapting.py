@@ -142,6 +142,22 @@ def test_an_adapter_reloads_with_the_same_logits(tmp_path):
     assert not torch.allclose(base.eval()(**tower_batch()).logits["offensive"], expected["offensive"])
 
 
+@pytest.mark.parametrize(
+    "tasks",
+    [
+        5,
+        [{}],
+        [{"name": "a", "kind": "zz", "labels": ["x", "y"]}],
+        [{"name": "a", "kind": "single_label", "labels": ["x", "y"], "temperature": "hot"}],
+    ],
+)
+def test_tasks_of_an_adapter_of_another_form_are_named(tmp_path, tasks):
+    save_adapter(adapt(towers(), ["query"], r=2), tmp_path)
+    (tmp_path / "adapter_tasks.json").write_text(json.dumps({"tasks": tasks}))
+    with pytest.raises(ValueError, match="adapter_tasks.json: "):
+        load_adapter(towers(), tmp_path)
+
+
 def test_an_adapter_of_a_model_with_a_memory(tmp_path):
     base = towers(relation_scope="memory", neighbour_labels=True, memory_top_k=3)
     posts = [{"id": str(n), "text": f"post {n}", "offensive": n % 2} for n in range(8)]

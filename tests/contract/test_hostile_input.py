@@ -72,6 +72,14 @@ def test_a_number_of_labels_is_not_counted_out(tmp_path, part):
     ("change", "said"),
     [
         ({"image_processor": {"size": {"height": 60_000, "width": 16}}}, "`size` of the image processor is"),
+        ({"image_processor": {"size": {"shortest_edge": 4096}}}, "a shortest edge alone may be 1024 pixels"),
+        (
+            {"image_processor": {"size_divisor": 12_000}},
+            "`size_divisor` of the image processor is 12000, more than 4096",
+        ),
+        ({"image_processor": {"max_patches": 500_000}}, "`max_patches` of the image processor is 500000"),
+        ({"image_processor": {"image_grid_pinpoints": [[40_960, 40_960]]}}, "`image_grid_pinpoints` of the image"),
+        ({"max_tokens": 10**30}, "`max_tokens` must be a whole number from 1 to 2147483647"),
         (
             {"joint_padding": "max_length", "joint_max_tokens": 10**9},
             "`joint_max_tokens` pads every text to 1000000000",
@@ -86,6 +94,26 @@ def test_a_processor_asks_for_no_more_than_an_encoder_takes(tmp_path, change, sa
     path.write_text(json.dumps(before | after))
     with pytest.raises(ValueError, match=said):
         MMOrientProcessor.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("members", 10**30),
+        ("members", 10**6),
+        ("relation_layers", 10**9),
+        ("task_feature_dim", 10**30),
+        ("memory_top_k", 10**12),
+        ("attention_hidden_size", 2**40),
+        ("learner_hidden_sizes", [2**40]),
+    ],
+)
+def test_a_model_has_no_more_parts_than_one_may_have(tmp_path, field, value):
+    small_towers(joint_config=None).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(ValueError, match=f"`{field}` must be .*(at most|to) "):
+        MMOrientConfig.from_pretrained(tmp_path)
 
 
 def test_a_caller_gives_a_function_itself(tmp_path):
