@@ -12,11 +12,19 @@ from huggingface_hub import constants
 from modeling_mm_orient.data.paraphrases import Paraphraser
 
 TEXTS = [f"text number {number}" for number in range(12)]
+# what is sent first, then again and again, every so many seconds
+ENDLESS = {
+    "trickle": (b"200 OK\r\n\r\n", b" ", 0.05),
+    "flood": (b"200 OK\r\n\r\n", b" " * 2**20, 0),
+    "early": (b"103 Early\r\n\r\n", b"HTTP/1.1 103 Early\r\n\r\n", 0.05),
+    "headers": (b"200 OK\r\n", b"X: y\r\n", 0.05),
+    "empty": (b"200 OK\r\nContent-Encoding: deflate\r\n\r\n", b"\x00\x00\x00\xff\xff", 0.05),
+}
 GOOD = json.dumps(["one wording", "another wording", "One wording!", "a third"])
 
 
 class Endpoint(ThreadingHTTPServer):
-    """`faults` says per request, from 0, what goes wrong: a status, "hang", "trickle", "flood", "cut", "html", an
+    """`faults` says per request, from 0, what goes wrong: a status, "hang", one of `ENDLESS`, "cut", "html", an
     answer to give instead, parts of the response (a dict), or the whole of it (bytes)."""
 
     daemon_threads = True
@@ -46,10 +54,9 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "hang":
             server.closing.wait(5)
             return
-        if fault in ("trickle", "flood"):
-            self.send_response(200)
-            self.end_headers()
-            part, seconds = (b" ", 0.05) if fault == "trickle" else (b" " * 2**20, 0)
+        if fault in ENDLESS:
+            head, part, seconds = ENDLESS[fault]
+            self.wfile.write(b"HTTP/1.1 " + head)
             with suppress(OSError):  # the client has gone
                 while not server.closing.wait(seconds):
                     self.wfile.write(part)

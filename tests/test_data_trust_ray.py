@@ -18,6 +18,7 @@ from modeling_mm_orient.runs.ray_jobs import (
     Worker,
     _columns_and_rows,
     _files,
+    _first_line,
     _modalities,
     predict_batch,
     predictions_schema,
@@ -53,6 +54,51 @@ def test_columns_are_those_of_all_files_and_types_count_where_they_are_read(tmp_
     assert _modalities(_files(posts), description) == {"with_picture": 1, "with_text": 2}
     with pytest.raises(ValueError, match=r"b\.parquet has another type in the column 'other' than the files before it"):
         columns(posts, text_column="other")
+
+
+def test_numbers_that_are_written_in_another_way_are_no_ids_and_no_texts(tmp_path):
+    posts = str(tmp_path / "d")
+    parquet(tmp_path / "d", [{"id": 1, "text": 7, "likes": 1}, {"id": 2**60 + 1, "text": 8, "likes": 2}], "a.parquet")
+    assert columns(posts, numeric_columns=["likes"])[1] == ["id", "text", "likes"]
+    parquet(tmp_path / "d", [{"id": 3, "text": 9, "likes": 0.5}], "b.parquet")
+    assert columns(posts, numeric_columns=["likes"])[1] == ["id", "text", "likes"]
+    parquet(tmp_path / "d", [{"id": 4, "text": None, "likes": None}], "c.parquet")
+    assert columns(posts, numeric_columns=["likes"])[1] == ["id", "text", "likes"]
+    parquet(tmp_path / "d", [{"id": 4.0, "text": 9}, {"id": None, "text": 9}], "d.parquet")
+    with pytest.raises(ValueError, match=r"d\.parquet has another type in the column 'id' than the files before it"):
+        columns(posts, numeric_columns=["likes"])
+    parquet(tmp_path / "d", [{"id": 5, "text": 9.0}], "d.parquet")
+    with pytest.raises(ValueError, match=r"d\.parquet has another type in the column 'text'"):
+        columns(posts)
+    pa.parquet.write_table(pa.table({"id": pa.array([6], pa.int32()), "text": ["words"]}), tmp_path / "d" / "a.parquet")
+    with pytest.raises(ValueError, match=r"b\.parquet has another type in the column 'text'"):
+        columns(posts)
+
+
+def test_what_a_killed_job_left_is_no_posts(tmp_path):
+    posts = parquet(tmp_path / "d", [{"id": "1", "text": "a"}])
+    parquet(tmp_path / "d" / ".out.here-1.partial", [{"id": "2", "text": "b"}])
+    parquet(tmp_path / "d" / "more", [{"id": "3", "text": "c"}])
+    assert columns(posts)[2] == 2
+
+
+def test_ids_that_stand_there_twice_are_counted(tmp_path, caplog):
+    posts = parquet(tmp_path / "d", [{"id": name, "text": "a"} for name in ("1", "2", "2", "2", None, None)])
+    assert columns(posts)[2] == 6 and "2 of 6 ids stand there before" in caplog.text
+    caplog.clear()
+    columns(parquet(tmp_path / "e", [{"id": "1", "text": "a"}, {"id": "2", "text": "a"}]))
+    assert not caplog.records
+
+
+def test_what_goes_wrong_in_a_worker_is_one_line():
+    try:
+        try:
+            raise KeyError("no such\nthing")
+        except KeyError as error:
+            raise RuntimeError("a traceback\nof many lines") from error
+    except RuntimeError as error:
+        assert _first_line(error) == "KeyError: 'no such\\nthing'"
+    assert _first_line(ValueError("one\ntwo")) == "ValueError: one" and _first_line(ValueError()) == "ValueError: "
 
 
 def test_usual_names_and_types_are_found(tmp_path):

@@ -1,6 +1,7 @@
 """Cross-validation: every post is judged once, duplicates stay together, and an interrupted one goes on."""
 
 import pytest
+from filelock import FileLock
 
 from modeling_mm_orient.cli import main
 from modeling_mm_orient.data.description import DataDescription
@@ -9,6 +10,7 @@ from modeling_mm_orient.data.reading import read_posts
 from modeling_mm_orient.data.splits import keys_by_split, regrouped
 from modeling_mm_orient.runs import folds as of_folds
 from modeling_mm_orient.runs.folds import folds_table, summary
+from modeling_mm_orient.runs.training import LOCK_FILE
 
 from .helpers import train_on, write_folder
 
@@ -94,6 +96,15 @@ def test_a_fold_is_evaluated_on_its_own_test_posts(folder, tmp_path):
     assert {name: set(keys) for name, keys in keys_by_split(posts).items()} == {
         name: {key for key, split in splits.items() if split == name} for name in ("train", "validation", "test")
     }
+
+
+def test_two_processes_do_not_validate_in_one_folder(folder, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out" / LOCK_FILE):
+        for options in ((), ("--overwrite",), ("--resume",)):
+            assert validate(folder, tmp_path / "out", *options) == 1
+            assert "another process is training in" in capsys.readouterr().err
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK_FILE]
 
 
 def test_a_damaged_account_of_folds_is_named(folder, tmp_path, capsys):

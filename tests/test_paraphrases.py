@@ -28,7 +28,7 @@ from modeling_mm_orient.data.paraphrases import (
 )
 from modeling_mm_orient.data.reading import read_posts
 
-from .chat_server import TEXTS, asking, online, serving  # noqa: F401
+from .chat_server import ENDLESS, TEXTS, asking, online, serving  # noqa: F401
 from .helpers import describe, write_folder
 
 
@@ -51,10 +51,10 @@ def test_answers_are_kept_and_not_asked_for_again(tmp_path):
     assert lines[0]["dropped"] == [{"text": "One wording!", "why": "duplicate"}]
 
 
-@pytest.mark.parametrize("fault", [429, 500, 503, "cut", "html", "hang", "trickle"])
+@pytest.mark.parametrize("fault", [429, 500, 503, "cut", "html", "hang", *ENDLESS])
 def test_failures_lose_nothing_and_nothing_is_paid_twice(tmp_path, fault):
     with serving(lambda number: fault if number % 3 == 0 else None) as server:
-        options = {"timeout": 0.3} if fault in ("hang", "trickle") else {}
+        options = {"timeout": 0.3} if fault in ("hang", *ENDLESS) else {}
         report = paraphrase(TEXTS, asking(server, **options), tmp_path / "p.jsonl")
         assert report.answered_now == 12 and not report.unanswered
         assert sorted(server.paid) == sorted(TEXTS)

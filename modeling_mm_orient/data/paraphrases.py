@@ -138,7 +138,23 @@ class Paraphraser(ChatModel):
         raise NoAnswer(problem)
 
     def _answer(self, request: dict) -> dict:
-        """What the endpoint answers. Its client bounds the seconds between two bytes alone, so the whole is bounded here."""
+        """What the endpoint answers. Its client bounds the seconds between two bytes alone, so the whole is waited for here;
+        who reads on for ever does so aside, and ends with the process."""
+        found: Future = Future()
+
+        def read() -> None:
+            try:
+                found.set_result(self._read(request))
+            except BaseException as error:
+                found.set_exception(error)
+
+        threading.Thread(target=read, daemon=True).start()
+        try:
+            return found.result(self.timeout)
+        except TimeoutError as error:
+            raise error if str(error) else TimeoutError(f"no whole answer within {self.timeout:g} s") from None
+
+    def _read(self, request: dict) -> dict:
         headers = {"Authorization": f"Bearer {self.api_key or 'none'}"} | self._headers
         ends, content = time.monotonic() + self.timeout, bytearray()
         call = {"json": request, "headers": headers, "timeout": self.timeout}

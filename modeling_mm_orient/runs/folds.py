@@ -24,7 +24,7 @@ from .own_files import remove_run
 from .run_folder import read_metrics
 from .scoring import OF_CLASSES, OF_NUMBERS
 from .settings import TrainingSettings
-from .training import Prepared, prepare, prepare_posts, train_prepared
+from .training import LOCK_FILE, Prepared, only_training, prepare, prepare_posts, train_prepared
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +75,16 @@ def cross_validate(
     described = replace(prepared.description, split_column=prepared.description.split_column or None)  # as it ever was
     about = {"data": asdict(described), "training": asdict(prepared.settings), "count": folds}
     about["made_of"] = identity_of(prepared, keys_by_split(prepared.posts))
+    with only_training(folder):
+        _check_output(folder, resume, overwrite)  # another process may have ended meanwhile
+        return _train(prepared, parts, about, feature_cache, resume, overwrite)
+
+
+def _train(
+    prepared: Prepared, parts: list[datasets.DatasetDict], about: dict, feature_cache: str | None, resume, overwrite
+) -> dict:
+    """A run per fold, and what `folds.json` says of them."""
+    folder, folds = prepared.output, len(parts)
     if process_state().is_main_process:
         if overwrite and folder.exists():
             _remove(folder)
@@ -194,7 +204,7 @@ def _remove(folder: Path) -> None:
 
 
 def _check_output(folder: Path, resume: bool, overwrite: bool) -> None:
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists() or all(path.name == LOCK_FILE for path in folder.iterdir()):
         return
     if not (folder / FOLDS_FILE).exists():
         raise FileExistsError(f"{folder} exists and is no cross-validation; choose another output")

@@ -5,7 +5,7 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +21,7 @@ from .card_facts import CardFacts
 from .hub import MARKER, ONNX_FOLDER, export_run
 from .onnx_export import DESCRIPTION
 from .own_files import HEADER, is_code, is_exported
+from .run_folder import CARD_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ def _send(api: HfApi, repo_id: str, folder: Path, shown: Path | None, private: b
     """The model's commit, and the Space's. Returns the former's hash and what it deletes."""
     kinds = ["model"] if shown is None else ["space", "model"]
     made = {
-        kind: nullcontext() if _is_there(api, repo_id, kind, private) else _made(api, repo_id, kind, private)
+        kind: nullcontext() if _is_there(api, repo_id, kind, private, folder) else _made(api, repo_id, kind, private)
         for kind in kinds
     }
     with made.get("space", nullcontext()):  # it may be refused, so before the model is sent
@@ -160,7 +161,7 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _is_there(api: HfApi, repo_id: str, kind: str, private: bool) -> bool:
+def _is_there(api: HfApi, repo_id: str, kind: str, private: bool, model: Path) -> bool:
     """Whether there is such a repository. Raises OfAnotherKind where it is public and was to be private, or is
     somebody's other model or Space."""
     try:
@@ -176,7 +177,19 @@ def _is_there(api: HfApi, repo_id: str, kind: str, private: bool) -> bool:
     if kind == "model" and MARKER in there and not _is_ours(_content(api, repo_id, found.sha, MARKER)):
         told = f"the model {repo_id} has a {MARKER} of something else"
         raise OfAnotherKind(f"{told}, which would be replaced: push elsewhere")
+    if kind == "model" and not _holds_an_export(api, repo_id, found.sha, there):
+        theirs = [name for name in there if name != CARD_FILE and (model / name).is_file()]
+        if theirs:
+            told = f"the model {repo_id} has a {theirs[0]} of something else"
+            raise OfAnotherKind(f"{told}, which would be replaced: push elsewhere")
     return True
+
+
+def _holds_an_export(api: HfApi, repo_id: str, revision: str, there: Iterable[str]) -> bool:
+    """Whether a repository has what an export writes: its `config.json`, which was looked into, or its code."""
+    if MARKER in there:
+        return True
+    return any(_content(api, repo_id, revision, name, len(HEADER)) == HEADER for name in sorted(there) if is_code(name))
 
 
 def _is_ours(config: bytes) -> bool:
@@ -258,9 +271,8 @@ def _out_of_date(api: HfApi, repo_id: str, revision: str, there: set[str], new: 
     def start(name: str, size: int) -> bytes:
         return _content(api, repo_id, revision, name, size)
 
-    code = [name for name in sorted(there) if is_code(name)]
-    if MARKER not in there and not any(start(name, len(HEADER)) == HEADER for name in code):
-        return  # no export is there
+    if not _holds_an_export(api, repo_id, revision, there):
+        return
     for name in sorted(there - new):
         if name.startswith(f"{ONNX_FOLDER}/") and f"{ONNX_FOLDER}/{DESCRIPTION}" not in there:
             continue  # others may call a folder so

@@ -10,6 +10,8 @@ import logging
 import operator
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -55,6 +57,7 @@ logger = logging.getLogger(__name__)
 
 POSTS_PER_TASK = 256  # what is done again when a worker dies
 MOST_DEATHS = 5  # of workers on the same posts, before the job gives up
+MOST_IDS = 10_000_000  # that are compared before the job
 READER_CPUS = 1  # for Ray's own tasks beside the workers
 
 
@@ -207,6 +210,8 @@ def _run(
     counts = _modalities(files, description)
     logger.info("%d posts: %d with a picture, %d with a text", count, counts["with_picture"], counts["with_text"])
     output = output.absolute()
+    if Path(posts).is_dir() and output.is_relative_to(Path(posts).absolute()):
+        raise ValueError(f"{output} lies among the posts of {posts}, and would be read as such; name another folder")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output} is there already; name a folder that is not")
     partial = own_partial(output)
@@ -241,6 +246,9 @@ def _run(
         raise ChildProcessError(
             f"workers died {MOST_DEATHS + 1} times over the same {POSTS_PER_TASK} posts, or could not start: {error}"
         ) from error
+    except ray.exceptions.RayTaskError as error:
+        shutil.rmtree(partial)
+        raise ValueError(f"{posts}: {_first_line(error)}") from error
     except BaseException:
         shutil.rmtree(partial)
         raise
@@ -258,14 +266,24 @@ def _run(
     return report
 
 
+def _first_line(error: Exception) -> str:
+    """What went wrong in a worker, without the tracebacks that Ray puts around it."""
+    while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
+        error = cause
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
 def _with_ray(workers: Workers, job: Callable[[], None]) -> None:
     """Run a job on the cluster at the workers' address, or on a Ray of this machine that lasts as long."""
     needed = workers.workers * workers.cpus_per_worker + READER_CPUS
+    at_sigterm = signal.getsignal(signal.SIGTERM)
     if workers.address:
         ray.init(address=workers.address, log_to_driver=False)
     else:
         cores = max(os.cpu_count() or 1, needed)
         ray.init(address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False)
+    if at_sigterm is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, at_sigterm)  # Ray's own aborts
     try:
         if (found := ray.cluster_resources().get("CPU", 0)) < needed:
             raise ValueError(
@@ -295,11 +313,13 @@ def _folder(posts: str) -> str:
 @dataclass(frozen=True)
 class Files:
     """Parquet files that are read as one table: each may lack some of the columns of `schema`. `mixed` has columns that
-    are none of the table, as a file, which stands there, has another type of them than those before."""
+    are none of the table, as a file, which stands there, has another type of them than those before; `widened` those whose
+    values are read as numbers of a type that writes them in another way."""
 
     paths: list[str]
     schema: pa.Schema
     mixed: dict[str, str]
+    widened: dict[str, str]
 
     @property
     def table(self) -> pyarrow.dataset.Dataset:
@@ -308,11 +328,14 @@ class Files:
 
 def _files(posts: str) -> Files:
     path = Path(posts).absolute()
-    paths = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+    below = [path] if path.is_file() else path.rglob("*.parquet")
+    # what begins with a dot is of a job that was killed, or of another program
+    paths = sorted(file for file in below if not any(part.startswith(".") for part in file.relative_to(path).parts))
     if not paths:
         raise FileNotFoundError(f"{posts}: no Parquet file, and no folder with any")
     whole: dict[str, pa.Field] = {}
     mixed: dict[str, str] = {}
+    widened: dict[str, str] = {}
     for file in map(str, paths):
         try:
             found = pyarrow.parquet.read_schema(file)
@@ -324,10 +347,21 @@ def _files(posts: str) -> Files:
                 one, other = (pa.schema([pa.field(entry.name, _plain(each.type))]) for each in (before, entry))
                 try:
                     whole[entry.name] = pa.unify_schemas([one, other], promote_options="permissive").field(0)
+                    if len({_writing(each) for each in (before.type, entry.type, whole[entry.name].type)} - {""}) > 1:
+                        widened.setdefault(entry.name, file)
                 except (pa.ArrowTypeError, pa.ArrowInvalid):
                     mixed.setdefault(entry.name, file)
     schema = pa.schema([entry for name, entry in whole.items() if name not in mixed])
-    return Files([str(path) for path in paths], schema, mixed)
+    return Files([str(path) for path in paths], schema, mixed, widened)
+
+
+def _writing(kind: pa.DataType) -> str:
+    """What values of a type look like as a text; nothing of a type that has none."""
+    kind = _plain(kind)
+    for name in ("null", "integer", "floating", "decimal", "temporal"):
+        if getattr(pa.types, f"is_{name}")(kind):
+            return "" if name == "null" else str(kind) if name in ("decimal", "temporal") else name
+    return "text" if pa.types.is_string(kind) or pa.types.is_large_string(kind) else "other"
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
@@ -353,10 +387,14 @@ def _columns_and_rows(files: Files, posts: str, description: DataDescription) ->
     description = complete_columns(description, there, posts, pictures, lambda: beside and any_picture_below(folder))
     wanted = (*description.text_columns, *description.image_columns, *description.numeric_columns)
     read = [name for name in wanted if name in there]
-    if unclear := [column for column in (name, *read) if column in files.mixed]:
-        raise ValueError(
-            f"{files.mixed[unclear[0]]} has another type in the column {unclear[0]!r} than the files before it"
-        )
+    written = [column for column in (name, *read) if column not in description.numeric_columns]
+    odd = files.mixed | {column: files.widened[column] for column in written if column in files.widened}
+    if unclear := [column for column in (name, *read) if column in odd]:
+        raise ValueError(f"{odd[unclear[0]]} has another type in the column {unclear[0]!r} than the files before it")
+    if count <= MOST_IDS:
+        ids = pc.drop_null(files.table.to_table(columns=[name])[name])
+        if twice := len(ids) - pc.count_distinct(ids).as_py():
+            logger.warning("%s: %d of %d ids stand there before: their rows cannot be told apart", posts, twice, count)
     return description, list(dict.fromkeys([name, *read])), count
 
 

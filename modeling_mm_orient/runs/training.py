@@ -151,7 +151,8 @@ def train(
     folder = Path(output)
     _check_output(folder, resume, overwrite)
     prepared = prepare(data, folder, preset or load_preset("tiny"), settings, config or {}, skip_bad_posts, start)
-    with _only_training(folder):
+    with only_training(folder):
+        _check_output(folder, resume, overwrite)  # another process may have ended meanwhile
         if search:
             from .search import searched  # it trains by what is here
 
@@ -549,7 +550,7 @@ def _check_output(output: Path, resume: bool, overwrite: bool) -> None:
 
 
 @contextmanager
-def _only_training(output: Path):
+def only_training(output: Path):
     """Refuse to train where another process trains; that the folder can be written is known before the first epoch."""
     if not process_state().is_main_process:
         yield

@@ -167,6 +167,16 @@ def test_a_model_of_another_kind_is_not_replaced(hub, run, capsys, config):
     assert {method for method, _ in hub.requests} == {"GET", "HEAD"} and len(repository.commits) == 1
 
 
+@pytest.mark.parametrize("theirs", ["model.safetensors", "tokenizer.json", "modeling_mm_orient.py"])
+def test_an_adapter_or_another_model_without_a_configuration_is_not_replaced(hub, run, capsys, theirs):
+    repository = hub.create(NAME, {"README.md": b"words", "adapter_config.json": b"{}", theirs: b"theirs"})
+    assert command(run, NAME) == 1
+    assert f"the model {NAME} has a {theirs} of something else" in capsys.readouterr().err
+    assert len(repository.commits) == 1
+    repository.files.pop(theirs)
+    assert command(run, NAME) == 0 and "adapter_config.json" in repository.files
+
+
 def test_what_no_export_wrote_stays(hub, run, tmp_path):
     theirs = {"vocab.txt": b"theirs", "noise.json": b"{}", "onnx/model.onnx": b"theirs", "onnx/notes.txt": b"theirs"}
     theirs |= {"joint_processor/notes.txt": b"theirs", "relation_memory/notes.txt": b"theirs"}

@@ -176,6 +176,31 @@ def test_what_cannot_work_is_said_before_ray_starts(tmp_path, capsys, monkeypatc
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_what_is_written_does_not_lie_among_the_posts(tmp_path, capsys):
+    run = save_run(tmp_path / "run")
+    posts = write_parquet(tmp_path / "d", some_posts(4))
+    assert main(["ray", "predict", str(run), "--data", str(posts), "--output", str(posts / "out")]) == 1
+    assert f"{posts / 'out'} lies among the posts of {posts}" in capsys.readouterr().err
+    assert not (posts / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_job_is_terminated_as_other_commands_are():
+    code = """
+import os, signal
+from modeling_mm_orient.runs.ray_jobs import Workers, _with_ray
+def at_sigterm(number, frame):
+    raise KeyboardInterrupt("SIGTERM")
+signal.signal(signal.SIGTERM, at_sigterm)
+try:
+    _with_ray(Workers(), lambda: os.kill(os.getpid(), signal.SIGTERM))
+except KeyboardInterrupt as error:
+    print("RESULT", error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert "RESULT SIGTERM" in done.stdout and done.returncode == 0, done.stderr[-2000:]
+
+
 @pytest.mark.slow
 def test_columns_are_those_of_all_files(tmp_path, capsys):
     run, folder = save_run(tmp_path / "run"), tmp_path / "d"
