@@ -24,6 +24,7 @@ from PIL import Image, ImageOps
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "ICO", "PPM")  # MPO is a JPEG
 IMAGE_SOURCES = ("pil", "bytes", "array", "path", "url")
 MAX_IMAGE_PIXELS = 89_478_485  # Pillow's own limit before it warns of a decompression bomb
+LONGEST_PREFIX = 16  # bytes that say of what format a file is
 MOST_ENCODED_PIXELS = 4_000_000  # larger pictures reach the encoders reduced
 MOST_ELONGATED = 16  # longest side by shortest; a resize by the shortest side makes of 1 x 30,000 pixels gigabytes
 LONGEST_ELONGATED = 4096  # pixels of the longest side of a picture beyond that
@@ -57,7 +58,7 @@ def read_image(source, max_pixels: int = MAX_IMAGE_PIXELS, image_sources: Iterab
     if kind not in image_sources:
         raise ValueError(f"{name}: a picture may not be given as {kind} here, only as {', '.join(image_sources)}")
     try:
-        image = _opened(source, kind)
+        image = _opened(source, kind, max_pixels)
         if image.width * image.height > max_pixels:
             raise ValueError(f"{image.width} x {image.height} pixels are more than the {max_pixels} allowed")
         if getattr(image, "is_animated", False):
@@ -172,7 +173,7 @@ def _kind(source) -> str | None:
     return "array" if hasattr(source, "shape") and hasattr(source, "__array__") else None
 
 
-def _opened(source, kind: str) -> Image.Image:
+def _opened(source, kind: str, max_pixels: int) -> Image.Image:
     if kind == "pil":
         return source
     if kind == "array":
@@ -186,15 +187,18 @@ def _opened(source, kind: str) -> Image.Image:
     Image.init()
     if _is_empty(source):
         raise ValueError("it is empty")
+    width, height = _largest_of_icon(source)
+    if width * height > max_pixels:
+        raise ValueError(f"{width} x {height} pixels are more than the {max_pixels} allowed")
     try:
         return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
     except Image.UnidentifiedImageError:
         if kind == "path":
             with open(source, "rb") as file:
-                found = format_of(file.read(16))
+                found = format_of(file.read(LONGEST_PREFIX))
         else:
             source.seek(0)
-            found = format_of(source.read(16))
+            found = format_of(source.read(LONGEST_PREFIX))
         if found in FORMATS:
             raise ValueError(f"it begins as {found} does, and is broken") from None
         what = "no picture in a known format" if found is None else f"pictures in {found} are not opened"
@@ -208,6 +212,28 @@ def _is_empty(source) -> bool:
     empty = not source.read(1)
     source.seek(here)
     return empty
+
+
+def _largest_of_icon(source) -> tuple[int, int]:
+    """The size of the largest picture in an ICO, which Pillow decodes as it opens it; (0, 0) of any other file."""
+    if isinstance(source, (str, os.PathLike)):
+        with open(source, "rb") as file:
+            return _largest_of_icon(file)
+    here, sizes = source.tell(), [(0, 0)]
+    try:
+        head = source.read(6)
+        count = struct.unpack("<H", head[4:])[0] if head[:4] == b"\0\0\1\0" and len(head) == 6 else 0
+        entries = source.read(16 * count)
+        for start in range(0, len(entries) - 15, 16):
+            source.seek(here + struct.unpack("<I", entries[start + 12 : start + 16])[0])
+            found = source.read(24)
+            if len(found) == 24:
+                is_png = found.startswith(b"\x89PNG")
+                width, height = struct.unpack(">II", found[16:]) if is_png else struct.unpack("<ii", found[4:12])
+                sizes.append((abs(width), abs(height) if is_png else abs(height) // 2))  # with its mask
+    finally:
+        source.seek(here)
+    return max(sizes, key=lambda size: size[0] * size[1])
 
 
 def _require_file(path) -> None:

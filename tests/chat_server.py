@@ -54,7 +54,7 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "hang":
             server.closing.wait(5)
             return
-        if fault in ENDLESS:
+        if isinstance(fault, str) and fault in ENDLESS:
             head, part, seconds = ENDLESS[fault]
             self.wfile.write(b"HTTP/1.1 " + head)
             with suppress(OSError):  # the client has gone

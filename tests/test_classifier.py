@@ -263,6 +263,27 @@ def test_a_column_that_no_file_can_hold_is_none_of_the_models(fitted):
         pandas.testing.assert_frame_equal(fitted.predict_proba(odd), fitted.predict_proba(new))
 
 
+def test_posts_without_a_part_are_judged_whatever_the_columns_were_called(tmp_path, caplog):
+    table = frame(24, title="red or blue", photo=[picture(size=(9, 9), colour=i) for i in range(24)])
+    made = classifier(tmp_path / "run").fit(table, "mood", text=["title", "caption"], image="photo")
+    of_text, of_picture = {"text": "a red thing"}, {"image": picture()}
+    assert len(made.predict(of_text)) == len(made.predict(of_picture)) == 1
+    both = made.predict_proba([of_text, of_picture]).to_numpy()
+    for row, post in enumerate((of_text, of_picture)):
+        assert made.predict_proba(post).to_numpy()[0] == pytest.approx(both[row], abs=1e-6)
+    assert [*made.predict([of_text | {"id": "3"}, of_text | {"id": "4"}]).index] == ["3", "4"]
+    caplog.clear()
+    assert len(made.predict(table[["title"]])) == 24
+    assert "the posts have no column photo, which the pictures were learned from" in caplog.text
+    assert "has no column caption: its texts are those of title" in caplog.text
+    for wrong, message in (({"text": 5}, "`text` of a post must be a text, got 5"), ({"text": "x"}, "`neighbours`")):
+        with pytest.raises(ValueError, match=message):
+            made.explain(wrong, neighbours="2" if wrong["text"] == "x" else 1)
+    for size in ("3", 2.5, True):
+        with pytest.raises(ValueError, match="`batch_size` must be a whole number"):
+            made.predict(table, batch_size=size)
+
+
 def test_a_column_that_was_learned_from_and_is_not_there_is_told(tmp_path, caplog):
     table = frame(20).rename(columns={"caption": "text"})
     made = classifier(tmp_path / "run").fit(table, "mood", text="text", image=None)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from modeling_mm_orient.cli import main
 from modeling_mm_orient.data.columns import IMAGE_NAMES, TEXT_NAMES
 from modeling_mm_orient.data.description import DataDescription
 from modeling_mm_orient.data.labels import label_column, label_counts
@@ -65,6 +66,44 @@ def test_a_named_column_that_is_not_there_is_not_guessed(tmp_path):
         posts_of(folder, image_column="photo")
     with pytest.raises(ValueError, match="no column words"):
         posts_of(folder, text_column="words")
+
+
+def test_a_named_text_column_that_is_not_there_is_refused_beside_one_that_is(tmp_path, capsys, caplog):
+    folder = table(tmp_path / "d", [{"image": f"{n}.png", "text": "a", "mood": "ab"[n % 2]} for n in range(3)])
+    command = ["inspect-data", "--data", str(folder), "--labels", "mood", "--text-column", "text", "boddy"]
+    assert main(command) == 1 and "has no column boddy" in capsys.readouterr().err
+    assert posts_of(folder, text_column=["text", "boddy"])["text"] == ["a"] * 3  # of a run's, say, or a preset's
+    assert "has no column boddy: its texts are those of text" in caplog.text
+
+
+def test_lists_among_labels_and_texts_that_say_nan_are_told(tmp_path, caplog):
+    rows = [{"text": f"t{n}" if n else "NaN", "mood": '["x"]' if n == 1 else "xy"[n % 2]} for n in range(21)]
+    folder = table(tmp_path / "d", rows, pictures=0)
+    posts, (task,), _ = read_posts(DataDescription(str(folder), labels=["mood"]), skip_bad_posts=True)
+    assert task["kind"] == "multi_label" and sum(map(len, posts.values())) == 20
+    assert "the task 'mood' has several labels to a post, since 1 of 21 labels are lists" in caplog.text
+    assert "1 posts have the text `nan`, which is taken for none" in caplog.text
+
+
+@pytest.mark.parametrize("cell", ["[" * 5000 + "]" * 5000, '["0.png", "1.png"]'])
+def test_a_cell_of_lists_is_a_rows_own_matter(tmp_path, cell):
+    rows = [{"image": "2.png", "text": "a"}, {"image": cell, "text": "b"}]
+    folder = table(tmp_path / "d", rows)
+    if "png" in cell:
+        assert posts_of(folder)["text"] == ["a", "b"]
+    else:
+        with pytest.raises(DataProblems, match=r"1 problem\(s\)"):
+            posts_of(folder)
+
+
+def test_splits_beside_a_table_are_found_by_the_first_picture(tmp_path):
+    rows = [{"image": [f"{n}.png", "9.png"], "text": f"t{n}", "mood": "ab"[n % 2]} for n in range(8)]
+    folder = table(tmp_path / "d", rows, name="labels.jsonl", pictures=10)
+    names = ["train"] * 4 + ["val"] * 2 + ["test"] * 2
+    lines = [f"{n}.png,{name}" for n, name in enumerate(names)]
+    (folder / "splits.csv").write_text("\n".join(["image,fold", *lines]))
+    splits = read_posts(DataDescription(str(folder), labels=["mood"], split_column="fold"))[0]
+    assert {name: len(split) for name, split in splits.items()} == {"train": 4, "validation": 2, "test": 2}
 
 
 def test_pictures_beside_a_table_that_names_none_are_not_ignored(tmp_path):

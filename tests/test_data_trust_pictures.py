@@ -1,6 +1,8 @@
 """Picture files of all kinds: none is lost without a word, none ends a job, and the check does what the use does."""
 
+import io
 import os
+import struct
 
 import datasets
 import numpy as np
@@ -16,6 +18,21 @@ from modeling_mm_orient.features.extraction import extract_features
 from modeling_mm_orient.pictures import read_image
 
 from .helpers import as_bytes, make_processor, picture, small_towers, write_folder
+
+
+def test_an_icon_is_not_decoded_before_its_size_is_known(tmp_path, monkeypatch):
+    file = io.BytesIO()
+    Image.new("L", (4000, 3000)).save(file, "PNG")
+    entry = struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(file.getvalue()), 22)
+    icon = b"\0\0\1\0\1\0" + entry + file.getvalue()
+    monkeypatch.setattr("PIL.IcoImagePlugin.IcoImageFile.load", lambda self: pytest.fail("it was decoded"))
+    (tmp_path / "a.ico").write_bytes(icon)
+    for source in (icon, str(tmp_path / "a.ico"), io.BytesIO(icon)):
+        with pytest.raises(ValueError, match="4000 x 3000 pixels are more than the 1000000 allowed"):
+            read_image(source, 1_000_000)
+    bitmap = icon[:22] + struct.pack("<Iii", 40, 5000, 8000) + bytes(12)
+    with pytest.raises(ValueError, match="5000 x 4000 pixels"):
+        read_image(bitmap, 1_000_000)
 
 
 def rejected(folder, **fields) -> dict[str, str]:

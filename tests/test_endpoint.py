@@ -106,6 +106,7 @@ def test_no_string_of_a_user_is_opened_or_fetched(handler, tmp_path, monkeypatch
         ({"inputs": {"text": " "}}, "inputs has neither a text nor a picture"),
         ({"inputs": ["a", "b" * 100_001]}, r"inputs\[1\]\.text has 100,001 characters; at most 100,000 are taken"),
         ({"inputs": ["a"] * 257}, "at most 256 posts"),
+        ({"inputs": ["b" * 99_000] * 11}, "the texts have 1,089,000 characters; at most 1,000,000 are taken"),
         ({"inputs": "a", "parameters": [1]}, "`parameters` must be an object"),
         ({"inputs": "a", "parameters": {"image_sources": ["path"]}}, "there is no parameter 'image_sources'"),
         ({"inputs": "a", "parameters": {"neighbours": "many"}}, "`neighbours` must be a whole number"),

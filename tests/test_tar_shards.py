@@ -96,6 +96,30 @@ def test_what_is_wrong_is_told_with_its_place(tmp_path, files, message):
         read_split(DataDescription(str(tmp_path)), None)
 
 
+def test_a_few_bytes_are_no_picture_of_64_mebibytes(tmp_path, monkeypatch):
+    sparse = tarfile.TarInfo("sub/100.png")
+    sparse.type = tarfile.GNUTYPE_SPARSE
+    header = bytearray(sparse.tobuf(tarfile.GNU_FORMAT))
+    header[483:495] = b"%011o\0" % 2**26  # the size that it claims
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * 32 + sum(header[156:512]))
+    good = write_shard(tmp_path / "good.tar", posts(0, 3)).read_bytes()
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "train.tar").write_bytes(bytes(header) + good)
+    found = [problem for *_, problem in stream_posts(DataDescription(str(tmp_path / "d")))]
+    assert "sub/100.png is no regular file" in found[0] and found[1:] == [None] * 3
+
+    zeros = {"a": {"png": bytes(2**20)}, "b": {"png": as_bytes(picture())}}
+    write_shard(tmp_path / "e" / "train.tar", zeros)
+    first, second = (post for _, post, _ in stream_posts(DataDescription(str(tmp_path / "e"))))
+    assert len(first["image"]["bytes"]) == 16 and second["image"]["bytes"] == as_bytes(picture())
+
+    monkeypatch.setattr("modeling_mm_orient.data.tar_shards.MOST_IN_ALL", 3 * len(as_bytes(picture())))
+    several = {"a": {f"{number}.png": as_bytes(picture()) for number in range(4)}}
+    write_shard(tmp_path / "f" / "train.tar", several)
+    (problem,) = (problem for *_, problem in stream_posts(DataDescription(str(tmp_path / "f"))))
+    assert "its pictures are larger than" in problem
+
+
 @pytest.mark.parametrize("opened", [open, gzip.open, bz2.open, lzma.open])
 def test_a_header_may_claim_what_it_likes(tmp_path, opened):
     good = write_shard(tmp_path / "good.tar", posts(0, 3)).read_bytes()

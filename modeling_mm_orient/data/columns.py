@@ -68,6 +68,10 @@ def complete_columns(
     if missing := missing_columns(description, columns):
         hint = "; where no column says the splits: --split-column none" if description.split_column in missing else ""
         raise ValueError(f"{where} has no column {', '.join(missing)}; its columns are {listed(columns)}{hint}")
+    if absent := [name for name in description.text_columns if name not in columns]:
+        some = [name for name in description.text_columns if name in columns]
+        if some:
+            logger.warning("%s has no column %s: its texts are those of %s", where, listed(absent), listed(some))
     return description
 
 
@@ -80,7 +84,8 @@ def missing_columns(description: DataDescription, columns: Iterable[str]) -> lis
         needed = {*_label_columns(description), *description.numeric_columns, *description.required_columns}
         defaults = {DEFAULTS["text_column"], DEFAULTS["image_column"]} - needed
         missing = [name for name in missing if name not in defaults]
-    return [name for name in missing if not (has_text and name in description.text_columns)]
+    optional = {*description.text_columns} - {*description.required_columns} if has_text else set()
+    return [name for name in missing if name not in optional]
 
 
 def wanted_columns(description: DataDescription) -> list[str]:

@@ -90,7 +90,12 @@ def read_labels(
     column = label_column(name)
     values = [post[column] for post in posts if post[column] is not None]
     task = {"name": name} | (known or of_source or {})
-    task.setdefault("kind", _kind(values))
+    if "kind" not in task:
+        task["kind"] = _kind(values)
+        lists = sum(isinstance(value, list) for value in values)
+        if 0 < lists < len(values):
+            what = "several labels to a post, since %d of %d labels are lists"
+            logger.warning(f"the task %r has {what}", name, lists, len(values))
     kind = kind_of(task)
     if kind is REGRESSION:
         task["labels"] = []

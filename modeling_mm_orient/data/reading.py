@@ -217,12 +217,13 @@ def stream_posts(
     """
     source = open_rows(replace(description, labels=None, split_column=None), from_hub)
     find_image = image_finder(Path(description.data), [*description.allow_outside, *source.inside])
-    repaired, count, first_part = [], 0, None
+    repaired, count, first_part, nans = [], 0, None, 0
     for index, row in enumerate(source.rows):
         first_part = row.part if index == 0 else first_part
         if not wanted(index):
             continue
         count += row.repair is not None
+        nans += _says_nan(source.description, row)
         if row.repair is not None and len(repaired) < REPAIRS_SHOWN:
             repaired += repairs_of([row])
         post, problems = read_post(source.description, find_image, index, row, source.has_ids)
@@ -231,14 +232,27 @@ def stream_posts(
         content = {name: post[name] for name in ("id", "image", "more_images", "text", "numbers")}
         yield row.where, content, problems[0].what if problems else None
     _say_repaired(repaired, count)
+    _say_nans(nans)
+
+
+def _says_nan(description: DataDescription, row: Row) -> bool:
+    """Whether a text of the row is the word that a missing one becomes where it is written as a text."""
+    cells = (row.values.get(name) for name in description.text_columns)
+    return any(isinstance(cell, str) and cell.strip().lower() == "nan" for cell in cells)
+
+
+def _say_nans(count: int) -> None:
+    if count:
+        logger.warning("%d posts have the text `nan`, which is taken for none", count)
 
 
 def _posts(description: DataDescription, rows: list[Row], source: Source) -> tuple[list[dict], list[Problem]]:
-    posts, problems, seen, renamed = [], [], {}, 0
+    posts, problems, seen, renamed, nans = [], [], {}, 0, 0
     find_image = image_finder(Path(description.data), [*description.allow_outside, *source.inside])
     for index, row in enumerate(rows):
         post, found = read_post(description, find_image, index, row, source.has_ids)
         problems += found
+        nans += _says_nan(description, row)
         post["part"] = row.part
         if post["id"] in seen and post["part"] != seen[post["id"]]["part"]:
             post["id"], renamed = f"{post['part']}/{post['id']}", renamed + 1  # the parts of a data set may overlap
@@ -260,6 +274,7 @@ def _posts(description: DataDescription, rows: list[Row], source: Source) -> tup
             cells = [row.values.get(column) for column in description.columns_of(label)]
             post[label_column(label)] = cells if label in description.label_groups else cells[0]
         posts.append(post)
+    _say_nans(nans)
     if renamed:
         logger.info("%d posts stand in several parts of the data: their ids there are PART/ID", renamed)
     return posts, problems
@@ -332,7 +347,7 @@ def _listed_pictures(value) -> list:
     if isinstance(value, str) and value.strip().startswith("[") and value.strip().endswith("]"):
         try:
             value = json.loads(value)
-        except ValueError:  # a file may be called anything
+        except (ValueError, RecursionError):  # a file may be called anything
             return [value]
     values = value if isinstance(value, (list, tuple)) else [value]
     return [picture for picture in values if not is_missing(picture)]

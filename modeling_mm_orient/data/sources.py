@@ -359,8 +359,16 @@ def _join_splits(folder: Path, description: DataDescription, rows: Iterable[Row]
         if column and column not in row.values and splits is not None:
             if known is None:
                 known = _splits_by_picture(splits, key, column, _splits_encoding(splits, description))
-            row.values[column] = known.get(row.values.get(key))
+            row.values[column] = known.get(_name_of(row.values.get(key)))
         yield row
+
+
+def _name_of(picture) -> str | None:
+    """What a cell calls its first picture, by which `splits.csv` knows the post."""
+    while isinstance(picture, (list, tuple)) and picture:
+        picture = picture[0]
+    name = picture.get("path") if isinstance(picture, dict) else picture
+    return name if isinstance(name, (str, int, float)) else None
 
 
 def _splits_encoding(splits: Path, description: DataDescription) -> str:

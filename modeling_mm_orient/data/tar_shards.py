@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
+from ..pictures import LONGEST_PREFIX, format_of
 from .json_files import once
 from .picture_files import IMAGE_SUFFIXES, Places, any_picture_below, is_regular
 from .problems import readable
@@ -23,7 +24,7 @@ from .tables import Row
 
 logger = logging.getLogger(__name__)
 
-MOST_BYTES = 64 * 2**20  # of one file of a post
+MOST_BYTES, MOST_IN_ALL = 64 * 2**20, 256 * 2**20  # of one file of a post, of all its files
 SAMPLE, SAMPLED_SHARDS = 1000, 100  # posts from which columns are told, and at most of how many shards
 SHARD = re.compile(r"(.+)\.(?:tar(?:\.(?:gz|bz2|xz))?|tgz|tbz2?|txz)", re.IGNORECASE)
 TEXTS = {".txt": "text", ".cls": "cls"}
@@ -150,14 +151,20 @@ def _take(
     if suffix not in (*TEXTS, ".json", *IMAGE_SUFFIXES):
         passed.others[kind] += 1
         return
-    if not member.isreg() or member.size > MOST_BYTES:
-        row.problem = f"{readable(member.name)} is " + ("larger than 64 MiB" if member.isreg() else "no regular file")
+    is_whole = member.isreg() and not member.issparse()  # of a few bytes a sparse file makes as many as its header says
+    if not is_whole or member.size > MOST_BYTES:
+        row.problem = f"{readable(member.name)} is " + ("larger than 64 MiB" if is_whole else "no regular file")
         return
     file = archive.extractfile(member)
-    content = b"" if file is None else file.read()
+    content = b"" if file is None else file.read(LONGEST_PREFIX)
+    is_read = suffix not in IMAGE_SUFFIXES or format_of(content) is not None  # else its start says what it is
+    content += file.read() if file is not None and is_read else b""
     if suffix in IMAGE_SUFFIXES:
-        row.values.setdefault("image", [])
-        row.values["image"].append({"path": None, "bytes": content})
+        pictures = row.values.setdefault("image", [])
+        if sum(len(picture["bytes"]) for picture in pictures) + len(content) > MOST_IN_ALL:
+            row.problem = f"its pictures are larger than {MOST_IN_ALL // 2**20} MiB in all"
+            return
+        pictures.append({"path": None, "bytes": content})
         return
     try:
         text = content.decode("utf-8-sig")

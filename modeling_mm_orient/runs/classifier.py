@@ -270,15 +270,18 @@ class MMOrientClassifier:
         before = run.get("data", {})
         there = _columns_in(data)
         for name, usual in (("text_column", "text"), ("image_column", "image")):
-            if name not in changes and usual in there and (form or not {*_listed(before.get(name) or usual)} & there):
+            is_read = form and before.get(name, usual) not in (None, [])
+            is_there = usual in there and (form or not {*_listed(before.get(name) or usual)} & there)
+            if name not in changes and (is_read or is_there):
                 changes[name] = usual  # a post by itself is a dict of these
                 changes |= {"join_texts": False} if name == "text_column" else {}
         for name, what in (("text_column", "texts"), ("image_column", "pictures")) if there and not form else ():
-            names = {*_listed(before.get(name))}
+            names = {*_listed(before.get(name) or [])}
             if name not in changes and names & {*before.get("required_columns", [])} and not names & there:
                 logger.warning(
                     "the posts have no column %s, which the %s were learned from", listed(sorted(names)), what
                 )
+                changes[name] = [] if name == "text_column" else None
         pictures = changes.get("image_column") or before.get("image_column") or IMAGE_NAMES
         with write_posts(data, pictures, self._root if root is None else root) as place:
             yield describe_data(run, **changes | place), size
@@ -324,6 +327,8 @@ def _where(picture, base: Path):
 
 
 def _checked_size(batch_size: int | None, usual: int) -> int:
+    if batch_size is not None and (not isinstance(batch_size, int) or isinstance(batch_size, bool)):
+        raise ValueError(f"`batch_size` must be a whole number, got {batch_size!r}")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
     return usual if batch_size is None else batch_size

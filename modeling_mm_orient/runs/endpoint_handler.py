@@ -13,7 +13,7 @@ from transformers import pipeline
 
 POST = {"image", "text", "numbers", "id"}
 PARAMETERS = {"neighbours", "decisions", "abstain", "batch_size"}
-MOST_POSTS, MOST_CHARACTERS = 256, 100_000  # of a request, of a text
+MOST_POSTS, MOST_CHARACTERS, MOST_IN_ALL = 256, 100_000, 1_000_000  # of a request, of a text, of all texts of a request
 FORM = (
     '{"inputs": {"text": "...", "image": "BASE64"}}, where inputs may be a list of posts, and parameters may be given'
 )
@@ -57,6 +57,8 @@ class EndpointHandler:
         if len(posts) > MOST_POSTS:
             raise ValueError(f"at most {MOST_POSTS} posts in a request, got {len(posts)}")
         read = [_post(post, f"inputs[{row}]" if several else "inputs") for row, post in enumerate(posts)]
+        if (count := sum(len(post["text"] or "") for post in read)) > MOST_IN_ALL:
+            raise ValueError(f"the texts have {count:,} characters; at most {MOST_IN_ALL:,} are taken in a request")
         ids = [post.pop("id", None) for post in read]
         verdicts = self.pipe(read, on_error="skip", **parameters) if read else []
         found = [

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 
 import numpy as np
 from PIL import Image
@@ -193,8 +194,10 @@ def explain_post(
         raise ValueError(f"a post is a dict of {', '.join(POST_KEYS)}, got {type(post).__name__}")
     if unknown := [name for name in post if name not in POST_KEYS]:
         raise ValueError(f"a post has {', '.join(f'`{name}`' for name in POST_KEYS)}, not {unknown[0]!r}")
-    if neighbours < 0:
-        raise ValueError(f"`neighbours` must be at least 0, got {neighbours}")
+    if not isinstance(neighbours, int) or neighbours < 0:
+        raise ValueError(f"`neighbours` must be a whole number of at least 0, got {neighbours!r}")
+    if not isinstance(post.get("text"), (str, NoneType)):
+        raise ValueError(f"`text` of a post must be a text, got {post['text']!r}")
     image, text = post.get("image"), post.get("text")
     images = image if isinstance(image, (list, tuple)) else [image]
     pictures = [read_image(each, processor.max_image_pixels) for each in images if each is not None]
