@@ -228,8 +228,9 @@ def _largest_of_icon(source) -> tuple[int, int]:
             source.seek(here + struct.unpack("<I", entries[start + 12 : start + 16])[0])
             found = source.read(24)
             if len(found) == 24:
-                is_png = found.startswith(b"\x89PNG")
-                width, height = struct.unpack(">II", found[16:]) if is_png else struct.unpack("<ii", found[4:12])
+                is_png, is_short = found.startswith(b"\x89PNG"), found.startswith(b"\x0c\0\0\0")
+                of_bitmap = struct.unpack("<HH", found[4:8]) if is_short else struct.unpack("<ii", found[4:12])
+                width, height = struct.unpack(">II", found[16:]) if is_png else of_bitmap
                 sizes.append((abs(width), abs(height) if is_png else abs(height) // 2))  # with its mask
     finally:
         source.seek(here)

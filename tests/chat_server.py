@@ -32,7 +32,7 @@ class Endpoint(ThreadingHTTPServer):
     def __init__(self, faults=lambda number: None, upstream=None):
         super().__init__(("127.0.0.1", 0), Handler)
         self.faults, self.upstream, self.lock = faults, upstream, threading.Lock()
-        self.requests, self.paid, self.keys, self.times = 0, [], [], []
+        self.requests, self.paid, self.keys, self.agents, self.bodies = 0, [], [], [], []
         self.closing = threading.Event()
 
     @property
@@ -50,6 +50,8 @@ class Handler(BaseHTTPRequestHandler):
         with server.lock:
             number, server.requests = server.requests, server.requests + 1
             server.keys.append(self.headers.get("Authorization"))
+            server.agents.append(self.headers.get("User-Agent"))
+            server.bodies.append(body)
         fault = server.faults(number)
         if fault == "hang":
             server.closing.wait(5)

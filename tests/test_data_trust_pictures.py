@@ -33,6 +33,9 @@ def test_an_icon_is_not_decoded_before_its_size_is_known(tmp_path, monkeypatch):
     bitmap = icon[:22] + struct.pack("<Iii", 40, 5000, 8000) + bytes(12)
     with pytest.raises(ValueError, match="5000 x 4000 pixels"):
         read_image(bitmap, 1_000_000)
+    short = icon[:22] + struct.pack("<IHHHH", 12, 2000, 4000, 1, 24) + bytes(12)
+    with pytest.raises(ValueError, match="2000 x 2000 pixels"):
+        read_image(short, 1_000_000)
 
 
 def rejected(folder, **fields) -> dict[str, str]:

@@ -90,6 +90,29 @@ def test_ids_that_stand_there_twice_are_counted(tmp_path, caplog):
     assert not caplog.records
 
 
+@pytest.mark.parametrize(
+    "ids",
+    [
+        pa.array(["a", "b"]).dictionary_encode(),
+        pa.array(["a", "b"], pa.string_view()),
+        pa.nulls(2),
+        pa.array([[1], [2]]),
+    ],
+)
+def test_ids_of_any_type_are_read(tmp_path, ids):
+    (tmp_path / "d").mkdir()
+    pa.parquet.write_table(pa.table({"id": ids, "text": ["x", "y"]}), tmp_path / "d" / "a.parquet")
+    assert columns(str(tmp_path / "d"))[2] == 2
+
+
+def test_units_of_time_are_written_alike(tmp_path):
+    (tmp_path / "d").mkdir()
+    for name, unit in (("a", "us"), ("b", "ms")):
+        table = pa.table({"id": [name], "text": pa.array([1], pa.timestamp(unit))})
+        pa.parquet.write_table(table, tmp_path / "d" / f"{name}.parquet")
+    assert columns(str(tmp_path / "d"))[2] == 2
+
+
 def test_what_goes_wrong_in_a_worker_is_one_line():
     try:
         try:

@@ -139,6 +139,16 @@ def test_a_picture_that_a_table_names_in_another_way_is_not_replaced(folder, tmp
     assert "lies among the posts" in capsys.readouterr().err and picture.read_bytes() == before
 
 
+def test_an_output_that_no_cell_names_is_made_anew(folder, tmp_path):
+    rows = [row | {"text": f"when the plot thickens {i}"} for i, row in enumerate(ROWS)]
+    posts = write_folder(tmp_path / "posts", rows)
+    (posts / "out").mkdir()
+    (posts / "out" / "plot.png").write_bytes(b"an earlier one")
+    command = ["inspect-graph", folder / "run", "--data", posts, "--picture", posts / "out" / "plot.png"]
+    assert main([*map(str, command)]) == 0
+    assert (posts / "out" / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_run_knows_all_its_files(folder, tmp_path, caplog):
     shutil.copytree(folder / "run", tmp_path / "run")
     export_run(str(tmp_path / "run"), tmp_path / "run", "me/a-model", endpoint=True, online=False)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from contextlib import contextmanager, suppress
@@ -129,6 +130,7 @@ def test_the_rate_limit_spaces_requests(monkeypatch):
         ('["ok", 3, null]', ["ok"]),
         ('["broken', []),
         ("1.\n- \n  2. second\n3 third", ["second"]),
+        ("1.\nfirst wording\n2.\n\n  second wording\nand more", ["first wording", "second wording"]),
         ("\n" * 200_000, []),
         ("- a" + " " * 200_000 + "b", ["a" + " " * 200_000 + "b"]),
     ],
@@ -172,6 +174,36 @@ def test_a_file_of_something_else_is_left_as_it_is(tmp_path, content):
     is_ours = content in ("", "{", '{"key": "ab')
     assert ("no line of mm-orient paraphrase" in str(error.value)) != is_ours
     assert output.read_text() == ("" if is_ours else content)
+
+
+@pytest.mark.parametrize("tail", [b"\0" * 20, b"\r", b"  ", b'{"text": "torn', b'{"key":"torn'])
+def test_what_a_crash_left_behind_whole_lines_is_taken_off(tmp_path, tail):
+    output = tmp_path / "p.jsonl"
+    with serving() as server:
+        paraphrase(TEXTS[:2], asking(server), output)
+        sound = output.read_bytes()
+        output.write_bytes(sound + tail)
+        assert len(read_lines(output)) == 2
+        assert paraphrase(TEXTS[:2], asking(server), output).answered_before == 2
+    assert output.read_bytes() == sound
+
+
+def test_a_request_asks_for_one_answer_and_says_who_asks(tmp_path):
+    with serving() as server:
+        paraphrase(TEXTS[:1], asking(server), tmp_path / "p.jsonl")
+        assert server.bodies[0]["stream"] is False and "hf_hub" in server.agents[0]
+
+
+def test_no_reader_is_left_of_endless_answers(tmp_path):
+    before = threading.active_count()
+    with serving(lambda number: "headers") as server:
+        report = paraphrase(TEXTS[:3], asking(server, retries=1, timeout=0.2), tmp_path / "p.jsonl")
+        assert len(report.unanswered) == 3
+        for thread in threading.enumerate():
+            if "read" in thread.name:
+                thread.join(5)
+        assert not [thread for thread in threading.enumerate() if "read" in thread.name]
+    assert threading.active_count() <= before
 
 
 def test_a_whole_last_line_without_its_end_is_kept(tmp_path):

@@ -24,7 +24,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import datasets
 from huggingface_hub import constants, get_session
 from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.utils import hf_raise_for_status
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 from tqdm.auto import tqdm
 
 from ..pictures import post_key
@@ -62,9 +62,11 @@ REFUSAL = re.compile(
     r"|i am (?:not able|unable)|as an ai)(?!\w)",
     re.IGNORECASE,
 )
-BULLET = re.compile(r"(?:\d+[.):]|[-*•])\s*(?=\S)")
+BULLET = re.compile(r"(?:\d+[.):]|[-*•])\s*")
 LINE_START = b'{"key": "'
 MOST_BYTES = 4 * 2**20  # of a server's answer
+READER = "reads an answer"  # a thread
+TOLD_OF_ERRORS = ("retry-after", "x-error-code", "x-error-message", "x-request-id", "content-type")
 WORST_STATUS = (408, 409, 425, 429)  # of the refusals of a server, those that another try may change
 LONGEST_WAIT = 120.0  # seconds that a server may ask for
 MOST_FAILURES = 5  # texts in a row without an answer, then the endpoint counts as down
@@ -138,27 +140,30 @@ class Paraphraser(ChatModel):
         raise NoAnswer(problem)
 
     def _answer(self, request: dict) -> dict:
-        """What the endpoint answers. Its client bounds the seconds between two bytes alone, so the whole is waited for here;
-        who reads on for ever does so aside, and ends with the process."""
+        """What the endpoint answers. A client bounds the seconds between two bytes alone, so the whole is waited for here; then
+        it is closed, and none of its connections outlives a time-out."""
         found: Future = Future()
+        client = type(get_session())(follow_redirects=True, timeout=self.timeout)
 
         def read() -> None:
             try:
-                found.set_result(self._read(request))
+                found.set_result(self._read(client, request))
             except BaseException as error:
                 found.set_exception(error)
 
-        threading.Thread(target=read, daemon=True).start()
+        threading.Thread(target=read, daemon=True, name=READER).start()
         try:
             return found.result(self.timeout)
         except TimeoutError as error:
             raise error if str(error) else TimeoutError(f"no whole answer within {self.timeout:g} s") from None
+        finally:
+            client.close()
 
-    def _read(self, request: dict) -> dict:
-        headers = {"Authorization": f"Bearer {self.api_key or 'none'}"} | self._headers
+    def _read(self, client, request: dict) -> dict:
+        headers = build_hf_headers(token=False) | {"Authorization": f"Bearer {self.api_key or 'none'}"} | self._headers
         ends, content = time.monotonic() + self.timeout, bytearray()
-        call = {"json": request, "headers": headers, "timeout": self.timeout}
-        with get_session().stream("POST", chat_url(self.endpoint), **call) as response:
+        call = {"json": request | {"stream": False}, "headers": headers}
+        with client.stream("POST", chat_url(self.endpoint), **call) as response:
             for part in response.iter_bytes():
                 content += part
                 if time.monotonic() > ends:
@@ -166,8 +171,8 @@ class Paraphraser(ChatModel):
                 if len(content) > MOST_BYTES:
                     raise ValueError(f"the answer is longer than {MOST_BYTES:,} bytes")
             if response.is_error:  # it was read in parts, so as one that was read whole
-                retry = {name: value for name, value in response.headers.items() if name.lower() == "retry-after"}
-                read = {"headers": retry, "content": bytes(content), "request": response.request}
+                told = {name: value for name, value in response.headers.items() if name.lower() in TOLD_OF_ERRORS}
+                read = {"headers": told, "content": bytes(content), "request": response.request}
                 hf_raise_for_status(type(response)(response.status_code, **read))
         return json.loads(content)
 
@@ -377,6 +382,8 @@ def read_lines(path, mend: bool = False) -> list[dict]:
     *whole, rest = path.read_bytes().split(b"\n")  # texts may hold other line ends
     lines, last = [_line_of(line) for line in whole], _line_of(rest)
     is_cut = rest.startswith(LINE_START) or LINE_START.startswith(rest)
+    if whole and None not in lines:  # of ours: whatever begins as a line, or what a power cut left
+        is_cut = not rest.strip(b"\0 \t\r") or rest.startswith(b"{")
     if last is None and not is_cut:
         lines.append(None)
     if None in lines:
@@ -460,8 +467,13 @@ def _listed(answer: str) -> list[str]:
             return [value for value in values if isinstance(value, str)]
         except (ValueError, RecursionError):
             pass
-    lines = (line.strip() for line in answer.split("\n"))
-    return [line[bullet.end() :].strip("\"'") for line in lines if (bullet := BULLET.match(line))]
+    found, is_begun = [], False
+    for line in filter(None, (line.strip() for line in answer.split("\n"))):
+        bullet = BULLET.match(line)
+        rest = line[bullet.end() :] if bullet else line if is_begun else ""
+        is_begun = bullet is not None and not rest  # its text stands below
+        found += [rest.strip("\"'")] if rest else []
+    return found
 
 
 def _count(value) -> int:

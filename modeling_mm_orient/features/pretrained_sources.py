@@ -8,8 +8,7 @@ from pathlib import Path
 # what a model, tokenizer or image processor is loaded from; notes and metrics beside them may change
 LOADED = (
     "config.json", "*processor_config.json", "tokenizer*", "vocab*", "merges.txt", "*.codes", "*.model",
-    "special_tokens_map.json", "added_tokens.json", "chat_template*",
-    "model*.safetensors", "model*.index.json", "pytorch_model*",
+    "special_tokens_map.json", "added_tokens.json", "model*.safetensors", "model*.index.json", "pytorch_model*",
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from numbers import Integral
 from pathlib import Path
 
 import datasets
@@ -327,7 +328,7 @@ def _where(picture, base: Path):
 
 
 def _checked_size(batch_size: int | None, usual: int) -> int:
-    if batch_size is not None and (not isinstance(batch_size, int) or isinstance(batch_size, bool)):
+    if batch_size is not None and (not isinstance(batch_size, Integral) or isinstance(batch_size, bool)):
         raise ValueError(f"`batch_size` must be a whole number, got {batch_size!r}")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")

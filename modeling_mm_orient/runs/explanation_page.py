@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from types import NoneType
 
@@ -194,7 +195,7 @@ def explain_post(
         raise ValueError(f"a post is a dict of {', '.join(POST_KEYS)}, got {type(post).__name__}")
     if unknown := [name for name in post if name not in POST_KEYS]:
         raise ValueError(f"a post has {', '.join(f'`{name}`' for name in POST_KEYS)}, not {unknown[0]!r}")
-    if not isinstance(neighbours, int) or neighbours < 0:
+    if not isinstance(neighbours, Integral) or neighbours < 0:
         raise ValueError(f"`neighbours` must be a whole number of at least 0, got {neighbours!r}")
     if not isinstance(post.get("text"), (str, NoneType)):
         raise ValueError(f"`text` of a post must be a text, got {post['text']!r}")

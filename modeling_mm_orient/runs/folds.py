@@ -76,7 +76,6 @@ def cross_validate(
     about = {"data": asdict(described), "training": asdict(prepared.settings), "count": folds}
     about["made_of"] = identity_of(prepared, keys_by_split(prepared.posts))
     with only_training(folder):
-        _check_output(folder, resume, overwrite)  # another process may have ended meanwhile
         return _train(prepared, parts, about, feature_cache, resume, overwrite)
 
 
@@ -86,6 +85,7 @@ def _train(
     """A run per fold, and what `folds.json` says of them."""
     folder, folds = prepared.output, len(parts)
     if process_state().is_main_process:
+        _check_output(folder, resume, overwrite)  # another training may have ended meanwhile
         if overwrite and folder.exists():
             _remove(folder)
         if resume and (folder / FOLDS_FILE).exists():

@@ -85,10 +85,16 @@ def _lies_among(file: Path, posts: Path) -> bool:
         return False
     tables = [path for path in posts.iterdir() if path.suffix.lower() in TABLE_SUFFIXES and path.is_file()]
     texts = [path for path in tables if path.suffix.lower() != ".parquet"]  # which is no text
-    names = [file.stem, json.dumps(file.stem)[1:-1]]  # a table may leave endings out
-    forms = {name.encode(code, "ignore") for name in names for code in ("utf-8", "utf-16-le", "utf-16-be", "cp1252")}
-    named = (form in path.read_bytes() for path in texts for form in forms if form)
-    return not tables or len(texts) < len(tables) or any(named)
+    return not tables or len(texts) < len(tables) or any(_names_picture(path.read_bytes(), file) for path in texts)
+
+
+def _names_picture(table: bytes, file: Path) -> bool:
+    """Whether a table has a cell, or the end of a path in one, that is the file's name, perhaps without its ending."""
+    stems = "|".join(re.escape(stem) for stem in {file.stem, json.dumps(file.stem)[1:-1]})
+    begin, end = r"(?:^|[\r\n\t\"',;|/\\])", r"(?:$|[\r\n\t\"',;|\\])"
+    form = re.compile(f"{begin}(?:{stems})(?:{re.escape(file.suffix)})?{end}", re.IGNORECASE)
+    wide = ("utf-16-le", "utf-16-be") if b"\0" in table[:1000] else ()
+    return any(form.search(table.decode(code, "ignore")) for code in ("utf-8-sig", "cp1252", *wide))
 
 
 def is_exported(name: str, first_bytes: Callable[[int], bytes]) -> bool:

@@ -13,6 +13,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -358,9 +359,9 @@ def _files(posts: str) -> Files:
 def _writing(kind: pa.DataType) -> str:
     """What values of a type look like as a text; nothing of a type that has none."""
     kind = _plain(kind)
-    for name in ("null", "integer", "floating", "decimal", "temporal"):
+    for name in ("null", "integer", "floating", "decimal", "timestamp", "date", "time", "duration"):
         if getattr(pa.types, f"is_{name}")(kind):
-            return "" if name == "null" else str(kind) if name in ("decimal", "temporal") else name
+            return "" if name == "null" else f"{name} {getattr(kind, 'tz', '')} {getattr(kind, 'scale', '')}"
     return "text" if pa.types.is_string(kind) or pa.types.is_large_string(kind) else "other"
 
 
@@ -392,9 +393,13 @@ def _columns_and_rows(files: Files, posts: str, description: DataDescription) ->
     if unclear := [column for column in (name, *read) if column in odd]:
         raise ValueError(f"{odd[unclear[0]]} has another type in the column {unclear[0]!r} than the files before it")
     if count <= MOST_IDS:
-        ids = pc.drop_null(files.table.to_table(columns=[name])[name])
-        if twice := len(ids) - pc.count_distinct(ids).as_py():
-            logger.warning("%s: %d of %d ids stand there before: their rows cannot be told apart", posts, twice, count)
+        ids = files.table.to_table(columns=[name])[name]
+        with suppress(pa.ArrowNotImplementedError):  # of a type that is no id's
+            ids = pc.drop_null(ids.cast(_plain(ids.type)))
+            if len(ids) and (twice := len(ids) - pc.count_distinct(ids).as_py()):
+                logger.warning(
+                    "%s: %d of %d ids stand there before: their rows are not told apart", posts, twice, count
+                )
     return description, list(dict.fromkeys([name, *read])), count
 
 

@@ -152,7 +152,8 @@ def train(
     _check_output(folder, resume, overwrite)
     prepared = prepare(data, folder, preset or load_preset("tiny"), settings, config or {}, skip_bad_posts, start)
     with only_training(folder):
-        _check_output(folder, resume, overwrite)  # another process may have ended meanwhile
+        if process_state().is_main_process:
+            _check_output(folder, resume, overwrite)  # another training may have ended meanwhile
         if search:
             from .search import searched  # it trains by what is here
 

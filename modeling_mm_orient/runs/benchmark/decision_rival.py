@@ -8,6 +8,7 @@ Shapes: N posts, C labels of a task.
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
@@ -17,7 +18,7 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, pipeline
 from transformers.pipelines import get_supported_tasks
 
-from ...features.pretrained_sources import digest_of_source
+from ...features.pretrained_sources import digest_of, digest_of_file, digest_of_source
 from ...pictures import read_image, reduced, undecoded
 from ...tasks import MULTI_LABEL, kind_of
 
@@ -39,7 +40,8 @@ def check_rival(model: str) -> str:
         config = AutoConfig.from_pretrained(model)
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise ValueError(f"decision:{model}: {error}") from error
-    return digest_of_source(model, getattr(config, "_commit_hash", None))
+    templates = [[path.name, digest_of_file(path)] for path in sorted(Path(model).glob("chat_template*"))]
+    return digest_of([digest_of_source(model, getattr(config, "_commit_hash", None)), templates])
 
 
 def choices_of(tasks: list[dict], model: str) -> list[dict]:
