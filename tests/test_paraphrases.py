@@ -20,6 +20,7 @@ from transformers.utils.import_utils import is_serve_available
 
 from modeling_mm_orient.cli import main
 from modeling_mm_orient.data.paraphrases import (
+    READER,
     Paraphraser,
     add_paraphrases,
     chat_url,
@@ -195,15 +196,13 @@ def test_a_request_asks_for_one_answer_and_says_who_asks(tmp_path):
 
 
 def test_no_reader_is_left_of_endless_answers(tmp_path):
-    before = threading.active_count()
     with serving(lambda number: "headers") as server:
         report = paraphrase(TEXTS[:3], asking(server, retries=1, timeout=0.2), tmp_path / "p.jsonl")
         assert len(report.unanswered) == 3
-        for thread in threading.enumerate():
-            if "read" in thread.name:
-                thread.join(5)
-        assert not [thread for thread in threading.enumerate() if "read" in thread.name]
-    assert threading.active_count() <= before
+        readers = [thread for thread in threading.enumerate() if thread.name == READER]
+        for thread in readers:
+            thread.join(5)
+        assert not any(thread.is_alive() for thread in readers)
 
 
 def test_a_whole_last_line_without_its_end_is_kept(tmp_path):
