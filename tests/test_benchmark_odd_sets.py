@@ -192,6 +192,7 @@ def test_a_set_is_gone_on_with_where_its_folders_have_moved(folder, tmp_path, mo
     assert run(folder, *given, methods=("text_only", "knn")) == 0, capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_variant_of_how_a_task_is_learned(folder, capsys):
     variant = 'mm_orient:tasks=[{"name":"mean","focal_gamma":2}]'
     assert run(folder, "--name", "focal", methods=(variant.replace("mean", "none"),)) == 1

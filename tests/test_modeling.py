@@ -207,6 +207,7 @@ def test_no_inputs():
         tiny_model()()
 
 
+@pytest.mark.slow
 def test_compiled_without_graph_breaks():
     model, inputs, labels = tiny_model(), feature_batch(), label_batch()
     loss = model(**inputs, labels=labels).loss

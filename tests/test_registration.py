@@ -43,7 +43,9 @@ ORDERS = {
 }
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(
+    "order", [name if name == "before" else pytest.param(name, marks=pytest.mark.slow) for name in ORDERS]
+)
 def test_auto_classes_and_pipelines_are_the_installed_ones(place, order):
     modules, tasks = run(f"{ORDERS[order]}place = {place!r}\n{USE}")
     names = ("configuration", "modeling", "modeling", "processing", "pipeline", "pipeline")

@@ -140,8 +140,8 @@ class Paraphraser(ChatModel):
         raise NoAnswer(problem)
 
     def _answer(self, request: dict) -> dict:
-        """What the endpoint answers. A client bounds the seconds between two bytes alone: the whole is waited for here, and no
-        connection outlives a time-out."""
+        """What the endpoint answers. A client bounds the seconds between two bytes alone: the whole is waited for here, and
+        then the client closed."""
         found: Future = Future()
         client = type(get_session())(follow_redirects=True, timeout=self.timeout)
 

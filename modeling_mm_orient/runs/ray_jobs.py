@@ -58,6 +58,10 @@ logger = logging.getLogger(__name__)
 
 POSTS_PER_TASK = 256  # what is done again when a worker dies
 MOST_DEATHS = 5  # of workers on the same posts, before the job gives up
+NUMBERS_AND_TIMES = {
+    "integer": pa.types.is_integer, "floating": pa.types.is_floating, "decimal": pa.types.is_decimal,
+    "timestamp": pa.types.is_timestamp, "date": pa.types.is_date, "time": pa.types.is_time,
+}  # fmt: skip
 MOST_IDS = 10_000_000  # that are compared before the job
 READER_CPUS = 1  # for Ray's own tasks beside the workers
 
@@ -359,9 +363,11 @@ def _files(posts: str) -> Files:
 def _writing(kind: pa.DataType) -> str:
     """What values of a type look like as a text; nothing of a type that has none."""
     kind = _plain(kind)
-    for name in ("null", "integer", "floating", "decimal", "timestamp", "date", "time", "duration"):
-        if getattr(pa.types, f"is_{name}")(kind):
-            return "" if name == "null" else f"{name} {getattr(kind, 'tz', '')} {getattr(kind, 'scale', '')}"
+    if pa.types.is_null(kind):
+        return ""
+    for name, is_one in NUMBERS_AND_TIMES.items():
+        if is_one(kind):
+            return f"{name} {getattr(kind, 'tz', '')} {getattr(kind, 'scale', '')}"
     return "text" if pa.types.is_string(kind) or pa.types.is_large_string(kind) else "other"
 
 

@@ -283,7 +283,14 @@ def by_the_trainer(pipe, folder) -> None:
     Trainer(pipe.model, arguments, processing_class=pipe.processor).save_model(str(folder))
 
 
-@pytest.mark.parametrize("save", [by_parts, by_the_pipeline, by_the_trainer])
+@pytest.mark.parametrize(
+    "save",
+    [
+        pytest.param(by_parts, marks=pytest.mark.slow),
+        pytest.param(by_the_pipeline, marks=pytest.mark.slow),
+        by_the_trainer,
+    ],
+)
 def test_every_way_to_save_leaves_a_folder_that_loads_by_itself(save, tmp_path):
     pipe = small_pipeline()
     expected = pipe({"text": "a cat on a mat"})

@@ -94,7 +94,7 @@ sys.path = [path for path in sys.path if path != sys.argv[4]]
     return json.loads(done.stdout.split("RESULT ")[1])
 
 
-@pytest.mark.parametrize("scatter", ["with", "without", "broken"])
+@pytest.mark.parametrize("scatter", [pytest.param("with", marks=pytest.mark.slow), "without", "broken"])
 def test_auto_classes_and_pipeline(exported, scatter, tmp_path):
     folder, picture, model, processor = exported
     found = load_elsewhere(folder, picture, scatter, tmp_path)
