@@ -99,7 +99,7 @@ def benchmark(
     (bench / "sets").mkdir(parents=True, exist_ok=True)
     with only_one(bench / "sets" / f".{name}.lock", f"another process makes the cells of {name!r} in {bench}"):
         enter_set(bench, name, facts_of(data), [method.name for method in methods])
-        _make_cells(data, bench, name, methods, settings, rivals)
+        _make_cells(_Work(data, bench, name, methods, settings, rivals), methods)
     return write_results(bench, settings.bootstrap, plots=settings.plots)
 
 
@@ -116,16 +116,9 @@ def check_rivals(bench: Path, name: str, methods: list[Method], rivals: dict[str
                 raise ValueError(f"{method.name} is another model than in {path}: remove {folder} to ask it anew")
 
 
-def _make_cells(
-    data: BenchmarkData,
-    bench: Path,
-    name: str,
-    methods: list[Method],
-    settings: BenchmarkSettings,
-    rivals: dict[str, str],
-) -> None:
+def _make_cells(work: "_Work", methods: list[Method]) -> None:
     """Seed by seed, so that an interrupted benchmark has all methods of some."""
-    work = _Work(data, bench, name, methods, settings, rivals)
+    name, settings = work.name, work.settings
     wanted = [(seed, method) for seed in settings.seeds for method in methods]
     todo = [(s, m) for s, m in wanted if not all(path.exists() for path in work.files(m, s))]
     logger.info("%s: %d cells, %d of them finished before", name, len(wanted), len(wanted) - len(todo))
@@ -136,7 +129,7 @@ def _make_cells(
             logger.info("%s: cell %d of %d, %s with seed %d", name, number, len(todo), method.name, seed)
             work.make(method, seed)
     with suppress(OSError):  # it is not there, or holds runs: of this set or of one that another process is at work on
-        (bench / "runs").rmdir()
+        (work.bench / "runs").rmdir()
 
 
 def _make_side_by_side(work: "_Work", methods: list[Method], todo: list[tuple[int, Method]]) -> None:
