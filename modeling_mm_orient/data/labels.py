@@ -94,8 +94,8 @@ def read_labels(
         task["kind"] = _kind(values)
         lists = sum(isinstance(value, list) for value in values)
         if 0 < lists < len(values):
-            what = "several labels to a post, since %d of %d labels are lists"
-            logger.warning(f"the task %r has {what}", name, lists, len(values))
+            said = name, lists, len(values)
+            logger.warning("the task %r has several labels to a post, since %d of %d labels are lists", *said)
     kind = kind_of(task)
     if kind is REGRESSION:
         task["labels"] = []

@@ -80,7 +80,12 @@ def cross_validate(
 
 
 def _train(
-    prepared: Prepared, parts: list[datasets.DatasetDict], about: dict, feature_cache: str | None, resume, overwrite
+    prepared: Prepared,
+    parts: list[datasets.DatasetDict],
+    about: dict,
+    feature_cache: str | None,
+    resume: bool,
+    overwrite: bool,
 ) -> dict:
     """A run per fold, and what `folds.json` says of them."""
     folder, folds = prepared.output, len(parts)

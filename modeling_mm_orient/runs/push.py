@@ -171,17 +171,17 @@ def _is_there(api: HfApi, repo_id: str, kind: str, private: bool, model: Path) -
     if private and not found.private:
         raise OfAnotherKind(f"the {kind} {repo_id} is there and public: make it private there, or leave out --private")
     there = api.list_repo_files(repo_id, repo_type=kind, revision=found.sha)
-    if kind == "space" and SPACE_APP_FILE in there and SPACE_MODEL_FILE not in there:
-        told = f"the Space {repo_id} has an {SPACE_APP_FILE} of something else"
-        raise OfAnotherKind(f"{told}, which would be replaced: push elsewhere")
-    if kind == "model" and MARKER in there and not _is_ours(_content(api, repo_id, found.sha, MARKER)):
-        told = f"the model {repo_id} has a {MARKER} of something else"
-        raise OfAnotherKind(f"{told}, which would be replaced: push elsewhere")
-    if kind == "model" and not _holds_an_export(api, repo_id, found.sha, there):
-        theirs = [name for name in there if name != CARD_FILE and (model / name).is_file()]
-        if theirs:
-            told = f"the model {repo_id} has a {theirs[0]} of something else"
-            raise OfAnotherKind(f"{told}, which would be replaced: push elsewhere")
+    theirs = None
+    if kind == "space":
+        if SPACE_APP_FILE in there and SPACE_MODEL_FILE not in there:
+            theirs = f"Space {repo_id} has an {SPACE_APP_FILE}"
+    elif MARKER in there and not _is_ours(_content(api, repo_id, found.sha, MARKER)):
+        theirs = f"model {repo_id} has a {MARKER}"
+    elif not _holds_an_export(api, repo_id, found.sha, there):
+        replaced = (name for name in there if name != CARD_FILE and (model / name).is_file())
+        theirs = next((f"model {repo_id} has a {name}" for name in replaced), None)
+    if theirs is not None:
+        raise OfAnotherKind(f"the {theirs} of something else, which would be replaced: push elsewhere")
     return True
 
 

@@ -13,7 +13,6 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -398,15 +397,18 @@ def _columns_and_rows(files: Files, posts: str, description: DataDescription) ->
     odd = files.mixed | {column: files.widened[column] for column in written if column in files.widened}
     if unclear := [column for column in (name, *read) if column in odd]:
         raise ValueError(f"{odd[unclear[0]]} has another type in the column {unclear[0]!r} than the files before it")
-    if count <= MOST_IDS:
-        ids = files.table.to_table(columns=[name])[name]
-        with suppress(pa.ArrowNotImplementedError):  # of a type that is no id's
-            ids = pc.drop_null(ids.cast(_plain(ids.type)))
-            if len(ids) and (twice := len(ids) - pc.count_distinct(ids).as_py()):
-                logger.warning(
-                    "%s: %d of %d ids stand there before: their rows are not told apart", posts, twice, count
-                )
+    if count <= MOST_IDS and (twice := _doubled(files.table.to_table(columns=[name])[name])):
+        logger.warning("%s: %d of %d ids stand there before: their rows are not told apart", posts, twice, count)
     return description, list(dict.fromkeys([name, *read])), count
+
+
+def _doubled(ids: pa.ChunkedArray) -> int:
+    """How many ids stand before in the column; 0 of a type that Arrow does not compare, which is no id's."""
+    try:
+        known = pc.drop_null(ids.cast(_plain(ids.type)))
+        return len(known) - pc.count_distinct(known).as_py() if len(known) else 0
+    except pa.ArrowNotImplementedError:
+        return 0
 
 
 def _modalities(files: Files, description: DataDescription) -> dict[str, int]:
