@@ -1,5 +1,9 @@
 """Cross-validation: every post is judged once, duplicates stay together, and an interrupted one goes on."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 from filelock import FileLock
 
@@ -12,7 +16,7 @@ from modeling_mm_orient.runs import folds as of_folds
 from modeling_mm_orient.runs.folds import folds_table, summary
 from modeling_mm_orient.runs.training import LOCK_FILE
 
-from .helpers import train_on, write_folder
+from .helpers import free_port, train_on, write_folder
 
 ROWS = [
     {"image": "", "text": f"words {i if i > 4 else 0}", "mood": "ab"[i % 2], "score": i / 4, "split": split}
@@ -105,6 +109,38 @@ def test_two_processes_do_not_validate_in_one_folder(folder, tmp_path, capsys):
             assert validate(folder, tmp_path / "out", *options) == 1
             assert "another process is training in" in capsys.readouterr().err
         assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK_FILE]
+
+
+PROCESS = """
+import os, sys, threading
+from pathlib import Path
+from modeling_mm_orient.cli import main
+from modeling_mm_orient.runs import folds
+posts, output = sys.argv[1:]
+prepare, begun = folds.prepare, Path(output, "folds.json")
+def late(*arguments):
+    found = prepare(*arguments)
+    while os.environ["RANK"] == "1" and not begun.exists():
+        threading.Event().wait(0.01)
+    return found
+folds.prepare = late
+command = ["train", "--data", posts, "--labels", "mood", "--folds", "2", "--epochs", "1", "--output", output]
+sys.exit(main([*command, "--split-column", "none"]))
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_late_takes_the_first_ones_folds_for_its_own(folder, tmp_path):
+    shared = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    shared |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", PROCESS, str(folder), str(tmp_path / "cv")]
+    running = [
+        subprocess.Popen(command, env=shared | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True)
+        for rank in ("0", "1")
+    ]
+    said = [process.communicate(timeout=300)[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0], said[1][-2000:]
+    assert len(read_json(tmp_path / "cv" / "folds.json")["folds"]) == 2
 
 
 def test_a_damaged_account_of_folds_is_named(folder, tmp_path, capsys):
